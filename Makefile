@@ -1,0 +1,42 @@
+# What a user runs. Everything a target needs beyond Rust and Debian it installs itself.
+CARGO ?= cargo
+VENV  := .venv
+
+.PHONY: run build test test-rust test-clients lint fmt doc audit bench faults-long soak clients clean
+
+## run: the gateway on its embedded backend, with credentials made on the first start
+run:
+	$(CARGO) run --release -- serve --settings settings/development.yaml --development
+
+## build: the release binary, target/release/mizuchi
+build:
+	$(CARGO) build --release
+
+## test: everything: the Rust tests, then real clients against the release binary
+test: test-rust test-clients
+
+test-rust:
+	$(CARGO) test --workspace
+
+test-clients: build clients
+	$(VENV)/bin/python -m pytest -q tests/clients
+
+## clients: boto3, aws-cli, moto in a venv; rclone and curl from Debian
+clients: $(VENV)/.installed
+
+$(VENV)/.installed: tests/clients/requirements.txt
+	tests/clients/install
+	touch $@
+
+## lint: formatting, clippy, documentation
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
+
+fmt:
+	$(CARGO) fmt --all
+
+clean:
+	$(CARGO) clean
+	rm -rf $(VENV)

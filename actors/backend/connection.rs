@@ -1,0 +1,371 @@
+//! One connection to the backend, and one exchange at a time on it.
+//!
+//! Three things that a ready-made client does not give:
+//! - the socket itself ([`Connection::stream`]), so that a body can be spliced into it;
+//! - the backend's refusal in the middle of a body ([`Connection::answer_or_closed`]), and the
+//!   answer that was queued before the connection broke ([`Connection::answer_after_refusal`]):
+//!   whoever does not look keeps sending gigabytes at a backend that has said 503;
+//! - a reset instead of a close when an exchange is given up, so that a half-sent body, or a
+//!   request whose answer nobody awaits any more, is not carried out later behind a newer one.
+
+use super::body::BodyReader;
+use super::endpoint::Endpoint;
+use super::error::{BackendError, Stage};
+use super::resolve::Resolver;
+use super::response::{BodyFraming, ResponseError, ResponseHead, find_head_end};
+use bytes::{Bytes, BytesMut};
+use nix::sys::socket::{MsgFlags, recv};
+use std::io::{self, IoSlice};
+use std::os::fd::AsRawFd as _;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, Interest};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+
+/// Bytes that one read asks for: most of S3's answers, head and body, are smaller.
+const READ_SIZE: usize = 8 * 1024;
+
+/// Interim answers that are skipped before the final one: servers send one or two.
+const MAX_INTERIM: u32 = 16;
+
+/// Bytes of the largest interim answer that is skipped while a body is being sent.
+const MAX_INTERIM_HEAD: usize = 1024;
+
+/// How many times the first-byte time a whole body may take. More than once, because S3 sends
+/// white space for minutes while it completes a multipart upload; bounded, because a backend that
+/// trickles would hold the client for ever.
+const BODY_PATIENCE: u32 = 10;
+
+/// The longest wait, whatever the settings say: keeps every deadline within the clock's range.
+const MAX_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A connection to the backend. No method may be called after one has failed, but
+/// [`answer_after_refusal`](Self::answer_after_refusal) and [`reset`](Self::reset).
+///
+/// Dropped in the middle of an exchange it resets the connection, else it closes it.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TcpStream,
+    buffer: BytesMut,
+    served: u32,
+    phase: Phase,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// No exchange is under way: a request may be sent.
+    Idle,
+    /// A request was begun, and its answer has not been read to the end.
+    Busy,
+    /// The last answer was read to its end, and the connection takes no other request.
+    Spent,
+}
+
+/// A whole answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Response {
+    /// Its head.
+    pub head: ResponseHead,
+    /// Its body, decoded.
+    pub body: Bytes,
+}
+
+impl Connection {
+    /// Resolves the endpoint's name and connects to the first address that takes the connection;
+    /// each gets its share of what is left of `limit`, which bounds the whole.
+    ///
+    /// TCP_NODELAY is on: a head must not wait for the acknowledgement of the one before. TCP
+    /// keep-alive is off: every wait here has a deadline, and idle connections expire.
+    ///
+    /// Errors: [`BackendError::Connect`], or [`BackendError::Timeout`] with [`Stage::Connect`].
+    pub async fn connect(
+        resolver: &Resolver,
+        endpoint: &Endpoint,
+        limit: Duration,
+    ) -> Result<Self, BackendError> {
+        let deadline = deadline_after(limit);
+        let addresses = resolver.resolve(endpoint, std::time::Instant::now(), limit).await;
+        let addresses = addresses.map_err(connect_error)?;
+        let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+        for (left, address) in (1u32..=addresses.len() as u32).rev().zip(&addresses) {
+            let share = deadline.saturating_duration_since(Instant::now()) / left;
+            match timeout(share, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => {
+                    stream.set_nodelay(true).map_err(BackendError::Connect)?;
+                    resolver.prefer(endpoint, *address);
+                    return Ok(Connection::over(stream));
+                }
+                Ok(Err(error)) => last = error,
+                Err(_) => last = io::ErrorKind::TimedOut.into(),
+            }
+            log::debug!("{endpoint}: {address}: {last}");
+        }
+        resolver.suspect(endpoint);
+        Err(connect_error(last))
+    }
+
+    fn over(stream: TcpStream) -> Self {
+        Connection { stream, buffer: BytesMut::new(), served: 0, phase: Phase::Idle }
+    }
+
+    /// The socket, to splice a body into after [`send_head`](Self::send_head).
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Whether it has served a request before: a backend may close such a one at any moment.
+    pub fn is_reused(&self) -> bool {
+        self.served > 0
+    }
+
+    /// Requests that were answered on it.
+    pub fn served(&self) -> u32 {
+        self.served
+    }
+
+    /// Whether another request can be sent: the last answer was read to its end, nothing follows
+    /// it, and neither side wants to close.
+    pub fn is_reusable(&self) -> bool {
+        self.phase == Phase::Idle
+    }
+
+    /// Whether an idle connection has been closed, has failed, or holds bytes that nobody asked
+    /// for. Asks the kernel, not the reactor, which learns of a close only at its next turn.
+    pub fn is_stale(&self) -> bool {
+        let mut byte = [0];
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        !self.buffer.is_empty()
+            || recv(self.stream.as_raw_fd(), &mut byte, flags) != Err(nix::Error::EWOULDBLOCK)
+    }
+
+    /// Begins a request: sends its head, and leaves the body to the caller.
+    ///
+    /// `stall`: the longest time in which the backend may take nothing. Errors: as
+    /// [`send_all`](Self::send_all).
+    pub async fn send_head(&mut self, head: &[u8], stall: Duration) -> Result<(), BackendError> {
+        self.send(head, &[], stall).await
+    }
+
+    /// Sends bytes of a body.
+    ///
+    /// Errors, with [`Stage::Send`]: [`BackendError::Timeout`] when the backend takes nothing for
+    /// `stall`; [`BackendError::Closed`] when it takes nothing and has answered or closed;
+    /// [`BackendError::Io`]. The reason may be queued:
+    /// [`answer_after_refusal`](Self::answer_after_refusal).
+    pub async fn send_all(&mut self, bytes: &[u8], stall: Duration) -> Result<(), BackendError> {
+        self.send(bytes, &[], stall).await
+    }
+
+    /// Sends a whole request, in one system call if the socket's buffer takes it: two small
+    /// segments would cost the backend two wake-ups.
+    ///
+    /// Errors: as [`send_all`](Self::send_all).
+    pub async fn send_head_and_body(
+        &mut self,
+        head: &[u8],
+        body: &[u8],
+        stall: Duration,
+    ) -> Result<(), BackendError> {
+        self.send(head, body, stall).await
+    }
+
+    async fn send(
+        &mut self,
+        mut first: &[u8],
+        mut second: &[u8],
+        stall: Duration,
+    ) -> Result<(), BackendError> {
+        self.phase = Phase::Busy;
+        let mut deadline = deadline_after(stall);
+        while !(first.is_empty() && second.is_empty()) {
+            match self.stream.try_write_vectored(&[IoSlice::new(first), IoSlice::new(second)]) {
+                Ok(0) => return Err(BackendError::sending(io::ErrorKind::WriteZero.into())),
+                Ok(sent) => {
+                    let of_second = sent.saturating_sub(first.len());
+                    first = first.get(sent..).unwrap_or_default();
+                    second = second.get(of_second..).unwrap_or_default();
+                    deadline = deadline_after(stall);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.writable(deadline).await?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(BackendError::sending(error)),
+            }
+        }
+        Ok(())
+    }
+
+    async fn writable(&self, deadline: Instant) -> Result<(), BackendError> {
+        tokio::select! {
+            biased;
+            writable = self.stream.writable() => writable.map_err(BackendError::sending),
+            () = self.answer_or_closed() => Err(BackendError::closed_early()),
+            () = sleep_until(deadline) => Err(BackendError::stalled()),
+        }
+    }
+
+    /// Ends when the backend has begun its final answer, has closed, or the connection has failed:
+    /// while a body is being sent, all of them mean that sending the rest is pointless. Interim
+    /// answers (RFC 9110, 15.2: to be expected at any time) are skipped. May be dropped.
+    pub async fn answer_or_closed(&self) {
+        let mut interim = 0;
+        while self.buffer.is_empty() && interim < MAX_INTERIM {
+            match self.stream.ready(Interest::READABLE).await {
+                // Once closed, tokio never calls the socket unready again: waiting would spin.
+                Ok(ready) if !ready.is_read_closed() => {}
+                Ok(_) | Err(_) => return,
+            }
+            match self.stream.try_io(Interest::READABLE, || self.skip_interim()) {
+                Ok(true) => interim += 1,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(false) | Err(_) => return,
+            }
+        }
+    }
+
+    /// Takes one interim answer off the socket. False: what stands there is none. WouldBlock:
+    /// nothing stands there, or so far only the beginning of one.
+    fn skip_interim(&self) -> io::Result<bool> {
+        let mut space = [0; MAX_INTERIM_HEAD];
+        let socket = self.stream.as_raw_fd();
+        let length = recv(socket, &mut space, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)?;
+        let seen = space.get(..length).unwrap_or_default();
+        // The status is the tenth byte: until then, wait for it.
+        let may_be_interim = seen.get(9).is_none_or(|&digit| digit == b'1');
+        match find_head_end(seen, 0) {
+            _ if seen.is_empty() || !may_be_interim => Ok(false),
+            Ok(Some(end)) => {
+                let head = space.get_mut(..end).unwrap_or_default();
+                recv(socket, head, MsgFlags::MSG_DONTWAIT)?;
+                Ok(true)
+            }
+            Ok(None) if length < MAX_INTERIM_HEAD => Err(io::ErrorKind::WouldBlock.into()),
+            Ok(None) | Err(_) => Ok(false),
+        }
+    }
+
+    /// Reads the whole answer to a request that was wholly sent; interim answers are skipped.
+    ///
+    /// `head_request`: the request's method is HEAD. `first_byte`: within it the head must be
+    /// whole; no silence in the body may be longer, and the body may take ten times as long.
+    /// `cap`: bytes of the largest body.
+    ///
+    /// Errors: all but [`BackendError::Connect`]. With [`Stage::FirstByte`] nothing of the answer
+    /// has arrived.
+    pub async fn read_response(
+        &mut self,
+        head_request: bool,
+        first_byte: Duration,
+        cap: usize,
+    ) -> Result<Response, BackendError> {
+        let head = self.read_head(head_request, first_byte).await?;
+        let body = self.read_body(head.framing, first_byte, cap).await?;
+        self.served = self.served.saturating_add(1);
+        let again = head.keep_alive && self.buffer.is_empty();
+        self.phase = if again { Phase::Idle } else { Phase::Spent };
+        Ok(Response { head, body })
+    }
+
+    /// The answer that the backend gave before it had the whole request, if it comes within `wait`.
+    /// A body that does not come whole (the reset that follows may cut it off) is left empty.
+    ///
+    /// The connection can serve no other request: the rest of this one is missing.
+    pub async fn answer_after_refusal(&mut self, cap: usize, wait: Duration) -> Option<Response> {
+        self.phase = Phase::Busy;
+        let deadline = deadline_after(wait);
+        let head = self.read_head(false, wait).await.ok()?;
+        let body = timeout_at(deadline, self.read_body(head.framing, wait, cap)).await;
+        let body = body.ok().and_then(Result::ok).unwrap_or_default();
+        Some(Response { head, body })
+    }
+
+    /// Gives up whatever is under way: resets the connection (RST), unsent bytes are dropped.
+    pub fn reset(mut self) {
+        self.phase = Phase::Busy;
+    }
+
+    async fn read_head(
+        &mut self,
+        head_request: bool,
+        limit: Duration,
+    ) -> Result<ResponseHead, BackendError> {
+        let deadline = deadline_after(limit);
+        for _ in 0..=MAX_INTERIM {
+            let mut scanned = 0;
+            let end = loop {
+                match find_head_end(&self.buffer, scanned)? {
+                    Some(end) => break end,
+                    None => scanned = self.buffer.len(),
+                }
+                let stage = if scanned == 0 { Stage::FirstByte } else { Stage::Answer };
+                if self.fill(deadline, stage).await? == 0 {
+                    return Err(BackendError::Closed { stage });
+                }
+            };
+            let head = ResponseHead::parse(&self.buffer.split_to(end), head_request)?;
+            if head.status == 101 {
+                break;
+            }
+            if !head.is_interim() {
+                return Ok(head);
+            }
+        }
+        Err(ResponseError::UnexpectedInterim.into())
+    }
+
+    async fn read_body(
+        &mut self,
+        framing: BodyFraming,
+        silence: Duration,
+        cap: usize,
+    ) -> Result<Bytes, BackendError> {
+        let last = deadline_after(silence.saturating_mul(BODY_PATIENCE));
+        let mut reader = BodyReader::new(framing, cap)?;
+        while !reader.advance(&mut self.buffer)? {
+            let deadline = last.min(deadline_after(silence));
+            if self.fill(deadline, Stage::Answer).await? == 0 {
+                if reader.closed() {
+                    break;
+                }
+                return Err(BackendError::Closed { stage: Stage::Answer });
+            }
+        }
+        Ok(reader.into_body())
+    }
+
+    /// Reads what is there, at least one byte; 0: the backend has closed.
+    async fn fill(&mut self, deadline: Instant, stage: Stage) -> Result<usize, BackendError> {
+        self.buffer.reserve(READ_SIZE);
+        match timeout_at(deadline, self.stream.read_buf(&mut self.buffer)).await {
+            Ok(read) => read.map_err(|source| BackendError::Io { stage, source }),
+            Err(_) => Err(BackendError::Timeout { stage }),
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if self.phase == Phase::Busy
+            && let Err(error) = self.stream.set_zero_linger()
+        {
+            log::debug!("a backend connection is closed, not reset: {error}");
+        }
+    }
+}
+
+fn deadline_after(span: Duration) -> Instant {
+    Instant::now() + span.min(MAX_WAIT)
+}
+
+fn connect_error(error: io::Error) -> BackendError {
+    if error.kind() == io::ErrorKind::TimedOut {
+        BackendError::Timeout { stage: Stage::Connect }
+    } else {
+        BackendError::Connect(error)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+pub(super) mod tests;

@@ -1,0 +1,129 @@
+//! How an exchange with the backend fails, and how far it had come: a request of which the backend
+//! cannot have everything is safe to send again, one that it may have carried out is not.
+
+use super::response::ResponseError;
+use crate::s3::error::Fault;
+use std::fmt;
+use std::io;
+
+/// How far an exchange had come when it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// Name resolution and TCP: nothing was sent.
+    Connect,
+    /// The request was not wholly sent.
+    Send,
+    /// The request was sent, and nothing of its final answer arrived (interim answers don't count).
+    FirstByte,
+    /// Some of the answer arrived.
+    Answer,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Stage::Connect => "connecting",
+            Stage::Send => "sending the request",
+            Stage::FirstByte => "waiting for the answer",
+            Stage::Answer => "reading the answer",
+        })
+    }
+}
+
+/// A failed exchange. The backend is at fault in every case ([`BackendError::fault`]).
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// No address of the endpoint took the connection; of several reasons, the last.
+    #[error("backend: no connection: {0}")]
+    Connect(#[source] io::Error),
+    /// A step took longer than it may.
+    #[error("backend: timed out {stage}")]
+    Timeout {
+        /// How far the exchange had come.
+        stage: Stage,
+    },
+    /// The socket failed; most often a reset.
+    #[error("backend: the connection failed {stage}: {source}")]
+    Io {
+        /// How far the exchange had come.
+        stage: Stage,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The backend closed: before it answered, in the middle of its answer or, with
+    /// [`Stage::Send`], it closed or answered before it had the whole request.
+    #[error("backend: closed early, {stage}")]
+    Closed {
+        /// How far the exchange had come.
+        stage: Stage,
+    },
+    /// What came is not an acceptable HTTP/1.1 answer.
+    #[error("backend: unusable answer: {0}")]
+    Malformed(#[from] ResponseError),
+}
+
+impl BackendError {
+    /// A bucket without the endpoint that was asked for.
+    pub fn no_endpoint() -> Self {
+        BackendError::Connect(io::Error::new(io::ErrorKind::NotFound, "no such endpoint"))
+    }
+
+    /// The backend took no byte of the request for longer than it may.
+    pub fn stalled() -> Self {
+        BackendError::Timeout { stage: Stage::Send }
+    }
+
+    /// The socket failed under the request.
+    pub fn sending(source: io::Error) -> Self {
+        BackendError::Io { stage: Stage::Send, source }
+    }
+
+    /// The backend closed or answered before it had the whole request.
+    pub fn closed_early() -> Self {
+        BackendError::Closed { stage: Stage::Send }
+    }
+
+    /// How far the exchange had come.
+    pub fn stage(&self) -> Stage {
+        match self {
+            BackendError::Connect(_) => Stage::Connect,
+            BackendError::Timeout { stage }
+            | BackendError::Io { stage, .. }
+            | BackendError::Closed { stage } => *stage,
+            BackendError::Malformed(_) => Stage::Answer,
+        }
+    }
+
+    /// Whether anything of the final answer had arrived.
+    pub fn answer_began(&self) -> bool {
+        self.stage() == Stage::Answer
+    }
+
+    /// Whose fault it is: always the backend's.
+    pub fn fault(&self) -> Fault {
+        Fault::Backend
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// "Nothing of the answer arrived" is told apart from a broken answer.
+    #[test]
+    fn only_a_begun_answer_began() {
+        assert!(BackendError::from(ResponseError::Malformed).answer_began());
+        assert!(BackendError::Closed { stage: Stage::Answer }.answer_began());
+        assert!(!BackendError::Closed { stage: Stage::FirstByte }.answer_began());
+        for error in [
+            BackendError::no_endpoint(),
+            BackendError::stalled(),
+            BackendError::closed_early(),
+            BackendError::sending(io::ErrorKind::BrokenPipe.into()),
+        ] {
+            assert!(!error.answer_began(), "{error}");
+            assert_eq!(error.fault(), Fault::Backend);
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! What the engine is told once, at start: parsed, checked values, shared by all worker threads.
+
+use crate::backend::{Endpoint, EndpointHealth, RetryBudget};
+use crate::metrics::Metrics;
+use crate::s3::headers::Permissions;
+use crate::s3::upload_id::UploadIdSealer;
+use crate::sigv4::{Signer, Verifier};
+use crate::transfer::ReplayBudget;
+use crate::upload::RestartPolicy;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The state that the trees of all worker threads share.
+#[derive(Debug)]
+pub struct Engine {
+    /// Every configured bucket; a request names one by its index.
+    pub buckets: Vec<Arc<Bucket>>,
+    /// Seals and opens the uploadIds that clients hold.
+    pub sealer: UploadIdSealer,
+    /// The process's replay budget.
+    pub replay: Arc<ReplayBudget>,
+    /// Where replay overflow files go; None: they are not allowed.
+    pub overflow: Option<PathBuf>,
+    /// `server.zero_copy`.
+    pub zero_copy: ZeroCopy,
+    /// The process's metrics.
+    pub metrics: Metrics,
+}
+
+/// `server.zero_copy`.
+#[derive(Debug, Clone, Copy)]
+pub struct ZeroCopy {
+    /// Whether bodies may be spliced at all.
+    pub enabled: bool,
+    /// Bytes of each pipe that is asked for.
+    pub pipe_buffer_size: usize,
+    /// Bytes from which a body is spliced.
+    pub min_body: u64,
+}
+
+/// One bucket as clients see it, and where its objects go.
+#[derive(Debug)]
+pub struct Bucket {
+    /// The client's name for it.
+    pub name: String,
+    /// The region that clients sign for.
+    pub region: String,
+    /// Where its objects go.
+    pub backend: Backend,
+    /// What may be uploaded.
+    pub upload: UploadRules,
+    /// Verifies clients; None: `auth.enabled: false`, everyone is `anonymous`.
+    pub verifier: Option<Verifier>,
+}
+
+/// `buckets[].upload`.
+#[derive(Debug)]
+pub struct UploadRules {
+    /// Bytes of the largest PutObject.
+    pub max_object_size: u64,
+    /// False: `overwrite: deny`, every PutObject and Complete carries `If-None-Match: *`.
+    pub overwrite: bool,
+    /// Which headers with power over others' data pass.
+    pub permissions: Permissions,
+    /// How failed attempts are made again.
+    pub restart: RestartPolicy,
+}
+
+/// `buckets[].s3`: the S3 service behind a bucket.
+#[derive(Debug)]
+pub struct Backend {
+    /// The backend's name for the bucket.
+    pub bucket: String,
+    /// Signs what goes there.
+    pub signer: Signer,
+    /// Equivalent entrances; at least one.
+    pub endpoints: Vec<BackendEndpoint>,
+    /// `/bucket/key` rather than `bucket.host/key`.
+    pub path_style: bool,
+    /// Put before every key.
+    pub key_prefix: String,
+    /// What the backend is trusted to verify itself.
+    pub verifies: Verifies,
+    /// Whether UNSIGNED-PAYLOAD may be sent.
+    pub allow_unsigned: bool,
+    /// How long each step may take.
+    pub timeouts: Timeouts,
+    /// How many idle connections a worker keeps, per endpoint.
+    pub idle_per_worker: usize,
+    /// How long they are kept.
+    pub idle_timeout: Duration,
+}
+
+/// One entrance, with what all threads know of it.
+#[derive(Debug)]
+pub struct BackendEndpoint {
+    /// Its address.
+    pub endpoint: Endpoint,
+    /// Whether it answers.
+    pub health: EndpointHealth,
+    /// How many retries it may still be asked for.
+    pub retries: RetryBudget,
+}
+
+/// `s3.verifies`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verifies {
+    /// x-amz-content-sha256.
+    pub sha256: bool,
+    /// Content-MD5.
+    pub md5: bool,
+    /// x-amz-checksum-*.
+    pub checksum: bool,
+}
+
+/// `s3.timeouts`.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// DNS and TCP.
+    pub connect: Duration,
+    /// From the last byte of a request to the first of its answer.
+    pub first_byte: Duration,
+    /// The longest time in which the backend takes no byte.
+    pub progress: Duration,
+}

@@ -1,0 +1,156 @@
+//! Every metric's name, unit and labels, in one file. Served on `/metrics` of the admin listener.
+//!
+//! Labels are bounded sets: configured bucket names, operations, statuses, error codes. Never a
+//! key, a principal or an address.
+
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
+    Registry, TextEncoder, core::Collector,
+};
+
+/// Seconds: from a 4 KiB PUT on a local network to a 5 GiB part over a slow uplink.
+const DURATION_BUCKETS: [f64; 14] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0];
+
+/// Parts of a completed multipart upload: S3 allows 1 to 10,000.
+const PART_BUCKETS: [f64; 9] = [1.0, 2.0, 5.0, 10.0, 50.0, 100.0, 500.0, 1000.0, 10000.0];
+
+macro_rules! metrics {
+    ($($(#[$doc:meta])* $field:ident: $kind:ty = $make:expr;)*) => {
+        /// The process's metrics. Cloning shares them.
+        #[derive(Clone, Debug)]
+        pub struct Metrics {
+            registry: Registry,
+            $($(#[$doc])* pub $field: $kind,)*
+        }
+
+        impl Metrics {
+            /// A fresh set, registered. Errors only on a name given twice.
+            pub fn new() -> prometheus::Result<Self> {
+                let registry = Registry::new();
+                $(let $field = register(&registry, $make?)?;)*
+                Ok(Metrics { registry, $($field,)* })
+            }
+        }
+    };
+}
+
+fn register<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: C,
+) -> prometheus::Result<C> {
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn duration(name: &str, help: &str) -> HistogramOpts {
+    HistogramOpts::new(name, help).buckets(DURATION_BUCKETS.to_vec())
+}
+
+metrics! {
+    /// Requests answered.
+    uploads: IntCounterVec = IntCounterVec::new(
+        Opts::new("mizuchi_uploads_total", "Requests answered, by operation and HTTP status"),
+        &["bucket", "operation", "status"]);
+    /// Payload bytes of successful uploads.
+    upload_bytes: IntCounterVec = IntCounterVec::new(
+        Opts::new("mizuchi_upload_bytes_total", "Payload bytes of successful PutObject and UploadPart requests"),
+        &["bucket"]);
+    /// From a request's head to its answer.
+    upload_duration: HistogramVec = HistogramVec::new(
+        duration("mizuchi_upload_duration_seconds", "Time from a request's head to its answer"),
+        &["operation"]);
+    /// Payload bytes by the way they went.
+    transfer_bytes: IntCounterVec = IntCounterVec::new(
+        Opts::new("mizuchi_transfer_bytes_total", "Payload bytes taken from clients, by plan and its reason"),
+        &["plan", "reason"]);
+    /// Payload bytes that never entered user space.
+    zero_copy_bytes: IntCounter = IntCounter::new(
+        "mizuchi_zero_copy_bytes_total", "Payload bytes moved by splice(2)");
+    /// splice(2) calls that took payload from clients.
+    zero_copy_transfers: IntCounter = IntCounter::new(
+        "mizuchi_zero_copy_transfers_total", "splice(2) calls that took payload from a client");
+    /// Time of one spliced part.
+    zero_copy_duration: Histogram = Histogram::with_opts(
+        duration("mizuchi_zero_copy_duration_seconds", "Time of a part's attempt on the splice path"));
+    /// Multipart uploads begun, completed and aborted by clients.
+    multipart_uploads: IntCounterVec = IntCounterVec::new(
+        Opts::new("mizuchi_multipart_uploads_total", "Multipart uploads by what became of them"),
+        &["event"]);
+    /// Parts of completed multipart uploads.
+    multipart_parts: Histogram = Histogram::with_opts(
+        HistogramOpts::new("mizuchi_multipart_parts", "Parts named by a successful CompleteMultipartUpload")
+            .buckets(PART_BUCKETS.to_vec()));
+    /// Attempts made again.
+    part_restarts: IntCounterVec = IntCounterVec::new(
+        Opts::new("mizuchi_part_restarts_total", "Attempts made again, by what ended the one before"),
+        &["cause"]);
+    /// Authentication results.
+    auth_attempts: IntCounterVec = IntCounterVec::new(
+        Opts::new("mizuchi_auth_attempts_total", "Authentications by method and result"),
+        &["method", "result"]);
+    /// Errors answered.
+    errors: IntCounterVec = IntCounterVec::new(
+        Opts::new("mizuchi_errors_total", "Errors answered, by S3 code and whose fault"),
+        &["code", "fault"]);
+    /// Actors rebuilt by their guardian.
+    actor_restarts: IntCounterVec = IntCounterVec::new(
+        Opts::new("mizuchi_actor_restarts_total", "Actors that died and were rebuilt"),
+        &["actor"]);
+    /// Requests in flight.
+    uploads_in_flight: IntGauge = IntGauge::new(
+        "mizuchi_uploads_in_flight", "Uploads that the supervisors know");
+    /// Part workers alive.
+    parts_in_flight: IntGauge = IntGauge::new(
+        "mizuchi_parts_in_flight", "Part workers alive");
+    /// Client connections open.
+    connections: IntGauge = IntGauge::new(
+        "mizuchi_client_connections", "Client connections open");
+    /// Admission permits taken.
+    permits: IntGauge = IntGauge::new(
+        "mizuchi_permits_in_use", "Admission permits taken");
+    /// Pipes that hold replay pages.
+    replay_pipes: IntGauge = IntGauge::new(
+        "mizuchi_replay_pipes", "Pipes that hold pages kept for replay");
+    /// Pages kept for replay.
+    replay_pages: IntGauge = IntGauge::new(
+        "mizuchi_replay_pages", "Pages (4 KiB) kept for replay; they show in neither RSS nor cgroup");
+    /// Bytes in overflow files.
+    replay_file_bytes: IntGauge = IntGauge::new(
+        "mizuchi_replay_file_bytes", "Bytes kept for replay in overflow files");
+    /// Idle backend connections.
+    pooled_connections: IntGauge = IntGauge::new(
+        "mizuchi_backend_connections_idle", "Backend connections idle in the pools");
+    /// Leased backend connections.
+    leased_connections: IntGauge = IntGauge::new(
+        "mizuchi_backend_connections_leased", "Backend connections leased to part workers");
+}
+
+impl Metrics {
+    /// The text exposition format (version 0.0.4).
+    pub fn render(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut out) {
+            log::error!("the metrics could not be encoded: {error}");
+        }
+        out
+    }
+}
+
+/// Counts one in a gauge for as long as it lives.
+#[derive(Debug)]
+pub struct Counted(IntGauge);
+
+impl Counted {
+    /// Adds one.
+    pub fn new(gauge: &IntGauge) -> Self {
+        gauge.inc();
+        Counted(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

@@ -1,0 +1,10 @@
+//! S3 as it is spoken on both sides: names, operations, headers, documents, errors. All pure.
+
+pub mod address;
+pub mod error;
+pub mod headers;
+pub mod names;
+pub mod operation;
+pub mod upload_id;
+pub mod upstream;
+pub mod xml;

@@ -1,0 +1,333 @@
+//! Which headers pass: the client's on to the backend, and the backend's back to the client.
+//!
+//! The backend trusts the gateway more than any client, so a header passes only because it is named
+//! here, and an `x-amz-*` header that is not is refused: never dropped, never guessed at.
+
+use super::error::{ErrorCode, S3Error};
+use super::operation::Operation;
+use crate::http::RequestHead;
+use crate::payload::{ChecksumAlgorithm, parse_content_md5};
+use bytes::Bytes;
+
+/// Bytes of user metadata, names and values (S3 User Guide, "User-defined object metadata").
+pub const MAX_METADATA: usize = 2 * 1024;
+
+/// `upload.allow`: the headers with power over others' data.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Permissions {
+    /// x-amz-acl, x-amz-grant-*.
+    pub acl: bool,
+    /// x-amz-tagging.
+    pub tagging: bool,
+    /// x-amz-object-lock-*.
+    pub lock: bool,
+    /// x-amz-website-redirect-location.
+    pub redirect: bool,
+}
+
+/// What becomes of a header.
+#[derive(Clone, Copy)]
+enum Fate {
+    /// Passes, where the operation defines it.
+    Pass(Scope),
+    /// Passes with a permission.
+    With(fn(&Permissions) -> bool),
+    /// The gateway's own business.
+    Consume,
+    /// 400: key material over a plaintext connection.
+    Plaintext,
+    /// 501.
+    Refuse,
+}
+
+/// The operations that define a header (S3 API Reference, each operation's "Request Syntax").
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    /// PutObject, CreateMultipartUpload: what becomes part of the object.
+    Object,
+    /// PutObject, UploadPart: what describes the body.
+    Body,
+    /// PutObject, UploadPart, CompleteMultipartUpload: a checksum's value.
+    Checksum,
+    /// CreateMultipartUpload, CompleteMultipartUpload.
+    Multipart,
+    /// CreateMultipartUpload.
+    Create,
+    /// CompleteMultipartUpload.
+    Complete,
+    /// PutObject, CompleteMultipartUpload: what makes a write conditional.
+    Write,
+    /// Every operation on an object.
+    Any,
+}
+
+impl Scope {
+    fn holds(self, operation: &Operation) -> bool {
+        use Operation::*;
+        match self {
+            Scope::Object => matches!(operation, PutObject { .. } | CreateMultipartUpload { .. }),
+            Scope::Body => matches!(operation, PutObject { .. } | UploadPart { .. }),
+            Scope::Checksum => matches!(
+                operation,
+                PutObject { .. } | UploadPart { .. } | CompleteMultipartUpload { .. }
+            ),
+            Scope::Multipart => {
+                matches!(operation, CreateMultipartUpload { .. } | CompleteMultipartUpload { .. })
+            }
+            Scope::Create => matches!(operation, CreateMultipartUpload { .. }),
+            Scope::Complete => matches!(operation, CompleteMultipartUpload { .. }),
+            Scope::Write => matches!(operation, PutObject { .. } | CompleteMultipartUpload { .. }),
+            Scope::Any => true,
+        }
+    }
+}
+
+/// The table. `name` is in lower case.
+fn fate(name: &str) -> Fate {
+    match name {
+        "cache-control"
+        | "content-disposition"
+        | "content-encoding"
+        | "content-language"
+        | "content-type"
+        | "expires" => Fate::Pass(Scope::Object),
+        "content-md5" => Fate::Pass(Scope::Body),
+        "if-match" | "if-none-match" => Fate::Pass(Scope::Write),
+        "x-amz-acl" => Fate::With(|allow| allow.acl),
+        "x-amz-tagging" => Fate::With(|allow| allow.tagging),
+        "x-amz-website-redirect-location" => Fate::With(|allow| allow.redirect),
+        "x-amz-checksum-algorithm" => Fate::Pass(Scope::Create),
+        "x-amz-checksum-type" => Fate::Pass(Scope::Multipart),
+        "x-amz-sdk-checksum-algorithm" => Fate::Pass(Scope::Body),
+        "x-amz-mp-object-size" => Fate::Pass(Scope::Complete),
+        "x-amz-storage-class"
+        | "x-amz-server-side-encryption"
+        | "x-amz-server-side-encryption-aws-kms-key-id"
+        | "x-amz-server-side-encryption-context"
+        | "x-amz-server-side-encryption-bucket-key-enabled" => Fate::Pass(Scope::Object),
+        "x-amz-expected-bucket-owner" | "x-amz-request-payer" => Fate::Pass(Scope::Any),
+        "x-amz-date"
+        | "x-amz-content-sha256"
+        | "x-amz-decoded-content-length"
+        | "x-amz-security-token"
+        | "x-amz-trailer"
+        | "x-amz-user-agent"
+        | "x-amz-te" => Fate::Consume,
+        _ if ChecksumAlgorithm::from_header(name).is_some() => Fate::Pass(Scope::Checksum),
+        _ if name.starts_with("x-amz-meta-") => Fate::Pass(Scope::Object),
+        _ if name.starts_with("x-amz-grant-") => Fate::With(|allow| allow.acl),
+        _ if name.starts_with("x-amz-object-lock-") => Fate::With(|allow| allow.lock),
+        _ if name.starts_with("x-amz-server-side-encryption-customer-") => Fate::Plaintext,
+        _ if name.starts_with("x-amz-") => Fate::Refuse,
+        _ => Fate::Consume,
+    }
+}
+
+/// The headers that go on to the backend, names in lower case.
+///
+/// Errors: 403 AccessDenied (a permission is missing), 501 NotImplemented (unknown `x-amz-*`), 400
+/// InvalidRequest, InvalidArgument, InvalidDigest, MetadataTooLarge.
+pub fn plan(
+    head: &RequestHead,
+    operation: &Operation,
+    allowed: &Permissions,
+) -> Result<Vec<(String, Vec<u8>)>, S3Error> {
+    let mut passed: Vec<(String, Vec<u8>)> = Vec::new();
+    let mut metadata = 0;
+    for (name, value) in head.headers() {
+        let name = name.to_ascii_lowercase();
+        let scope = match fate(&name) {
+            Fate::Consume => continue,
+            Fate::Pass(scope) => scope,
+            Fate::With(permission) if permission(allowed) => Scope::Object,
+            Fate::With(_) => {
+                let message =
+                    format!("Access Denied: the header {name} is not permitted for this bucket.");
+                return Err(S3Error::new(ErrorCode::AccessDenied, message));
+            }
+            Fate::Plaintext => {
+                let message = "Requests specifying Server Side Encryption with Customer provided keys \
+                               must be made over a secure connection.";
+                return Err(S3Error::new(ErrorCode::InvalidRequest, message));
+            }
+            Fate::Refuse => {
+                let message =
+                    format!("The header {name} is not implemented by this upload gateway.");
+                return Err(S3Error::new(ErrorCode::NotImplemented, message));
+            }
+        };
+        if !scope.holds(operation) {
+            // S3 ignores what an operation does not define.
+            continue;
+        }
+        if let Some(meta) = name.strip_prefix("x-amz-meta-") {
+            metadata += meta.len() + value.len();
+        } else if passed.iter().any(|(have, _)| *have == name) {
+            let message = format!("The header {name} is given twice.");
+            return Err(S3Error::new(ErrorCode::InvalidArgument, message));
+        }
+        let value = match name.as_str() {
+            "content-encoding" => match without_aws_chunked(value) {
+                Some(rest) => rest,
+                None => continue,
+            },
+            _ => value.to_vec(),
+        };
+        passed.push((name, value));
+    }
+    if metadata > MAX_METADATA {
+        let message = "Your metadata headers exceed the maximum allowed metadata size";
+        return Err(S3Error::new(ErrorCode::MetadataTooLarge, message));
+    }
+    check_digests(&passed)?;
+    Ok(passed)
+}
+
+/// `aws-chunked` names the framing, which is undone here; the other encodings are the object's.
+fn without_aws_chunked(value: &[u8]) -> Option<Vec<u8>> {
+    let kept: Vec<&[u8]> = value
+        .split(|&byte| byte == b',')
+        .map(<[u8]>::trim_ascii)
+        .filter(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"aws-chunked"))
+        .collect();
+    (!kept.is_empty()).then(|| kept.join(&b","[..]))
+}
+
+/// What says something of the bytes must at least be able to be true.
+fn check_digests(headers: &[(String, Vec<u8>)]) -> Result<(), S3Error> {
+    let mut checksums = 0;
+    for (name, value) in headers {
+        let text = std::str::from_utf8(value).unwrap_or_default();
+        if name == "content-md5" && parse_content_md5(text).is_none() {
+            let message = "The Content-MD5 you specified was invalid.";
+            return Err(S3Error::new(ErrorCode::InvalidDigest, message));
+        }
+        if let Some(algorithm) = ChecksumAlgorithm::from_header(name) {
+            checksums += 1;
+            // A Complete's may carry "-N", the number of parts.
+            let value = text.split_once('-').map_or(text, |(value, _)| value);
+            if algorithm.parse_value(value).is_none() {
+                let message = format!("Value for {name} header is invalid.");
+                return Err(S3Error::new(ErrorCode::InvalidRequest, message));
+            }
+        }
+    }
+    if checksums > 1 {
+        let message =
+            "Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed.";
+        return Err(S3Error::new(ErrorCode::InvalidRequest, message));
+    }
+    Ok(())
+}
+
+/// The backend's headers that the client sees, names in lower case.
+pub fn response_headers(headers: &[(String, Bytes)]) -> Vec<(String, Vec<u8>)> {
+    headers
+        .iter()
+        .filter(|(name, _)| {
+            matches!(
+                name.as_str(),
+                "etag"
+                    | "x-amz-version-id"
+                    | "x-amz-expiration"
+                    | "x-amz-request-charged"
+                    | "x-amz-abort-date"
+                    | "x-amz-abort-rule-id"
+                    | "x-amz-object-size"
+            ) || name.starts_with("x-amz-checksum-")
+                || (name.starts_with("x-amz-server-side-encryption"))
+        })
+        .map(|(name, value)| (name.clone(), value.to_vec()))
+        .collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    fn planned(
+        operation: &str,
+        lines: &str,
+        allowed: Permissions,
+    ) -> Result<Vec<(String, String)>, S3Error> {
+        let (method, query) = match operation {
+            "put" => ("PUT", ""),
+            "part" => ("PUT", "?partNumber=1&uploadId=u"),
+            "create" => ("POST", "?uploads"),
+            _ => ("POST", "?uploadId=u"),
+        };
+        let text = format!("{method} /b/k{query} HTTP/1.1\r\nHost: h\r\n{lines}\r\n");
+        let head = RequestHead::parse(Bytes::from(text)).unwrap();
+        let operation = Operation::parse(&head, "k").unwrap();
+        let text = |value: Vec<u8>| String::from_utf8(value).unwrap();
+        plan(&head, &operation, &allowed)
+            .map(|headers| headers.into_iter().map(|(name, value)| (name, text(value))).collect())
+    }
+
+    fn code(lines: &str) -> String {
+        planned("put", lines, Permissions::default()).unwrap_err().code.into_owned()
+    }
+
+    #[test]
+    fn what_describes_the_object_passes() {
+        let lines = "Content-Type: a/b\r\nX-Amz-Meta-A: 1\r\nx-amz-storage-class: GLACIER\r\n\
+                     If-None-Match: *\r\nUser-Agent: x\r\nx-amz-date: d\r\nConnection: close\r\n";
+        let names: Vec<String> = planned("put", lines, Permissions::default())
+            .unwrap()
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect();
+        assert_eq!(names, ["content-type", "x-amz-meta-a", "x-amz-storage-class", "if-none-match"]);
+        assert!(planned("part", lines, Permissions::default()).unwrap().is_empty());
+    }
+
+    /// "aws-chunked stored as Content-Encoding: never: strip the token, keep the other encodings".
+    #[test]
+    fn the_framing_is_no_encoding() {
+        let of = |value: &str| {
+            planned("put", &format!("Content-Encoding: {value}\r\n"), Permissions::default())
+                .unwrap()
+        };
+        assert!(of("aws-chunked").is_empty());
+        assert_eq!(of("gzip, AWS-chunked")[0].1, "gzip");
+        assert_eq!(of("aws-chunked,gzip, br")[0].1, "gzip,br");
+    }
+
+    /// security.md, "The gateway's own power": 403 by default, never dropped silently.
+    #[test]
+    fn powerful_headers_need_their_permission() {
+        let all = Permissions { acl: true, tagging: true, lock: true, redirect: true };
+        for line in [
+            "x-amz-acl: private\r\n",
+            "x-amz-grant-read: id=1\r\n",
+            "x-amz-tagging: a=b\r\n",
+            "x-amz-object-lock-mode: GOVERNANCE\r\n",
+            "x-amz-website-redirect-location: /x\r\n",
+        ] {
+            assert_eq!(code(line), "AccessDenied", "{line}");
+            assert_eq!(planned("put", line, all).unwrap().len(), 1, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_true_or_is_not_known_is_refused() {
+        for (lines, expected) in [
+            ("x-amz-copy-source-range: bytes=0-1\r\n", "NotImplemented"),
+            ("x-amz-write-offset-bytes: 1\r\n", "NotImplemented"),
+            ("x-amz-new-thing: 1\r\n", "NotImplemented"),
+            ("x-amz-server-side-encryption-customer-key: k\r\n", "InvalidRequest"),
+            ("Content-MD5: nope\r\n", "InvalidDigest"),
+            ("x-amz-checksum-crc32: AAAA\r\n", "InvalidRequest"),
+            (
+                "x-amz-checksum-crc32: AAAAAA==\r\nx-amz-checksum-crc32c: AAAAAA==\r\n",
+                "InvalidRequest",
+            ),
+            ("Content-Type: a\r\nContent-Type: b\r\n", "InvalidArgument"),
+        ] {
+            assert_eq!(code(lines), expected, "{lines}");
+        }
+        let long = format!("x-amz-meta-a: {}\r\n", "v".repeat(MAX_METADATA));
+        assert_eq!(code(&long), "MetadataTooLarge");
+    }
+}

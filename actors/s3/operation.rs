@@ -1,0 +1,325 @@
+//! What a request asks for: one exhaustive parser, before anything else looks at it.
+//!
+//! Every S3 gateway that took "a PUT to a key" for a PutObject has written an ACL document, a tag
+//! set or a copy's empty body over somebody's object. Here a request is a PutObject only when
+//! nothing in it says otherwise: a query parameter that is not known is a refusal.
+
+use super::error::{ErrorCode, S3Error};
+use super::names::{self, ObjectKey, PartNumber};
+use crate::http::RequestHead;
+
+/// An operation that the gateway serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operation {
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_PutObject.html>
+    PutObject {
+        /// The object.
+        key: ObjectKey,
+    },
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_CreateMultipartUpload.html>
+    CreateMultipartUpload {
+        /// The object.
+        key: ObjectKey,
+    },
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_UploadPart.html>
+    UploadPart {
+        /// The object.
+        key: ObjectKey,
+        /// Which part.
+        part_number: PartNumber,
+        /// Sealed.
+        upload_id: String,
+    },
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_CompleteMultipartUpload.html>
+    CompleteMultipartUpload {
+        /// The object.
+        key: ObjectKey,
+        /// Sealed.
+        upload_id: String,
+    },
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_AbortMultipartUpload.html>
+    AbortMultipartUpload {
+        /// The object.
+        key: ObjectKey,
+        /// Sealed.
+        upload_id: String,
+    },
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListParts.html>
+    ListParts {
+        /// The object.
+        key: ObjectKey,
+        /// Sealed.
+        upload_id: String,
+        /// Most parts of one answer.
+        max_parts: Option<u32>,
+        /// Parts after this one.
+        part_number_marker: Option<u32>,
+    },
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_HeadBucket.html>
+    HeadBucket,
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetBucketLocation.html>
+    GetBucketLocation,
+}
+
+impl Operation {
+    /// S3's name of the operation.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Operation::PutObject { .. } => "PutObject",
+            Operation::CreateMultipartUpload { .. } => "CreateMultipartUpload",
+            Operation::UploadPart { .. } => "UploadPart",
+            Operation::CompleteMultipartUpload { .. } => "CompleteMultipartUpload",
+            Operation::AbortMultipartUpload { .. } => "AbortMultipartUpload",
+            Operation::ListParts { .. } => "ListParts",
+            Operation::HeadBucket => "HeadBucket",
+            Operation::GetBucketLocation => "GetBucketLocation",
+        }
+    }
+
+    /// The object; None for an operation on the bucket.
+    pub fn key(&self) -> Option<&ObjectKey> {
+        match self {
+            Operation::PutObject { key }
+            | Operation::CreateMultipartUpload { key }
+            | Operation::UploadPart { key, .. }
+            | Operation::CompleteMultipartUpload { key, .. }
+            | Operation::AbortMultipartUpload { key, .. }
+            | Operation::ListParts { key, .. } => Some(key),
+            Operation::HeadBucket | Operation::GetBucketLocation => None,
+        }
+    }
+
+    /// The sealed uploadId, where there is one.
+    pub fn upload_id(&self) -> Option<&str> {
+        match self {
+            Operation::UploadPart { upload_id, .. }
+            | Operation::CompleteMultipartUpload { upload_id, .. }
+            | Operation::AbortMultipartUpload { upload_id, .. }
+            | Operation::ListParts { upload_id, .. } => Some(upload_id),
+            _ => None,
+        }
+    }
+
+    /// Parses a request. `key`: the raw rest of its path, empty for the bucket itself.
+    ///
+    /// Errors: 405 MethodNotAllowed (reads, listings, deletions), 501 NotImplemented (copies and
+    /// every other subresource), 400 InvalidArgument, InvalidURI, KeyTooLongError.
+    pub fn parse(head: &RequestHead, key: &str) -> Result<Operation, S3Error> {
+        let query = Query::parse(head.query())?;
+        if head.has("x-amz-copy-source") {
+            return Err(not_implemented("x-amz-copy-source"));
+        }
+        if key.is_empty() {
+            return of_bucket(head.method(), &query);
+        }
+        let key = ObjectKey::decode(key)?;
+        let upload_id = || query.upload_id.clone().ok_or_else(|| invalid("uploadId is missing"));
+        match (head.method(), query.subresource()?) {
+            ("PUT", Subresource::None) => Ok(Operation::PutObject { key }),
+            ("PUT", Subresource::Part(part_number)) => {
+                Ok(Operation::UploadPart { key, part_number, upload_id: upload_id()? })
+            }
+            ("PUT", Subresource::Upload) => {
+                Err(invalid("This operation does not accept an uploadId without a partNumber."))
+            }
+            ("POST", Subresource::Uploads) => Ok(Operation::CreateMultipartUpload { key }),
+            ("POST", Subresource::Upload) => {
+                Ok(Operation::CompleteMultipartUpload { key, upload_id: upload_id()? })
+            }
+            ("DELETE", Subresource::Upload) => {
+                Ok(Operation::AbortMultipartUpload { key, upload_id: upload_id()? })
+            }
+            ("GET", Subresource::Upload) => Ok(Operation::ListParts {
+                key,
+                upload_id: upload_id()?,
+                max_parts: query.max_parts,
+                part_number_marker: query.part_number_marker,
+            }),
+            _ => Err(not_allowed()),
+        }
+    }
+}
+
+fn of_bucket(method: &str, query: &Query) -> Result<Operation, S3Error> {
+    match (method, query.unknown.as_deref(), query.location) {
+        ("HEAD", None, false) => Ok(Operation::HeadBucket),
+        ("GET", None, true) => Ok(Operation::GetBucketLocation),
+        (_, Some(name), _) if !LISTING.contains(&name) => Err(not_implemented(name)),
+        _ => Err(not_allowed()),
+    }
+}
+
+/// Parameters of listings: refused like the listing itself, as a method.
+const LISTING: [&str; 9] = [
+    "list-type",
+    "prefix",
+    "delimiter",
+    "max-keys",
+    "marker",
+    "continuation-token",
+    "start-after",
+    "encoding-type",
+    "fetch-owner",
+];
+
+enum Subresource {
+    None,
+    Uploads,
+    Upload,
+    Part(PartNumber),
+}
+
+/// The query's parameters, each known or the first that is not.
+#[derive(Default)]
+struct Query {
+    uploads: bool,
+    location: bool,
+    upload_id: Option<String>,
+    part_number: Option<String>,
+    max_parts: Option<u32>,
+    part_number_marker: Option<u32>,
+    unknown: Option<String>,
+}
+
+impl Query {
+    fn parse(raw: &str) -> Result<Query, S3Error> {
+        let mut query = Query::default();
+        for pair in raw.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let (name, value) = (names::decode(name)?, names::decode(value)?);
+            let number =
+                || value.parse().map_err(|_| invalid("A number in the query does not parse."));
+            match name.as_str() {
+                "uploads" => query.uploads = true,
+                "location" => query.location = true,
+                "uploadId" => once(&mut query.upload_id, value)?,
+                "partNumber" => once(&mut query.part_number, value)?,
+                "max-parts" => query.max_parts = Some(number()?),
+                "part-number-marker" => query.part_number_marker = Some(number()?),
+                // SDKs name the operation; it is decided by everything else.
+                "x-id" => {}
+                _ if is_presigning(&name) => {}
+                _ => query.unknown = query.unknown.or(Some(name)),
+            }
+        }
+        Ok(query)
+    }
+
+    fn subresource(&self) -> Result<Subresource, S3Error> {
+        if let Some(name) = &self.unknown {
+            return Err(not_implemented(name));
+        }
+        if self.location {
+            return Err(not_implemented("location"));
+        }
+        match (self.uploads, &self.upload_id, &self.part_number) {
+            (false, None, None) => Ok(Subresource::None),
+            (true, None, None) => Ok(Subresource::Uploads),
+            (false, Some(_), None) => Ok(Subresource::Upload),
+            (false, Some(_), Some(number)) => PartNumber::parse(number).map(Subresource::Part),
+            (false, None, Some(_)) => Err(invalid("partNumber needs an uploadId.")),
+            (true, _, _) => Err(invalid("uploads does not go with uploadId or partNumber.")),
+        }
+    }
+}
+
+/// The parameters of a presigned URL, which the verifier reads.
+fn is_presigning(name: &str) -> bool {
+    const OLD: [&str; 3] = ["AWSAccessKeyId", "Signature", "Expires"];
+    name.get(..6).is_some_and(|start| start.eq_ignore_ascii_case("x-amz-")) || OLD.contains(&name)
+}
+
+fn once(slot: &mut Option<String>, value: String) -> Result<(), S3Error> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(invalid("A query parameter is given twice.")),
+    }
+}
+
+fn invalid(message: &'static str) -> S3Error {
+    S3Error::new(ErrorCode::InvalidArgument, message)
+}
+
+fn not_allowed() -> S3Error {
+    let message = "The specified method is not allowed against this resource: this gateway takes uploads only.";
+    S3Error::new(ErrorCode::MethodNotAllowed, message)
+}
+
+fn not_implemented(what: &str) -> S3Error {
+    let what: String = what.chars().take(64).collect();
+    let message = format!("'{what}' is not implemented by this upload gateway.");
+    S3Error::new(ErrorCode::NotImplemented, message)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    fn parse(method: &str, key: &str, query: &str) -> Result<Operation, S3Error> {
+        let text = format!("{method} /b/{key}?{query} HTTP/1.1\r\nHost: h\r\n\r\n");
+        Operation::parse(&RequestHead::parse(Bytes::from(text)).unwrap(), key)
+    }
+
+    fn name(method: &str, key: &str, query: &str) -> String {
+        parse(method, key, query)
+            .map_or_else(|error| error.code.into_owned(), |op| op.name().into())
+    }
+
+    #[test]
+    fn operations_are_told_apart() {
+        for (method, key, query, expected) in [
+            ("PUT", "k", "", "PutObject"),
+            ("PUT", "k", "x-id=PutObject", "PutObject"),
+            ("PUT", "k", "X-Amz-Algorithm=A&X-Amz-Signature=s", "PutObject"),
+            ("POST", "k", "uploads", "CreateMultipartUpload"),
+            ("POST", "k", "uploads=", "CreateMultipartUpload"),
+            ("PUT", "k", "partNumber=1&uploadId=u", "UploadPart"),
+            ("POST", "k", "uploadId=u", "CompleteMultipartUpload"),
+            ("DELETE", "k", "uploadId=u", "AbortMultipartUpload"),
+            ("GET", "k", "uploadId=u&max-parts=5", "ListParts"),
+            ("HEAD", "", "", "HeadBucket"),
+            ("GET", "", "location", "GetBucketLocation"),
+        ] {
+            assert_eq!(name(method, key, query), expected, "{method} {key}?{query}");
+        }
+    }
+
+    #[test]
+    fn everything_else_is_refused_by_name() {
+        for (method, key, query, code) in [
+            ("GET", "k", "", "MethodNotAllowed"),
+            ("HEAD", "k", "", "MethodNotAllowed"),
+            ("DELETE", "k", "", "MethodNotAllowed"),
+            ("POST", "k", "", "MethodNotAllowed"),
+            ("PATCH", "k", "", "MethodNotAllowed"),
+            ("OPTIONS", "k", "", "MethodNotAllowed"),
+            ("GET", "", "", "MethodNotAllowed"),
+            ("GET", "", "list-type=2&prefix=a", "MethodNotAllowed"),
+            ("PUT", "", "", "MethodNotAllowed"),
+            ("DELETE", "", "", "MethodNotAllowed"),
+            ("GET", "", "uploads", "MethodNotAllowed"),
+            ("POST", "", "delete", "NotImplemented"),
+            ("PUT", "k", "partNumber=1", "InvalidArgument"),
+            ("PUT", "k", "uploadId=u", "InvalidArgument"),
+            ("PUT", "k", "partNumber=0&uploadId=u", "InvalidArgument"),
+            ("PUT", "k", "uploadId=u&uploadId=v&partNumber=1", "InvalidArgument"),
+            ("PUT", "k", "versionId=1", "NotImplemented"),
+        ] {
+            assert_eq!(name(method, key, query), code, "{method} {key}?{query}");
+        }
+    }
+
+    proptest! {
+        /// A subresource is never taken for a PutObject, whatever its name.
+        #[test]
+        fn an_unknown_parameter_is_never_a_put(parameter in "[a-z][a-zA-Z-]{0,20}") {
+            let known = ["uploads", "location", "uploadId", "partNumber", "max-parts",
+                "part-number-marker", "x-id"];
+            prop_assume!(!known.contains(&parameter.as_str()) && !is_presigning(&parameter));
+            prop_assert_eq!(name("PUT", "k", &parameter), "NotImplemented");
+        }
+    }
+}

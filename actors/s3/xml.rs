@@ -1,0 +1,163 @@
+//! The few XML documents of S3 uploads: read with bounds, written with everything escaped.
+//!
+//! A reader of documents from the network has no use for DTDs, entities, processing instructions
+//! or depth: each has been an attack. Documents of the backend that the client will read are
+//! rewritten element by element, so that fields unknown here are not lost.
+
+mod complete;
+mod reader;
+mod write;
+
+pub use complete::{CompleteRequest, CompletedPart, expected_multipart_etag, parse_complete};
+pub use reader::{MAX_DEPTH, MAX_DOCUMENT, XmlError};
+pub use write::{complete_document, error_document, location_document};
+
+use quick_xml::escape::escape;
+use reader::{Node, Reader};
+
+/// An S3 error document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ErrorDocument {
+    /// `<Code>`.
+    pub code: String,
+    /// `<Message>`; may be empty.
+    pub message: String,
+}
+
+/// Reads an S3 error document; None when the bytes are none. White space before it is skipped: a
+/// backend sends it to keep a long Complete alive.
+pub fn parse_error(body: &[u8]) -> Option<ErrorDocument> {
+    let fields = children(body, "Error").ok()?;
+    let field =
+        |name: &str| fields.iter().find(|(have, _)| have == name).map(|(_, value)| value.clone());
+    Some(ErrorDocument { code: field("Code")?, message: field("Message").unwrap_or_default() })
+}
+
+/// The UploadId of an InitiateMultipartUploadResult.
+pub fn parse_initiate(body: &[u8]) -> Result<String, XmlError> {
+    children(body, "InitiateMultipartUploadResult")?
+        .into_iter()
+        .find(|(name, value)| name == "UploadId" && !value.is_empty())
+        .map(|(_, value)| value)
+        .ok_or(XmlError::Unexpected)
+}
+
+/// The text of the root's direct children that have no children of their own.
+fn children(body: &[u8], root: &str) -> Result<Vec<(String, String)>, XmlError> {
+    let mut reader = Reader::new(body)?;
+    let mut found = Vec::new();
+    let mut text = String::new();
+    while let Some(node) = reader.next()? {
+        match node {
+            Node::Open { name, depth: 1, .. } if name != root => return Err(XmlError::Unexpected),
+            Node::Open { .. } => text.clear(),
+            Node::Text(more) => text.push_str(&more),
+            Node::Close { name, depth: 2 } => found.push((name, std::mem::take(&mut text))),
+            Node::Close { .. } => text.clear(),
+        }
+    }
+    Ok(found)
+}
+
+/// Copies a document whose root is `root`, with the text of the root's direct children replaced
+/// where `replace` names them. Everything else is kept, unknown elements too.
+pub fn rewrite(body: &[u8], root: &str, replace: &[(&str, &str)]) -> Result<Vec<u8>, XmlError> {
+    let mut reader = Reader::new(body)?;
+    let mut out = String::with_capacity(body.len() + 256);
+    out.push_str("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
+    let mut replaced: Option<&str> = None;
+    while let Some(node) = reader.next()? {
+        match node {
+            Node::Open { name, attributes, depth } => {
+                if depth == 1 && name != root {
+                    return Err(XmlError::Unexpected);
+                }
+                if depth == 2 {
+                    replaced =
+                        replace.iter().find(|(have, _)| *have == name).map(|(_, value)| *value);
+                }
+                if depth == 2 || replaced.is_none() {
+                    out.push('<');
+                    out.push_str(&name);
+                    out.push_str(&attributes);
+                    out.push('>');
+                }
+            }
+            Node::Text(text) if replaced.is_none() => out.push_str(&escape(text)),
+            Node::Text(_) => {}
+            Node::Close { name, depth } => {
+                if depth == 2
+                    && let Some(value) = replaced.take()
+                {
+                    out.push_str(&escape(value));
+                }
+                if replaced.is_none() {
+                    out.push_str("</");
+                    out.push_str(&name);
+                    out.push('>');
+                }
+            }
+        }
+    }
+    Ok(out.into_bytes())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_backend_s_document_is_rewritten_and_nothing_lost() {
+        let body = b"  <?xml version=\"1.0\"?>\n<ListPartsResult xmlns=\"http://x/\"><Bucket>store</Bucket>\
+            <Key>p/k</Key><New>&lt;1&#x3E;</New><Owner><Bucket>kept</Bucket></Owner><Empty/></ListPartsResult>";
+        let out = rewrite(body, "ListPartsResult", &[("Bucket", "b&c"), ("Key", "k")]).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(
+            text.contains(
+                "<ListPartsResult xmlns=\"http://x/\"><Bucket>b&amp;c</Bucket><Key>k</Key>"
+            ),
+            "{text}"
+        );
+        assert!(
+            text.contains(
+                "<New>&lt;1&gt;</New><Owner><Bucket>kept</Bucket></Owner><Empty></Empty>"
+            ),
+            "{text}"
+        );
+        assert!(rewrite(body, "Other", &[]).is_err());
+    }
+
+    #[test]
+    fn errors_are_told_from_everything_else() {
+        let error =
+            parse_error(b"\n\n<Error><Code>SlowDown</Code><Message>a &amp; b</Message></Error>");
+        assert_eq!(
+            error.unwrap(),
+            ErrorDocument { code: "SlowDown".into(), message: "a & b".into() }
+        );
+        assert_eq!(parse_error(b"<html>502</html>"), None);
+        assert_eq!(parse_error(b""), None);
+        assert_eq!(parse_error(b"<Error><Code>cut"), None);
+    }
+
+    #[test]
+    fn the_upload_id_is_found() {
+        let body = b"<InitiateMultipartUploadResult><UploadId>u1</UploadId></InitiateMultipartUploadResult>";
+        assert_eq!(parse_initiate(body).unwrap(), "u1");
+        assert!(
+            parse_initiate(b"<InitiateMultipartUploadResult></InitiateMultipartUploadResult>")
+                .is_err()
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_document_makes_it_panic(body in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = parse_error(&body);
+            let _ = rewrite(&body, "a", &[("b", "c")]);
+            let _ = parse_complete(&body);
+        }
+    }
+}

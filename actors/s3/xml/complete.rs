@@ -1,0 +1,147 @@
+//! CompleteMultipartUpload's document: the list of parts.
+
+use super::reader::{Node, Reader, XmlError};
+use crate::s3::error::{ErrorCode, S3Error};
+use crate::s3::names::PartNumber;
+use md5::{Digest, Md5};
+
+/// The document, checked. The client's own bytes go to the backend, so that no field is lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CompleteRequest {
+    /// Ascending by number; 1 to 10,000.
+    pub parts: Vec<CompletedPart>,
+}
+
+/// One part of the list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CompletedPart {
+    /// Its number.
+    pub number: PartNumber,
+    /// Its ETag, as given.
+    pub etag: String,
+}
+
+/// Reads the list of parts.
+///
+/// Errors: 400 MalformedXML, InvalidPartOrder, InvalidArgument (a part's number).
+pub fn parse_complete(body: &[u8]) -> Result<CompleteRequest, S3Error> {
+    let mut reader = Reader::new(body).map_err(malformed)?;
+    let mut parts: Vec<CompletedPart> = Vec::new();
+    let (mut number, mut etag, mut text) = (None, None, String::new());
+    while let Some(node) = reader.next().map_err(malformed)? {
+        match node {
+            Node::Open { name, depth: 1, .. } if name != "CompleteMultipartUpload" => {
+                return Err(malformed(XmlError::Unexpected));
+            }
+            Node::Open { name, depth: 2, .. } if name != "Part" => {
+                return Err(malformed(XmlError::Unexpected));
+            }
+            Node::Open { .. } => text.clear(),
+            Node::Text(more) => text.push_str(&more),
+            Node::Close { name, depth: 3 } if name == "PartNumber" => {
+                number = Some(PartNumber::parse(text.trim())?);
+            }
+            Node::Close { name, depth: 3 } if name == "ETag" => etag = Some(text.trim().to_owned()),
+            Node::Close { depth: 2, .. } => {
+                let (Some(number), Some(etag)) = (number.take(), etag.take()) else {
+                    return Err(malformed(XmlError::Unexpected));
+                };
+                if parts.last().is_some_and(|last| last.number >= number) {
+                    let message = "The list of parts was not in ascending order. Parts must be ordered by part number.";
+                    return Err(S3Error::new(ErrorCode::InvalidPartOrder, message));
+                }
+                parts.push(CompletedPart { number, etag });
+            }
+            Node::Close { .. } => {}
+        }
+    }
+    if parts.is_empty() {
+        return Err(malformed(XmlError::Unexpected));
+    }
+    Ok(CompleteRequest { parts })
+}
+
+fn malformed(error: XmlError) -> S3Error {
+    let message = format!(
+        "The XML you provided was not well-formed or did not validate against our published schema ({error})"
+    );
+    S3Error::new(ErrorCode::MalformedXML, message)
+}
+
+/// The ETag of the object that these parts make: the MD5 of the parts' MD5s, and their count. None
+/// when a part's ETag is no MD5 (SSE-KMS, SSE-C).
+pub fn expected_multipart_etag(parts: &[CompletedPart]) -> Option<String> {
+    let mut md5 = Md5::new();
+    for part in parts {
+        let hex = part.etag.trim_matches('"');
+        if hex.len() != 32 {
+            return None;
+        }
+        for pair in hex.as_bytes().chunks(2) {
+            let byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+            md5.update([byte]);
+        }
+    }
+    let digest: String = md5.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    Some(format!("{digest}-{}", parts.len()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    fn document(parts: &[(&str, &str)]) -> String {
+        let parts: String = parts
+            .iter()
+            .map(|(number, etag)| {
+                format!("<Part><ETag>{etag}</ETag><Later>1</Later><PartNumber>{number}</PartNumber></Part>")
+            })
+            .collect();
+        format!(
+            "<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">{parts}</CompleteMultipartUpload>"
+        )
+    }
+
+    fn code(body: &str) -> String {
+        parse_complete(body.as_bytes()).unwrap_err().code.into_owned()
+    }
+
+    #[test]
+    fn parts_are_read_in_order() {
+        let request =
+            parse_complete(document(&[("1", "&quot;a&quot;"), ("3", "b")]).as_bytes()).unwrap();
+        assert_eq!(request.parts[0].etag, "\"a\"");
+        assert_eq!(request.parts[1].number.get(), 3);
+    }
+
+    #[test]
+    fn bad_lists_are_refused_by_their_codes() {
+        assert_eq!(code(&document(&[("2", "a"), ("1", "b")])), "InvalidPartOrder");
+        assert_eq!(code(&document(&[("1", "a"), ("1", "b")])), "InvalidPartOrder");
+        assert_eq!(code(&document(&[])), "MalformedXML");
+        assert_eq!(code("<Other/>"), "MalformedXML");
+        assert_eq!(
+            code("<CompleteMultipartUpload><Part></Part></CompleteMultipartUpload>"),
+            "MalformedXML"
+        );
+        assert_eq!(code(&document(&[("10001", "a")])), "InvalidArgument");
+    }
+
+    /// printf '\x90\x01…' | md5sum of two parts' digests, as `aws s3api` shows it.
+    #[test]
+    fn the_etag_of_the_whole_is_known() {
+        let hex = |text: &str| -> String {
+            Md5::digest(text).iter().map(|b| format!("{b:02x}")).collect()
+        };
+        let part = |number: &str, etag: String| CompletedPart {
+            number: PartNumber::parse(number).unwrap(),
+            etag,
+        };
+        let parts = [part("1", format!("\"{}\"", hex("a"))), part("2", hex("b"))];
+        let both = [Md5::digest("a").as_slice(), Md5::digest("b").as_slice()].concat();
+        let expected: String = Md5::digest(both).iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(expected_multipart_etag(&parts), Some(format!("{expected}-2")));
+        assert_eq!(expected_multipart_etag(&[part("1", "opaque".into())]), None);
+    }
+}

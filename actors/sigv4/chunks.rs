@@ -1,0 +1,96 @@
+//! The chain of signatures over an aws-chunked body: each over the chunk and the signature before.
+
+use super::canonical::{hex, unhex};
+use super::key::hmac;
+use crate::payload::ChunkVerify;
+use crate::s3::error::{ErrorCode, S3Error};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+/// Signs chunks, as a client does; the verifier is this and a comparison.
+#[derive(Clone)]
+pub struct ChunkSigner {
+    key: Zeroizing<[u8; 32]>,
+    timestamp: String,
+    scope: String,
+    previous: [u8; 32],
+}
+
+impl std::fmt::Debug for ChunkSigner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ChunkSigner(…)")
+    }
+}
+
+impl ChunkSigner {
+    /// The chain that begins with the head's signature.
+    pub(super) fn new(
+        key: Zeroizing<[u8; 32]>,
+        timestamp: String,
+        scope: String,
+        seed: [u8; 32],
+    ) -> Self {
+        ChunkSigner { key, timestamp, scope, previous: seed }
+    }
+
+    /// The signature of the next chunk, given its SHA-256; the chain moves on.
+    pub fn chunk(&mut self, sha256: &[u8; 32]) -> [u8; 32] {
+        let empty: [u8; 32] = Sha256::digest(b"").into();
+        let text = format!(
+            "AWS4-HMAC-SHA256-PAYLOAD\n{}\n{}\n{}\n{}\n{}",
+            self.timestamp,
+            self.scope,
+            hex(&self.previous),
+            hex(&empty),
+            hex(sha256)
+        );
+        self.previous = hmac(&self.key[..], &[text.as_bytes()]);
+        self.previous
+    }
+
+    /// The signature of the trailers, given the SHA-256 of their canonical form.
+    pub fn trailer(&mut self, sha256: &[u8; 32]) -> [u8; 32] {
+        let text = format!(
+            "AWS4-HMAC-SHA256-TRAILER\n{}\n{}\n{}\n{}",
+            self.timestamp,
+            self.scope,
+            hex(&self.previous),
+            hex(sha256)
+        );
+        self.previous = hmac(&self.key[..], &[text.as_bytes()]);
+        self.previous
+    }
+
+    /// The seed: the head's signature, from its hex form.
+    pub fn seed_from_hex(text: &str) -> Option<[u8; 32]> {
+        unhex(text)
+    }
+}
+
+/// Verifies a body's chunks and trailers in constant time.
+#[derive(Debug, Clone)]
+pub struct ChunkVerifier(pub(super) ChunkSigner);
+
+impl ChunkVerify for ChunkVerifier {
+    fn verify_chunk(&mut self, sha256: &[u8; 32], signature: &[u8; 32]) -> Result<(), S3Error> {
+        same(&self.0.chunk(sha256), signature)
+    }
+
+    fn verify_trailer(&mut self, sha256: &[u8; 32], signature: &[u8; 32]) -> Result<(), S3Error> {
+        same(&self.0.trailer(sha256), signature)
+    }
+}
+
+/// Compares decoded signatures in a time that tells nothing.
+pub(super) fn same(expected: &[u8; 32], given: &[u8; 32]) -> Result<(), S3Error> {
+    if bool::from(expected.ct_eq(given)) { Ok(()) } else { Err(mismatch()) }
+}
+
+pub(super) fn mismatch() -> S3Error {
+    S3Error::new(
+        ErrorCode::SignatureDoesNotMatch,
+        "The request signature we calculated does not match the signature you provided. Check your \
+         key and signing method.",
+    )
+}

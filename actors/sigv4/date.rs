@@ -1,0 +1,49 @@
+//! The dates of SigV4: `YYYYMMDD'T'HHMMSS'Z'`, and the Date header as a second best.
+
+use time::format_description::FormatItem;
+use time::format_description::well_known::Rfc2822;
+use time::macros::format_description;
+use time::{OffsetDateTime, PrimitiveDateTime};
+
+const BASIC: &[FormatItem<'static>] =
+    format_description!("[year][month][day]T[hour][minute][second]Z");
+
+/// Parses the basic form.
+pub(super) fn parse(text: &str) -> Option<OffsetDateTime> {
+    Some(PrimitiveDateTime::parse(text, BASIC).ok()?.assume_utc())
+}
+
+/// Parses a Date header (RFC 9110, IMF-fixdate), or the basic form, which some clients put there.
+pub(super) fn parse_date_header(text: &str) -> Option<OffsetDateTime> {
+    parse(text).or_else(|| OffsetDateTime::parse(text, &Rfc2822).ok())
+}
+
+/// The basic form, 16 characters; the first 8 are the scope's date.
+pub(super) fn format(time: OffsetDateTime) -> String {
+    let (date, clock) = (time.date(), time.time());
+    format!(
+        "{:04}{:02}{:02}T{:02}{:02}{:02}Z",
+        date.year(),
+        u8::from(date.month()),
+        date.day(),
+        clock.hour(),
+        clock.minute(),
+        clock.second()
+    )
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_are_read() {
+        let time = parse("20130524T000000Z").unwrap();
+        assert_eq!(format(time), "20130524T000000Z");
+        assert_eq!(parse_date_header("Fri, 24 May 2013 00:00:00 GMT"), Some(time));
+        for bad in ["", "2013-05-24T00:00:00Z", "20131324T000000Z", "20130524T000000"] {
+            assert_eq!(parse(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! Verifies a client's request: the one entrance for both places of credentials.
+
+use super::canonical::{self, hex, unhex};
+use super::chunks::{ChunkSigner, ChunkVerifier, mismatch, same};
+use super::credentials::{Credentials, KnownKeys};
+use super::date;
+use super::key::hmac;
+use super::payload::{CredentialPlace, PayloadMode};
+use super::presigned;
+use super::{ALGORITHM, SERVICE, TERMINATOR};
+use crate::http::RequestHead;
+use crate::s3::error::{ErrorCode, S3Error};
+use std::sync::Arc;
+use std::time::Duration;
+use time::OffsetDateTime;
+
+/// Host values that are tried for one request: its own, a proxy's word and a few public names.
+const MAX_HOSTS: usize = 8;
+
+/// The values that the client may have signed as its Host: behind a load balancer it is not the
+/// one that arrives.
+#[derive(Debug, Clone)]
+pub struct Hosts(Vec<String>);
+
+impl Hosts {
+    /// The candidates, best first; those past the eighth are not tried.
+    pub fn new(mut candidates: Vec<String>) -> Self {
+        candidates.dedup();
+        candidates.truncate(MAX_HOSTS);
+        Hosts(candidates)
+    }
+}
+
+/// A request that is who it says.
+#[derive(Debug)]
+pub struct Verified {
+    /// Who.
+    pub principal: Arc<str>,
+    /// With which key.
+    pub access_key: Arc<str>,
+    /// Where the credentials were.
+    pub place: CredentialPlace,
+    /// How the payload is authenticated.
+    pub payload: PayloadMode,
+    /// Verifies the payload's chunks, where they are signed.
+    pub chunks: Option<ChunkVerifier>,
+}
+
+/// Verifies the requests for one bucket.
+#[derive(Debug)]
+pub struct Verifier {
+    region: String,
+    max_skew: Duration,
+    keys: KnownKeys,
+}
+
+/// What a request claims, wherever it stands.
+#[derive(Debug)]
+pub(super) struct Claim {
+    pub(super) access_key: String,
+    /// `date/region/s3/aws4_request`.
+    pub(super) scope: String,
+    pub(super) signed_headers: String,
+    pub(super) signature: [u8; 32],
+    /// In the basic form, as it was signed.
+    pub(super) timestamp: String,
+}
+
+impl Verifier {
+    /// A verifier of signatures for `region`; clocks may differ by `max_skew`.
+    pub fn new(region: String, max_skew: Duration, credentials: Credentials) -> Self {
+        let keys = credentials.in_region(&region);
+        Verifier { region, max_skew, keys }
+    }
+
+    /// Verifies a request over its raw head.
+    ///
+    /// Errors, all the client's: 400 AuthorizationHeaderMalformed, AuthorizationQueryParametersError,
+    /// InvalidArgument, InvalidRequest, InvalidToken, MissingSecurityHeader; 403 AccessDenied,
+    /// InvalidAccessKeyId, RequestTimeTooSkewed, SignatureDoesNotMatch.
+    pub fn verify(
+        &self,
+        head: &RequestHead,
+        hosts: &Hosts,
+        now: OffsetDateTime,
+    ) -> Result<Verified, S3Error> {
+        refuse_duplicates(head)?;
+        let in_query = presigned::is_presigned(head)?;
+        let in_header = head.has("authorization");
+        match (in_header, in_query) {
+            (true, true) => Err(invalid_argument(
+                "Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter, Signature query \
+                 string parameter or the Authorization header should be specified",
+            )),
+            (false, false) => Err(S3Error::new(ErrorCode::AccessDenied, "Access Denied")),
+            (true, false) => {
+                let mode = PayloadMode::parse(head.header("x-amz-content-sha256"))?;
+                let claim = self.from_header(head, now)?;
+                let payload = head.header("x-amz-content-sha256").unwrap_or_default();
+                self.check(head, hosts, claim, CredentialPlace::Header, mode, payload)
+            }
+            (false, true) => {
+                let parameters = presigned::Parameters::parse(head)?;
+                let value = head
+                    .header("x-amz-content-sha256")
+                    .or(parameters.content_sha256.as_deref())
+                    .map(str::to_owned);
+                let mode = PayloadMode::parse(value.as_deref())?;
+                let claim = parameters.claim(&self.region, self.max_skew, now)?;
+                let payload = value.as_deref().unwrap_or("UNSIGNED-PAYLOAD");
+                self.check(head, hosts, claim, CredentialPlace::Presigned, mode, payload)
+            }
+        }
+    }
+
+    fn from_header(&self, head: &RequestHead, now: OffsetDateTime) -> Result<Claim, S3Error> {
+        let authorization = head.header("authorization").unwrap_or_default();
+        let Some(rest) = authorization.strip_prefix(ALGORITHM).filter(|rest| rest.starts_with(' '))
+        else {
+            return Err(S3Error::new(
+                ErrorCode::InvalidRequest,
+                "The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256.",
+            ));
+        };
+        let (mut credential, mut signed_headers, mut signature) = (None, None, None);
+        for field in rest.split(',') {
+            let (name, value) = field.trim().split_once('=').ok_or_else(malformed)?;
+            let slot = match name {
+                "Credential" => &mut credential,
+                "SignedHeaders" => &mut signed_headers,
+                "Signature" => &mut signature,
+                _ => return Err(malformed()),
+            };
+            if slot.replace(value).is_some() {
+                return Err(malformed());
+            }
+        }
+        let (Some(credential), Some(signed_headers), Some(signature)) =
+            (credential, signed_headers, signature)
+        else {
+            return Err(malformed());
+        };
+        let (access_key, scope) = split_credential(credential).ok_or_else(malformed)?;
+        let signature = unhex(signature).ok_or_else(malformed)?;
+        let time = head
+            .header("x-amz-date")
+            .map(date::parse)
+            .or_else(|| head.header("date").map(date::parse_date_header));
+        let time = match time {
+            None => {
+                let message = "AWS authentication requires a valid Date or x-amz-date header";
+                return Err(S3Error::new(ErrorCode::AccessDenied, message));
+            }
+            Some(time) => time.ok_or_else(malformed)?,
+        };
+        let timestamp = date::format(time);
+        if let Some(problem) = wrong_scope(scope, &timestamp, &self.region) {
+            return Err(S3Error::new(ErrorCode::AuthorizationHeaderMalformed, problem));
+        }
+        if (now - time).unsigned_abs() > self.max_skew {
+            return Err(S3Error::new(
+                ErrorCode::RequestTimeTooSkewed,
+                "The difference between the request time and the current time is too large.",
+            ));
+        }
+        Ok(Claim {
+            access_key: access_key.to_owned(),
+            scope: scope.to_owned(),
+            signed_headers: signed_headers.to_owned(),
+            signature,
+            timestamp,
+        })
+    }
+
+    /// The part that both places share: what must be signed is, and the signature is right.
+    fn check(
+        &self,
+        head: &RequestHead,
+        hosts: &Hosts,
+        claim: Claim,
+        place: CredentialPlace,
+        mode: PayloadMode,
+        payload: &str,
+    ) -> Result<Verified, S3Error> {
+        mode.allowed_with(place)?;
+        if head.has("x-amz-security-token") {
+            return Err(S3Error::new(
+                ErrorCode::InvalidToken,
+                "The provided token is malformed or otherwise not valid.",
+            ));
+        }
+        check_signed_headers(head, &claim.signed_headers)?;
+        let known = self.keys.get(&claim.access_key);
+        let signing = known.map_or(self.keys.stranger(), |known| &known.key);
+        let day = claim.timestamp.get(..8).unwrap_or_default();
+        let key = signing.of(day);
+        let except = if place == CredentialPlace::Presigned { "X-Amz-Signature" } else { "" };
+        let mut result = Err(mismatch());
+        for host in &hosts.0 {
+            let hash = canonical::of_head(head, host, &claim.signed_headers, payload, except)
+                .ok_or_else(mismatch)?;
+            let signature = sign(&key, &claim.timestamp, &claim.scope, &hash);
+            result = same(&signature, &claim.signature);
+            if result.is_ok() {
+                break;
+            }
+        }
+        let Some(known) = known else {
+            return Err(S3Error::new(
+                ErrorCode::InvalidAccessKeyId,
+                "The AWS Access Key Id you provided does not exist in our records.",
+            ));
+        };
+        result?;
+        let chunks = match mode {
+            PayloadMode::SignedChunks | PayloadMode::SignedChunksTrailer => Some(ChunkVerifier(
+                ChunkSigner::new(key, claim.timestamp, claim.scope, claim.signature),
+            )),
+            PayloadMode::Hash(_)
+            | PayloadMode::Unsigned
+            | PayloadMode::UnsignedTrailer
+            | PayloadMode::Absent => None,
+        };
+        Ok(Verified {
+            principal: Arc::clone(&known.principal),
+            access_key: Arc::clone(&known.access_key),
+            place,
+            payload: mode,
+            chunks,
+        })
+    }
+}
+
+/// The string to sign, signed.
+pub(super) fn sign(key: &[u8; 32], timestamp: &str, scope: &str, canonical: &[u8; 32]) -> [u8; 32] {
+    let text = format!("{ALGORITHM}\n{timestamp}\n{scope}\n{}", hex(canonical));
+    hmac(key, &[text.as_bytes()])
+}
+
+/// `access_key/date/region/service/terminator`; an access key may hold slashes itself.
+pub(super) fn split_credential(credential: &str) -> Option<(&str, &str)> {
+    let at = credential.rmatch_indices('/').nth(3)?.0;
+    let (access_key, scope) = credential.split_at(at);
+    (!access_key.is_empty()).then(|| (access_key, &scope[1..]))
+}
+
+/// What is wrong with a scope, in words for the client.
+pub(super) fn wrong_scope(scope: &str, timestamp: &str, region: &str) -> Option<String> {
+    let parts: Vec<&str> = scope.split('/').collect();
+    let [date, of_region, service, terminator] = parts[..] else {
+        return Some("The Credential is mal-formed.".to_owned());
+    };
+    if Some(date) != timestamp.get(..8) {
+        return Some("Invalid credential date: it is not the date of the request.".to_owned());
+    }
+    if of_region != region {
+        return Some(format!("the region is wrong; expecting '{region}'"));
+    }
+    if service != SERVICE {
+        return Some("incorrect service: this endpoint belongs to \"s3\".".to_owned());
+    }
+    (terminator != TERMINATOR)
+        .then(|| "incorrect terminator: expecting \"aws4_request\".".to_owned())
+}
+
+/// `host` and every `x-amz-*` header that is there must be signed: an unsigned one was added on the
+/// way, by whoever wanted it there.
+fn check_signed_headers(head: &RequestHead, signed_headers: &str) -> Result<(), S3Error> {
+    let signed = |name: &str| signed_headers.split(';').any(|have| have == name);
+    let all_signed = signed("host")
+        && head.headers().all(|(name, _)| {
+            let name = name.to_ascii_lowercase();
+            !name.starts_with("x-amz-") || signed(&name)
+        });
+    if all_signed {
+        return Ok(());
+    }
+    let message = "There were headers present in the request which were not signed";
+    Err(S3Error::new(ErrorCode::AccessDenied, message))
+}
+
+/// A header that authentication reads must not be there twice: two readers would read two.
+fn refuse_duplicates(head: &RequestHead) -> Result<(), S3Error> {
+    for name in [
+        "authorization",
+        "x-amz-date",
+        "x-amz-content-sha256",
+        "x-amz-security-token",
+        "x-amz-decoded-content-length",
+    ] {
+        if head.values(name).nth(1).is_some() {
+            return Err(invalid_argument("A header of the authentication is given twice."));
+        }
+    }
+    Ok(())
+}
+
+fn malformed() -> S3Error {
+    S3Error::new(ErrorCode::AuthorizationHeaderMalformed, "The authorization header is malformed.")
+}
+
+pub(super) fn invalid_argument(message: &'static str) -> S3Error {
+    S3Error::new(ErrorCode::InvalidArgument, message)
+}

@@ -1,0 +1,271 @@
+//! A request's body: read, or spliced, straight from the client's socket.
+
+use super::chunked::{ChunkedDecoder, ChunkedError, Decoded};
+use super::shared::{BodyPhase, BodyProgress, Continue, Phase, Shared};
+use crate::http::Framing;
+use bytes::{Bytes, BytesMut};
+use nix::fcntl::{SpliceFFlags, splice};
+use std::future::Future;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::time::{Instant, timeout};
+
+/// Why a body did not come whole. Always the client's doing.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The client closed its side with this many bytes to come (None: chunked).
+    #[error("the client closed the connection before the body was complete")]
+    Incomplete,
+    /// Fewer than `progress_bytes` in `progress_interval`.
+    #[error("the body came too slowly")]
+    Stalled,
+    /// The connection broke.
+    #[error("the client's connection failed: {0}")]
+    Connection(#[source] io::Error),
+    /// The chunked framing is wrong.
+    #[error("the chunked body is malformed: {0}")]
+    Framing(#[from] ChunkedError),
+    /// splice(2) failed for a reason that is not the connection's.
+    #[error("splice failed: {0}")]
+    Splice(#[source] io::Error),
+}
+
+/// One request's body. Dropped before its end, it ends the connection: the unread rest can only be
+/// drained, never parsed.
+pub struct RequestBody {
+    shared: Arc<Shared>,
+    seq: u64,
+    framing: Framing,
+    done: bool,
+    pace: Pace,
+}
+
+/// Time spent waiting for the client since it last made `progress_bytes`. Time in which nobody
+/// reads (a slow backend) does not count.
+#[derive(Debug, Default)]
+struct Pace {
+    waited: Duration,
+    bytes: u64,
+}
+
+impl std::fmt::Debug for RequestBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RequestBody(#{} {:?} done={})", self.seq, self.framing, self.done)
+    }
+}
+
+impl RequestBody {
+    pub(super) fn new(shared: Arc<Shared>, seq: u64, framing: Framing) -> Self {
+        let done = matches!(framing, Framing::Absent | Framing::Length(0));
+        RequestBody { shared, seq, framing, done, pace: Pace::default() }
+    }
+
+    /// How the body was announced.
+    pub fn framing(&self) -> Framing {
+        self.framing
+    }
+
+    /// True when every byte of the body has been taken (at once for an absent or empty one).
+    pub fn is_done(&self) -> bool {
+        self.done
+    }
+
+    /// Whether [`RequestBody::splice`] may be used: only a body of known length on a plain socket.
+    pub fn can_splice(&self) -> bool {
+        matches!(self.framing, Framing::Length(_))
+    }
+
+    /// Tells a client that waits for `100 Continue` to send. Call it when the request is wanted:
+    /// authenticated and admitted.
+    pub fn want(&self) {
+        let mut state = self.shared.lock();
+        if state.expect == Continue::Asked {
+            // A client that did not wait needs no answer (RFC 9110, 10.1.1).
+            state.expect = if state.buffer.is_empty() { Continue::Wanted } else { Continue::No };
+            state.wake_reader();
+        }
+    }
+
+    /// Waits until at least one byte of the body can be taken without waiting, or the body is done.
+    pub async fn ready(&mut self) -> Result<(), BodyError> {
+        self.want();
+        if self.done || !self.shared.lock().buffer.is_empty() {
+            return Ok(());
+        }
+        let shared = Arc::clone(&self.shared);
+        self.paced(async { shared.socket.readable().await }).await?.map_err(BodyError::Connection)
+    }
+
+    /// The next bytes of the body, at most `max` (> 0); None when it is done.
+    pub async fn read(&mut self, max: usize) -> Result<Option<Bytes>, BodyError> {
+        self.want();
+        loop {
+            if self.done {
+                return Ok(None);
+            }
+            if let Some(bytes) = self.take_buffered(max)? {
+                return Ok(Some(bytes));
+            }
+            if self.done {
+                return Ok(None);
+            }
+            self.fill(max).await?;
+        }
+    }
+
+    /// Bytes that came along with the head (or were read and not yet taken); None when there are
+    /// none, which is not the end.
+    pub fn take_buffered(&mut self, max: usize) -> Result<Option<Bytes>, BodyError> {
+        let mut state = self.shared.lock();
+        let state = &mut *state;
+        let Phase::Body(BodyPhase { seq, progress }) = &mut state.phase else {
+            return Err(BodyError::Incomplete);
+        };
+        if *seq != self.seq {
+            return Err(BodyError::Incomplete);
+        }
+        let (taken, done) = match progress {
+            BodyProgress::Length(left) => {
+                let count = (*left).min(max as u64).min(state.buffer.len() as u64);
+                *left -= count;
+                let bytes = state.buffer.split_to(count as usize).freeze();
+                ((count > 0).then_some(bytes), *left == 0)
+            }
+            BodyProgress::Chunked(decoder) => decode(decoder, &mut state.buffer, max)?,
+        };
+        if done {
+            self.done = true;
+            state.body_done();
+        }
+        Ok(taken)
+    }
+
+    /// Splices at most `max` bytes from the socket into a pipe, which must be empty: EAGAIN then
+    /// means that the socket is (splice(2) does not say which side it would block on).
+    ///
+    /// Call it only when [`RequestBody::take_buffered`] returned None. Returns the bytes moved, > 0.
+    pub async fn splice(&mut self, pipe: BorrowedFd<'_>, max: usize) -> Result<usize, BodyError> {
+        let left = match &self.shared.lock().phase {
+            Phase::Body(BodyPhase { seq, progress: BodyProgress::Length(left) })
+                if *seq == self.seq =>
+            {
+                *left
+            }
+            _ => return Err(BodyError::Incomplete),
+        };
+        let want = (max as u64).min(left) as usize;
+        let shared = Arc::clone(&self.shared);
+        let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
+        let moved = self
+            .paced(shared.socket.async_io(Interest::READABLE, || {
+                Ok(splice(&shared.socket, None, pipe, None, want, flags)?)
+            }))
+            .await?;
+        let moved = match moved {
+            Ok(0) => return Err(self.incomplete()),
+            Ok(moved) => moved,
+            Err(error) => {
+                return Err(match error.kind() {
+                    io::ErrorKind::ConnectionReset | io::ErrorKind::TimedOut => {
+                        BodyError::Connection(error)
+                    }
+                    _ => BodyError::Splice(error),
+                });
+            }
+        };
+        self.pace.count(moved as u64, self.shared.config.progress_bytes);
+        let mut state = self.shared.lock();
+        if let Phase::Body(BodyPhase { progress: BodyProgress::Length(left), .. }) =
+            &mut state.phase
+        {
+            *left = left.saturating_sub(moved as u64);
+            if *left == 0 {
+                self.done = true;
+                state.body_done();
+            }
+        }
+        Ok(moved)
+    }
+
+    /// Reads from the socket into the connection's buffer.
+    async fn fill(&mut self, max: usize) -> Result<(), BodyError> {
+        let shared = Arc::clone(&self.shared);
+        loop {
+            self.paced(shared.socket.readable()).await?.map_err(BodyError::Connection)?;
+            let read = {
+                let mut state = shared.lock();
+                // Never more than the body: what follows it is a head, read as one.
+                let room = match &state.phase {
+                    Phase::Body(BodyPhase { progress: BodyProgress::Length(left), .. }) => {
+                        (*left).min(max as u64) as usize
+                    }
+                    _ => max,
+                };
+                let buffer: &mut BytesMut = &mut state.buffer;
+                buffer.reserve(room);
+                let mut limited = bytes::BufMut::limit(buffer, room);
+                shared.socket.try_read_buf(&mut limited)
+            };
+            match read {
+                Ok(0) => return Err(self.incomplete()),
+                Ok(count) => {
+                    self.pace.count(count as u64, self.shared.config.progress_bytes);
+                    return Ok(());
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(BodyError::Connection(error)),
+            }
+        }
+    }
+
+    fn incomplete(&self) -> BodyError {
+        self.shared.lock().eof = true;
+        BodyError::Incomplete
+    }
+
+    /// Waits for the client, no longer than its pace allows.
+    async fn paced<T>(&mut self, wait: impl Future<Output = T>) -> Result<T, BodyError> {
+        let interval = self.shared.config.progress_interval;
+        let left = interval.saturating_sub(self.pace.waited);
+        let started = Instant::now();
+        let result = timeout(left, wait).await.map_err(|_| BodyError::Stalled);
+        self.pace.waited += started.elapsed();
+        result
+    }
+}
+
+impl Pace {
+    fn count(&mut self, bytes: u64, enough: u64) {
+        self.bytes += bytes;
+        if self.bytes >= enough {
+            *self = Pace::default();
+        }
+    }
+}
+
+fn decode(
+    decoder: &mut ChunkedDecoder,
+    buffer: &mut BytesMut,
+    max: usize,
+) -> Result<(Option<Bytes>, bool), BodyError> {
+    match decoder.decode(buffer, max)? {
+        Decoded::Data(bytes) => Ok((Some(bytes), false)),
+        Decoded::NeedMore => Ok((None, false)),
+        Decoded::End => Ok((None, true)),
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        if !self.done {
+            let mut state = self.shared.lock();
+            let mine = matches!(&state.phase, Phase::Body(body) if body.seq == self.seq);
+            if mine {
+                state.end();
+            }
+        }
+    }
+}

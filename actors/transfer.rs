@@ -1,0 +1,19 @@
+//! The data plane: moves one part from the client's socket to the backend's.
+//!
+//! No actix in here: the `PartWorker` decides when an attempt is made, this does it. A part's
+//! [`PartSource`] outlives the attempts: it holds the client's body and everything that was taken
+//! from it so far ([`Kept`]), so that an attempt may fail, or panic, at any point and the next one
+//! sends the same bytes again and goes on where the client is.
+
+mod budget;
+mod file;
+mod kept;
+mod part;
+mod pipe;
+mod plan;
+
+pub use budget::ReplayBudget;
+pub use kept::{Kept, ReplayResources};
+pub use part::{PartSource, SendError, Volume};
+pub use pipe::{Pipe, PipeCache};
+pub use plan::{Plan, PlanInput, Reason, plan};

@@ -1,0 +1,77 @@
+//! The overflow file of a replay buffer: unlinked from the start, so that nothing is left behind
+//! however the process ends. All of its I/O runs on the blocking pool.
+
+use bytes::Bytes;
+use nix::fcntl::OFlag;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::task::spawn_blocking;
+
+/// An append-only file that no directory names (open(2), O_TMPFILE).
+#[derive(Debug)]
+pub struct ReplayFile {
+    file: Arc<File>,
+    length: u64,
+}
+
+impl ReplayFile {
+    /// Creates the file in `directory`, which must exist on a filesystem that knows O_TMPFILE
+    /// (ext4, xfs, btrfs, tmpfs).
+    pub async fn create(directory: PathBuf) -> io::Result<ReplayFile> {
+        let file = blocking(move || {
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .mode(0o600)
+                .custom_flags(OFlag::O_TMPFILE.bits())
+                .open(directory)
+        })
+        .await?;
+        Ok(ReplayFile { file: Arc::new(file), length: 0 })
+    }
+
+    /// Appends and returns the offset at which the bytes begin.
+    pub async fn append(&mut self, bytes: Bytes) -> io::Result<u64> {
+        let (file, offset) = (Arc::clone(&self.file), self.length);
+        let length = bytes.len() as u64;
+        blocking(move || file.write_all_at(&bytes, offset)).await?;
+        self.length += length;
+        Ok(offset)
+    }
+
+    /// Reads `length` bytes at `offset`.
+    pub async fn read(&self, offset: u64, length: usize) -> io::Result<Bytes> {
+        let file = Arc::clone(&self.file);
+        blocking(move || {
+            let mut bytes = vec![0; length];
+            file.read_exact_at(&mut bytes, offset)?;
+            Ok(bytes.into())
+        })
+        .await
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_appended_is_read_back_and_no_name_is_left() {
+        let directory = std::env::temp_dir();
+        let mut file = ReplayFile::create(directory).await.unwrap();
+        assert_eq!(file.append(Bytes::from_static(b"abc")).await.unwrap(), 0);
+        assert_eq!(file.append(Bytes::from_static(b"defg")).await.unwrap(), 3);
+        assert_eq!(&file.read(2, 4).await.unwrap()[..], b"cdef");
+        assert_eq!(std::os::unix::fs::MetadataExt::nlink(&file.file.metadata().unwrap()), 0);
+    }
+}

@@ -1,0 +1,9 @@
+//! One upload, from its job to its end: the pure state machine that decides, and the data that the
+//! supervisor holds for it. `upload/LIFECYCLE.md` draws the states.
+
+pub mod job;
+pub mod machine;
+pub mod prepare;
+mod restart;
+
+pub use restart::{RestartLog, RestartPolicy};

@@ -1,0 +1,299 @@
+//! The UploadSupervisor: one table of uploads, a pure state machine for each, and the part workers
+//! that it spawns, watches and restarts.
+//!
+//! It decides nothing itself: every end of a worker is an event for the upload's machine
+//! (`upload::machine`), and what the machine asks for is carried out here. It moves no bytes.
+
+use crate::config::{Bucket, Engine};
+use crate::guardian::ActorRef;
+use crate::metrics::Counted;
+use crate::origin;
+use crate::part_worker::{Attempt, PartWorker, WorkerHandle};
+use crate::s3::error::{ErrorCode, S3Error};
+use crate::s3::upstream::UpstreamTemplate;
+use crate::s3::xml;
+use crate::s3_client_actor::S3ClientActor;
+use crate::transfer::{Plan, Reason, Volume};
+use crate::upload::job::{
+    AttemptEnd, BackendAnswer, Content, ContentSlot, Proof, UploadEnd, UploadJob,
+};
+use crate::upload::machine::{
+    Budget, Effect, Event, FailureClass, Kind, Proven, Reconciled, Sent, Upload,
+};
+use actix::prelude::*;
+use bytes::Bytes;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+/// Hands an upload over. Resolves when the upload has ended; a caller that goes away changes
+/// nothing.
+#[derive(Message)]
+#[rtype(result = "UploadEnd")]
+pub struct BeginUpload(pub UploadJob);
+
+/// See the module.
+pub struct UploadSupervisor {
+    engine: Arc<Engine>,
+    clients: Vec<ActorRef<S3ClientActor>>,
+    uploads: HashMap<u64, Entry>,
+    next: u64,
+    epoch: Instant,
+}
+
+/// One upload.
+struct Entry {
+    machine: Upload<BackendAnswer>,
+    bucket_index: usize,
+    bucket: Arc<Bucket>,
+    kind: Kind,
+    request: Arc<UpstreamTemplate>,
+    content: ContentSlot,
+    plan: Option<(Plan, Reason)>,
+    proof: Proof,
+    reply: Option<oneshot::Sender<UploadEnd>>,
+    /// Dropped with the entry: stops the worker that is under way.
+    cancel: Option<oneshot::Sender<()>>,
+    attempt_started: Instant,
+    volume: Volume,
+    body_taken: bool,
+    _permit: OwnedSemaphorePermit,
+    _counted: Counted,
+    _permitted: Counted,
+}
+
+impl UploadSupervisor {
+    /// A supervisor whose uploads use these clients, one for each of the engine's buckets.
+    pub fn new(engine: Arc<Engine>, clients: Vec<ActorRef<S3ClientActor>>) -> Self {
+        UploadSupervisor {
+            engine,
+            clients,
+            uploads: HashMap::new(),
+            next: 0,
+            epoch: Instant::now(),
+        }
+    }
+
+    /// Feeds an event to an upload's machine and carries out what it asks for.
+    fn event(&mut self, id: u64, event: Event<BackendAnswer>, context: &mut Context<Self>) {
+        let now = self.epoch.elapsed();
+        let Some(entry) = self.uploads.get_mut(&id) else { return };
+        match entry.machine.step(event, now, rand::random()) {
+            None => {}
+            Some(Effect::Start(attempt)) => self.start(id, attempt, context),
+            Some(Effect::Pause(pause)) => {
+                context.run_later(pause, move |supervisor, context| {
+                    supervisor.event(id, Event::PauseOver, context);
+                });
+            }
+            Some(Effect::Reconcile) => self.reconcile(id, context),
+            Some(Effect::Reply(result)) => self.finish(id, result),
+        }
+    }
+
+    fn start(&mut self, id: u64, attempt: u32, context: &mut Context<Self>) {
+        let Some(entry) = self.uploads.get_mut(&id) else { return };
+        let Some(client) = self.clients.get(entry.bucket_index) else { return };
+        let attempt = Attempt {
+            number: attempt,
+            kind: entry.kind,
+            bucket: Arc::clone(&entry.bucket),
+            request: Arc::clone(&entry.request),
+            content: entry.content.clone(),
+            client: client.clone(),
+        };
+        let number = attempt.number;
+        let WorkerHandle { task, mut end, cancel } =
+            PartWorker::spawn(attempt, &self.engine.metrics);
+        entry.cancel = Some(cancel);
+        entry.attempt_started = Instant::now();
+        let ended = async move {
+            let died = task.await.is_err();
+            (end.try_recv().ok(), died)
+        };
+        context.spawn(ended.into_actor(self).map(move |(end, died), supervisor, context| {
+            supervisor.ended(id, number, end, died, context);
+        }));
+    }
+
+    /// A worker has ended, or died.
+    fn ended(
+        &mut self,
+        id: u64,
+        attempt: u32,
+        end: Option<AttemptEnd>,
+        died: bool,
+        context: &mut Context<Self>,
+    ) {
+        let Some(entry) = self.uploads.get_mut(&id) else { return };
+        entry.note_transfer(&self.engine);
+        let restarts = entry.machine.restarts();
+        let (event, cause) = match end {
+            Some(AttemptEnd::Done(answer)) => (Event::Moved(attempt, answer), ""),
+            Some(AttemptEnd::Failed(failure, endpoint)) => {
+                let cause = failure.class.as_str();
+                let budget = match failure.class {
+                    FailureClass::BackendAnswer | FailureClass::BackendLost => {
+                        entry.budget(endpoint)
+                    }
+                    _ => Budget::Refused,
+                };
+                (Event::Failed(attempt, failure, budget), cause)
+            }
+            None => {
+                if died {
+                    log::error!("a part worker panicked: attempt {attempt} of upload {id}");
+                }
+                let offered = entry.content.offered().load(Ordering::Acquire);
+                let sent = if offered { Sent::Wholly } else { Sent::Partly };
+                (Event::Died(attempt, sent, entry.budget(None)), "died")
+            }
+        };
+        self.event(id, event, context);
+        if self.uploads.get(&id).is_some_and(|entry| entry.machine.restarts() > restarts) {
+            self.engine.metrics.part_restarts.with_label_values(&[cause]).inc();
+        }
+    }
+
+    fn reconcile(&mut self, id: u64, context: &mut Context<Self>) {
+        let Some(entry) = self.uploads.get(&id) else { return };
+        let Some(client) = self.clients.get(entry.bucket_index).cloned() else { return };
+        let (bucket, request) = (Arc::clone(&entry.bucket), Arc::clone(&entry.request));
+        let (kind, proof) = (entry.kind, entry.proof.clone());
+        let look = async move {
+            let found = origin::prove(&bucket, client, &request.key, &proof).await;
+            reconciled(kind, &bucket, &request, found)
+        };
+        context.spawn(look.into_actor(self).map(move |found, supervisor, context| {
+            let Some(entry) = supervisor.uploads.get(&id) else { return };
+            let budget = entry.budget(None);
+            supervisor.event(id, Event::Reconciled(found, budget), context);
+        }));
+    }
+
+    fn finish(&mut self, id: u64, result: Result<BackendAnswer, S3Error>) {
+        let Some(mut entry) = self.uploads.remove(&id) else { return };
+        if let (Some((plan, reason)), true) = (entry.plan, result.is_ok()) {
+            let bytes = entry.volume.spliced + entry.volume.copied;
+            let labels = [plan.as_str(), reason.as_str()];
+            self.engine.metrics.transfer_bytes.with_label_values(&labels).inc_by(bytes);
+        }
+        let end = UploadEnd {
+            result,
+            volume: entry.volume,
+            restarts: entry.machine.restarts(),
+            body_taken: entry.body_taken,
+        };
+        if let Some(reply) = entry.reply.take() {
+            // The client may be gone: nobody is left to tell.
+            let _ = reply.send(end);
+        }
+    }
+}
+
+impl Entry {
+    /// Whether the endpoint grants a retry. Only asked when an attempt has failed.
+    fn budget(&self, endpoint: Option<usize>) -> Budget {
+        let endpoints = &self.bucket.backend.endpoints;
+        match endpoints.get(endpoint.unwrap_or(0)) {
+            Some(endpoint) if endpoint.retries.try_take(Instant::now()) => Budget::Granted,
+            _ => Budget::Refused,
+        }
+    }
+
+    /// Counts what the attempt has moved.
+    fn note_transfer(&mut self, engine: &Engine) {
+        let Some((volume, taken)) = self.content.inspect(|content| match content {
+            Content::Body { source, .. } => (source.volume(), source.is_taken()),
+            Content::None | Content::Document(_) => (Volume::default(), true),
+        }) else {
+            return;
+        };
+        let metrics = &engine.metrics;
+        metrics.zero_copy_bytes.inc_by(volume.spliced - self.volume.spliced);
+        metrics.zero_copy_transfers.inc_by(volume.splices - self.volume.splices);
+        if matches!(self.plan, Some((Plan::Splice, _))) {
+            metrics.zero_copy_duration.observe(self.attempt_started.elapsed().as_secs_f64());
+        }
+        self.volume = volume;
+        self.body_taken = taken;
+    }
+}
+
+/// What a HEAD means for the machine: a proven object's answer is what the backend would have said.
+fn reconciled(
+    kind: Kind,
+    bucket: &Bucket,
+    request: &UpstreamTemplate,
+    found: Proven,
+) -> Reconciled<BackendAnswer> {
+    let (etag, version_id) = match found {
+        Proven::Yes { etag, version_id } => (etag, version_id),
+        Proven::No => return Reconciled::Disproven,
+        Proven::Unknown => return Reconciled::Unknown,
+    };
+    let etag = etag.unwrap_or_default();
+    let body = if kind == Kind::Complete {
+        xml::complete_document(&bucket.name, &request.key, &etag)
+    } else {
+        String::new()
+    };
+    let mut headers = vec![("etag".to_owned(), Bytes::from(etag))];
+    headers.extend(version_id.map(|id| ("x-amz-version-id".to_owned(), Bytes::from(id))));
+    Reconciled::Proven(BackendAnswer { status: 200, headers, body: body.into() })
+}
+
+impl Actor for UploadSupervisor {
+    type Context = Context<Self>;
+}
+
+impl Handler<BeginUpload> for UploadSupervisor {
+    type Result = ResponseFuture<UploadEnd>;
+
+    fn handle(
+        &mut self,
+        BeginUpload(job): BeginUpload,
+        context: &mut Self::Context,
+    ) -> Self::Result {
+        let id = self.next;
+        self.next += 1;
+        let (machine, effect) = Upload::begin(job.kind, job.bucket.upload.restart);
+        let (reply, ended) = oneshot::channel();
+        let metrics = &self.engine.metrics;
+        let entry = Entry {
+            machine,
+            bucket_index: job.bucket_index,
+            bucket: job.bucket,
+            kind: job.kind,
+            request: Arc::new(job.request),
+            content: ContentSlot::new(job.content),
+            plan: job.plan,
+            proof: job.proof,
+            reply: Some(reply),
+            cancel: None,
+            attempt_started: Instant::now(),
+            volume: Volume::default(),
+            body_taken: false,
+            _permit: job.permit,
+            _counted: Counted::new(&metrics.uploads_in_flight),
+            _permitted: Counted::new(&metrics.permits),
+        };
+        self.uploads.insert(id, entry);
+        if let Effect::Start(attempt) = effect {
+            self.start(id, attempt, context);
+        }
+        Box::pin(async move {
+            ended.await.unwrap_or_else(|_| UploadEnd {
+                result: Err(S3Error::new(
+                    ErrorCode::InternalError,
+                    "We encountered an internal error. Please try again.",
+                )),
+                volume: Volume::default(),
+                restarts: 0,
+                body_taken: false,
+            })
+        })
+    }
+}

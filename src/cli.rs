@@ -1,0 +1,119 @@
+//! The command line.
+
+use crate::development::Credentials;
+use crate::gateway::Gateway;
+use crate::logging;
+use crate::settings::{self, Loaded};
+use clap::{Args, Parser, Subcommand};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// sysexits(3), EX_USAGE: the settings are wrong.
+const EXIT_SETTINGS: u8 = 64;
+/// sysexits(3), EX_SOFTWARE: the gateway could not start or ended with an error.
+const EXIT_FAILED: u8 = 70;
+
+#[derive(Parser)]
+#[command(name = "mizuchi", version, about = "An upload-only, S3-compatible gateway")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the gateway until SIGTERM or SIGINT
+    Serve(ServeArgs),
+    /// Check the settings and show every error; exit status 64 when there is one
+    Check(SettingsArgs),
+}
+
+#[derive(Args)]
+struct SettingsArgs {
+    /// The settings file (YAML); settings/default.yaml documents every key
+    #[arg(long, value_name = "FILE", env = "MIZUCHI_SETTINGS")]
+    settings: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct ServeArgs {
+    #[command(flatten)]
+    settings: SettingsArgs,
+    /// Make credentials on the first start, keep them in ./data, and print an upload to try
+    #[arg(long)]
+    development: bool,
+}
+
+/// Runs the command line; the exit status is the process's.
+pub fn run() -> ExitCode {
+    // Failpoints exist only where the tests build them in; elsewhere this is nothing.
+    let _failpoints = fail::FailScenario::setup();
+    match Cli::parse().command {
+        Command::Serve(args) => serve(args),
+        Command::Check(args) => check(args),
+    }
+}
+
+fn environment() -> BTreeMap<String, String> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+fn load(args: &SettingsArgs, environment: &BTreeMap<String, String>) -> Result<Loaded, ExitCode> {
+    settings::load(args.settings.as_deref(), environment).map_err(|errors| {
+        eprintln!("{errors}");
+        ExitCode::from(EXIT_SETTINGS)
+    })
+}
+
+fn check(args: SettingsArgs) -> ExitCode {
+    match load(&args, &environment()) {
+        Ok(loaded) => {
+            for warning in &loaded.warnings {
+                eprintln!("warning: {warning}");
+            }
+            println!("The settings are valid.");
+            ExitCode::SUCCESS
+        }
+        Err(code) => code,
+    }
+}
+
+fn serve(args: ServeArgs) -> ExitCode {
+    let mut environment = environment();
+    let credentials = match args.development.then(Credentials::load).transpose() {
+        Ok(credentials) => credentials,
+        Err(error) => return failed("the development credentials", &error),
+    };
+    if let Some(credentials) = &credentials {
+        credentials.export(&mut environment);
+    }
+    let loaded = match load(&args.settings, &environment) {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
+    };
+    logging::start(&loaded.settings.logging.level, logging::format(&loaded.settings));
+    for warning in &loaded.warnings {
+        log::warn!("{warning}");
+    }
+    let bucket =
+        loaded.settings.buckets.first().map(|bucket| bucket.name.clone()).unwrap_or_default();
+    let ended = actix_web::rt::System::new().block_on(async move {
+        let gateway = Gateway::start(loaded.settings).await?;
+        if let Some(credentials) = &credentials {
+            println!("{}", credentials.instructions(gateway.address(), &bucket));
+        }
+        gateway.until_signal().await
+    });
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed("the gateway", &error),
+    }
+}
+
+fn failed(what: &str, error: &std::io::Error) -> ExitCode {
+    eprintln!("{what}: {error}");
+    ExitCode::from(EXIT_FAILED)
+}

@@ -1,0 +1,65 @@
+//! The embedded backend (`endpoint: embedded`): a real S3 server, s3s over a folder, on a loopback
+//! port of this process. For the first run and for tests; the gateway speaks to it over a socket
+//! like to any other.
+
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
+use s3s::auth::SimpleAuth;
+use s3s::service::S3ServiceBuilder;
+use s3s_fs::FileSystem;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use tokio::net::TcpListener;
+
+/// A running embedded backend.
+#[derive(Debug, Clone)]
+pub struct Embedded {
+    /// Where it listens: a loopback port that the system chose.
+    pub address: SocketAddr,
+    /// The access key it knows, random in each process.
+    pub access_key: String,
+    /// Its secret, random in each process.
+    pub secret_key: String,
+}
+
+/// Starts the backend on the current runtime. Objects live under `directory`, one folder a bucket;
+/// the named buckets are made when they are missing.
+///
+/// Errors when the folder or the port cannot be had.
+pub async fn start(directory: &Path, buckets: &[String]) -> io::Result<Embedded> {
+    for bucket in buckets {
+        std::fs::create_dir_all(directory.join(bucket))?;
+    }
+    let files = FileSystem::new(directory)
+        .map_err(|error| io::Error::other(format!("embedded backend: {error:?}")))?;
+    let access_key = format!("EMBEDDED{:012X}", rand::random::<u64>() >> 16);
+    let secret_key = format!("{:032x}", rand::random::<u128>());
+    let mut builder = S3ServiceBuilder::new(files);
+    builder.set_auth(SimpleAuth::from_single(access_key.clone(), secret_key.clone()));
+    let service = builder.build();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let address = listener.local_addr()?;
+    tokio::spawn(async move {
+        let http = Builder::new(TokioExecutor::new());
+        loop {
+            let socket = match listener.accept().await {
+                Ok((socket, _)) => socket,
+                Err(error) => {
+                    log::warn!("embedded backend: accept: {error}");
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let _ = socket.set_nodelay(true);
+            let connection =
+                http.serve_connection(TokioIo::new(socket), service.clone()).into_owned();
+            tokio::spawn(async move {
+                if let Err(error) = connection.await {
+                    log::debug!("embedded backend: {error}");
+                }
+            });
+        }
+    });
+    Ok(Embedded { address, access_key, secret_key })
+}

@@ -1,0 +1,325 @@
+//! The gateway as a whole: from settings to listeners, and from a signal to the last answer.
+
+use crate::admin::{self, Admin};
+use crate::http::{self, Admission, Edge, Hosts, Route};
+use crate::seal_key;
+use crate::settings::{BackendEndpoints, BucketSettings, Settings};
+use actix_server::{Server, ServerHandle};
+use mizuchi_actors::auth_actor::AuthActor;
+use mizuchi_actors::backend::{Endpoint, EndpointHealth, RetryBudget};
+use mizuchi_actors::config::{
+    Backend, BackendEndpoint, Bucket, Engine, Timeouts, UploadRules, Verifies, ZeroCopy,
+};
+use mizuchi_actors::guardian::{ActorRef, Guardian};
+use mizuchi_actors::metrics::Metrics;
+use mizuchi_actors::s3::address::{BucketAddress, Router};
+use mizuchi_actors::s3::headers::Permissions;
+use mizuchi_actors::s3::upload_id::UploadIdSealer;
+use mizuchi_actors::s3_client_actor::S3ClientActor;
+use mizuchi_actors::secret::Secret;
+use mizuchi_actors::sigv4::{Credential, Credentials, Signer, Verifier};
+use mizuchi_actors::tap::TapConfig;
+use mizuchi_actors::transfer::{PipeCache, ReplayBudget, ReplayResources};
+use mizuchi_actors::upload::RestartPolicy;
+use mizuchi_actors::upload_supervisor::UploadSupervisor;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// A running gateway.
+pub struct Gateway {
+    address: SocketAddr,
+    server: Server,
+    handle: ServerHandle,
+    admin: ServerHandle,
+    admission: Arc<Admission>,
+    ready: Arc<AtomicBool>,
+}
+
+impl Gateway {
+    /// Starts everything that the settings name. Must run inside an actix system.
+    ///
+    /// Errors when a listener, the state directory or the embedded backend cannot be had.
+    pub async fn start(settings: Settings) -> io::Result<Gateway> {
+        let metrics = Metrics::new().map_err(io::Error::other)?;
+        let engine = Arc::new(engine(&settings, metrics.clone()).await?);
+        let ready = Arc::new(AtomicBool::new(false));
+        let shown = Admin { ready: Arc::clone(&ready), engine: Arc::clone(&engine) };
+        let (admin_address, admin_server) = admin::serve(shown, settings.admin.address)?;
+        let admin = admin_server.handle();
+        actix_web::rt::spawn(admin_server);
+
+        let admission =
+            Arc::new(Admission::new(settings.admission.uploads, settings.admission.queue_wait));
+        let route = route_builder(&settings, Arc::clone(&engine), Arc::clone(&admission));
+        let edge = Edge { tap: Arc::new(tap(&settings)), route, metrics };
+        let listener = TcpListener::bind(settings.server.address)?;
+        let address = listener.local_addr()?;
+        let builder = Server::build()
+            .workers(settings.server.workers)
+            .max_concurrent_connections(
+                settings.server.max_connections.div_ceil(settings.server.workers),
+            )
+            .shutdown_timeout(settings.server.shutdown_grace.as_secs().max(1))
+            .disable_signals();
+        let draining = builder.graceful_shutdown_signal();
+        let server = builder
+            .listen("uploads", listener, move || http::service(edge.clone(), draining.clone()))?
+            .run();
+        let handle = server.handle();
+        ready.store(true, Ordering::Release);
+        log::info!("uploads on http://{address}");
+        log::info!("admin on http://{admin_address}");
+        Ok(Gateway { address, server, handle, admin, admission, ready })
+    }
+
+    /// Where clients connect.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Runs until SIGTERM or SIGINT, then: not ready, accept no more, finish what is in flight
+    /// within the grace, end.
+    pub async fn until_signal(self) -> io::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let Gateway { server, handle, admin, admission, ready, .. } = self;
+        let mut running = actix_web::rt::spawn(server);
+        tokio::select! {
+            ended = &mut running => return ended.map_err(io::Error::other)?,
+            _ = terminate.recv() => log::info!("SIGTERM: draining"),
+            _ = interrupt.recv() => log::info!("SIGINT: draining"),
+        }
+        ready.store(false, Ordering::Release);
+        admission.drain();
+        handle.stop(true).await;
+        let ended = running.await.map_err(io::Error::other)?;
+        admin.stop(false).await;
+        log::info!("stopped");
+        ended
+    }
+}
+
+fn tap(settings: &Settings) -> TapConfig {
+    let server = &settings.server;
+    TapConfig {
+        max_head: server.max_head,
+        head_timeout: server.head_timeout,
+        keep_alive: server.keep_alive,
+        progress_interval: server.body_progress.interval,
+        progress_bytes: server.body_progress.bytes,
+        drain_bytes: server.drain.bytes,
+        drain_time: server.drain.time,
+    }
+}
+
+/// What builds each worker thread's tree.
+fn route_builder(
+    settings: &Settings,
+    engine: Arc<Engine>,
+    admission: Arc<Admission>,
+) -> Arc<dyn Fn(&mut Guardian) -> Route + Send + Sync> {
+    let addresses = settings
+        .buckets
+        .iter()
+        .map(|bucket| BucketAddress {
+            name: bucket.name.clone(),
+            path_prefix: bucket.path_prefix.clone(),
+        })
+        .collect();
+    let router = Arc::new(Router::new(addresses, settings.server.virtual_host_domains.clone()));
+    let hosts = Arc::new(Hosts {
+        public: settings.server.public_hosts.clone(),
+        trusted: settings.server.trusted_proxies.clone(),
+    });
+    let overflow = engine.overflow.clone();
+    let pipe_size = engine.zero_copy.pipe_buffer_size;
+    let access_log = crate::logging::format(settings);
+    let host_id: Arc<str> = Arc::from(format!("{:032x}", rand::random::<u128>()));
+    Arc::new(move |guardian| {
+        let auth = ActorRef::new("auth actor");
+        let uploads = ActorRef::new("upload supervisor");
+        let mut clients = Vec::new();
+        for bucket in &engine.buckets {
+            let client = ActorRef::new("s3 client actor");
+            let (engine, bucket) = (Arc::clone(&engine), Arc::clone(bucket));
+            guardian
+                .child(client.clone(), move || S3ClientActor::new(&engine, Arc::clone(&bucket)));
+            clients.push(client);
+        }
+        let of_auth = Arc::clone(&engine);
+        guardian.child(auth.clone(), move || AuthActor::new(Arc::clone(&of_auth)));
+        let of_uploads = Arc::clone(&engine);
+        guardian.child(uploads.clone(), move || {
+            UploadSupervisor::new(Arc::clone(&of_uploads), clients.clone())
+        });
+        Route {
+            engine: Arc::clone(&engine),
+            router: Arc::clone(&router),
+            hosts: Arc::clone(&hosts),
+            admission: Arc::clone(&admission),
+            auth,
+            uploads,
+            replay: ReplayResources {
+                budget: Arc::clone(&engine.replay),
+                pipes: Arc::new(PipeCache::new(pipe_size)),
+                overflow: overflow.clone(),
+            },
+            access_log,
+            host_id: Arc::clone(&host_id),
+        }
+    })
+}
+
+async fn engine(settings: &Settings, metrics: Metrics) -> io::Result<Engine> {
+    let embedded = start_embedded(settings).await?;
+    let mut buckets = Vec::new();
+    for bucket in &settings.buckets {
+        buckets.push(Arc::new(engine_bucket(bucket, embedded.as_ref())?));
+    }
+    let key = match &settings.server.seal_key {
+        Some(key) => *key.expose(),
+        None => seal_key::load_or_make(&settings.server.state_directory)?,
+    };
+    let replay = &settings.replay;
+    if let Some(directory) = &replay.overflow {
+        std::fs::create_dir_all(directory)?;
+    }
+    Ok(Engine {
+        buckets,
+        sealer: UploadIdSealer::new(key),
+        replay: ReplayBudget::new(replay.memory, replay.pipes, replay.overflow_limit),
+        overflow: replay.overflow.clone(),
+        zero_copy: ZeroCopy {
+            enabled: settings.server.zero_copy.enabled,
+            pipe_buffer_size: settings.server.zero_copy.pipe_buffer_size,
+            min_body: settings.server.zero_copy.min_body,
+        },
+        metrics,
+    })
+}
+
+/// Where the embedded backend listens, and its keys.
+struct EmbeddedBackend {
+    endpoint: String,
+    access_key: String,
+    secret_key: String,
+}
+
+#[cfg(feature = "embedded")]
+async fn start_embedded(settings: &Settings) -> io::Result<Option<EmbeddedBackend>> {
+    let names: Vec<String> = settings
+        .buckets
+        .iter()
+        .filter(|bucket| bucket.s3.endpoint == BackendEndpoints::Embedded)
+        .map(|bucket| bucket.s3.bucket.clone())
+        .collect();
+    if names.is_empty() {
+        return Ok(None);
+    }
+    let started = crate::embedded::start(&settings.embedded.directory, &names).await?;
+    Ok(Some(EmbeddedBackend {
+        endpoint: format!("http://{}", started.address),
+        access_key: started.access_key,
+        secret_key: started.secret_key,
+    }))
+}
+
+#[cfg(not(feature = "embedded"))]
+async fn start_embedded(settings: &Settings) -> io::Result<Option<EmbeddedBackend>> {
+    if settings.buckets.iter().any(|bucket| bucket.s3.endpoint == BackendEndpoints::Embedded) {
+        return Err(io::Error::other("`endpoint: embedded`: this build has no embedded backend"));
+    }
+    Ok(None)
+}
+
+fn engine_bucket(
+    settings: &BucketSettings,
+    embedded: Option<&EmbeddedBackend>,
+) -> io::Result<Bucket> {
+    let s3 = &settings.s3;
+    let (urls, signer) = match (&s3.endpoint, embedded, &s3.credentials) {
+        (BackendEndpoints::Embedded, Some(embedded), _) => {
+            let secret = Secret::new(embedded.secret_key.clone());
+            let signer = Signer::new(embedded.access_key.clone(), secret, None, s3.region.clone());
+            (vec![embedded.endpoint.clone()], signer)
+        }
+        (BackendEndpoints::Http(endpoints), _, Some(keys)) => {
+            let urls = endpoints.iter().map(|e| format!("http://{}", e.authority())).collect();
+            let signer = Signer::new(
+                keys.access_key.clone(),
+                keys.secret_key.clone(),
+                keys.session_token.clone(),
+                s3.region.clone(),
+            );
+            (urls, signer)
+        }
+        _ => {
+            return Err(io::Error::other(format!(
+                "bucket {}: no backend credentials",
+                settings.name
+            )));
+        }
+    };
+    let mut endpoints = Vec::new();
+    for url in &urls {
+        endpoints.push(BackendEndpoint {
+            endpoint: Endpoint::parse(url).map_err(io::Error::other)?,
+            health: EndpointHealth::new(),
+            retries: RetryBudget::new(),
+        });
+    }
+    let upload = &settings.upload;
+    let sigv4 = &settings.auth.sigv4;
+    let verifier = settings.auth.enabled.then(|| {
+        let known = sigv4.credentials.iter().map(|known| Credential {
+            access_key: known.access_key.clone(),
+            secret_key: known.secret_key.clone(),
+            principal: known.principal.clone(),
+        });
+        Verifier::new(sigv4.region.clone(), sigv4.max_clock_skew, Credentials::new(known))
+    });
+    Ok(Bucket {
+        name: settings.name.clone(),
+        region: sigv4.region.clone(),
+        backend: Backend {
+            bucket: s3.bucket.clone(),
+            signer,
+            endpoints,
+            path_style: s3.path_style || s3.endpoint == BackendEndpoints::Embedded,
+            key_prefix: s3.key_prefix.clone(),
+            verifies: Verifies {
+                sha256: s3.verifies.sha256,
+                md5: s3.verifies.md5,
+                checksum: s3.verifies.checksum,
+            },
+            allow_unsigned: s3.allow_unsigned,
+            timeouts: Timeouts {
+                connect: s3.timeouts.connect,
+                first_byte: s3.timeouts.first_byte,
+                progress: s3.timeouts.progress,
+            },
+            idle_per_worker: s3.pool.idle_per_worker,
+            idle_timeout: s3.pool.idle_timeout,
+        },
+        upload: UploadRules {
+            max_object_size: upload.max_object_size,
+            overwrite: upload.overwrite,
+            permissions: Permissions {
+                acl: upload.allow.acl,
+                tagging: upload.allow.tagging,
+                lock: upload.allow.lock,
+                redirect: upload.allow.redirect,
+            },
+            restart: RestartPolicy {
+                max: upload.restart.max,
+                window: upload.restart.window,
+                backoff_base: upload.restart.backoff_base,
+                backoff_cap: upload.restart.backoff_cap,
+            },
+        },
+        verifier,
+    })
+}

@@ -1,0 +1,13 @@
+//! The HTTP edge: accepts connections, puts the tap under actix-http, and hands each request to
+//! its worker's [`HttpActor`], which takes it through authentication to the upload's supervisor.
+
+mod access_log;
+mod edge;
+mod http_actor;
+mod reply;
+mod route;
+
+pub use access_log::Format as AccessLogFormat;
+pub use edge::{Edge, service};
+pub use http_actor::HttpActor;
+pub use route::{Admission, Hosts, Route};

@@ -1,0 +1,106 @@
+//! What a worker's HttpActor needs to take a request along its route.
+
+use super::access_log::Format;
+use crate::settings::Cidr;
+use mizuchi_actors::auth_actor::AuthActor;
+use mizuchi_actors::config::Engine;
+use mizuchi_actors::guardian::ActorRef;
+use mizuchi_actors::http::RequestHead;
+use mizuchi_actors::s3::address::Router;
+use mizuchi_actors::s3::error::{ErrorCode, S3Error};
+use mizuchi_actors::transfer::ReplayResources;
+use mizuchi_actors::upload_supervisor::UploadSupervisor;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// The route of one worker's requests: the tree's actors, and what the process shares.
+#[derive(Clone)]
+pub struct Route {
+    /// Shared by all threads.
+    pub engine: Arc<Engine>,
+    /// From Host and path to bucket and key.
+    pub router: Arc<Router>,
+    /// Which Host values a signature may be over.
+    pub hosts: Arc<Hosts>,
+    /// The process's admission.
+    pub admission: Arc<Admission>,
+    /// This tree's.
+    pub auth: ActorRef<AuthActor>,
+    /// This tree's.
+    pub uploads: ActorRef<UploadSupervisor>,
+    /// This worker's pipes and the process's replay budget.
+    pub replay: ReplayResources,
+    /// How access lines look.
+    pub access_log: Format,
+    /// Names this process in `x-amz-id-2`.
+    pub host_id: Arc<str>,
+}
+
+/// Admission: a bounded number of requests in flight in the whole process.
+#[derive(Debug)]
+pub struct Admission {
+    permits: Arc<Semaphore>,
+    queue_wait: Duration,
+    draining: AtomicBool,
+}
+
+impl Admission {
+    /// `uploads` requests at a time; a further one waits `queue_wait` for its turn.
+    pub fn new(uploads: usize, queue_wait: Duration) -> Self {
+        Admission {
+            permits: Arc::new(Semaphore::new(uploads)),
+            queue_wait,
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// From now on every request is refused with ServiceUnavailable.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// A permit, taken before the first byte of a body is read.
+    ///
+    /// Errors: 503 SlowDown when none came free in time, 503 ServiceUnavailable while draining.
+    pub async fn enter(&self) -> Result<OwnedSemaphorePermit, S3Error> {
+        if self.draining.load(Ordering::Acquire) {
+            return Err(S3Error::new(
+                ErrorCode::ServiceUnavailable,
+                "The gateway is shutting down. Send the request again, on a new connection.",
+            ));
+        }
+        let turn = Arc::clone(&self.permits).acquire_owned();
+        match tokio::time::timeout(self.queue_wait, turn).await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err(S3Error::new(ErrorCode::SlowDown, "Please reduce your request rate.")),
+        }
+    }
+}
+
+/// Which Host a client may have signed: its own, or, behind a load balancer, another.
+#[derive(Debug, Default)]
+pub struct Hosts {
+    /// `server.public_hosts`.
+    pub public: Vec<String>,
+    /// `server.trusted_proxies`: only their X-Forwarded-Host is believed.
+    pub trusted: Vec<Cidr>,
+}
+
+impl Hosts {
+    /// The candidates for one request: what came in Host, what a trusted proxy says it was, and
+    /// the public names.
+    pub fn candidates(&self, head: &RequestHead, peer: Option<IpAddr>) -> Vec<String> {
+        let mut found: Vec<String> = head.header("host").map(str::to_owned).into_iter().collect();
+        if peer.is_some_and(|peer| self.trusted.iter().any(|network| network.contains(peer)))
+            && let Some(forwarded) = head.header("x-forwarded-host")
+            && let Some(first) = forwarded.split(',').next()
+        {
+            found.push(first.trim().to_owned());
+        }
+        found.extend(self.public.iter().cloned());
+        found
+    }
+}

@@ -1,0 +1,15 @@
+//! Mizuchi Uploadr: an upload-only, S3-compatible gateway.
+//!
+//! This crate is the outside: command line, settings, the HTTP edge, the admin listener. The
+//! pipeline's actors and the mechanisms they call are in `mizuchi_actors`.
+
+pub mod admin;
+pub mod cli;
+mod development;
+#[cfg(feature = "embedded")]
+pub mod embedded;
+pub mod gateway;
+pub mod http;
+mod logging;
+mod seal_key;
+pub mod settings;

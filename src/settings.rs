@@ -1,0 +1,60 @@
+//! Settings: from YAML and the environment to plain, checked, typed data.
+//!
+//! Three layers, the nearest wins: the environment (`MIZUCHI__SERVER__ADDRESS`), the file, and
+//! `settings/default.yaml`, which is compiled in. That file is the only place where a default
+//! stands: the code has none, so what an operator reads there is what runs, and a key that one
+//! side has and the other has not fails every start (and the tests).
+//!
+//! The layers are read by a walk over the value tree (`section`) and not by serde: serde stops
+//! at the first error, without the full key, and an operator would mend one line a start. The walk
+//! notes every error with its key and goes on; it knows which keys were asked for, so that any
+//! other one is an error too. A misspelt key that was ignored would leave, say, authentication at
+//! its default. Everything after [`load`] may rely on the values and checks nothing again.
+
+mod auth;
+mod backend;
+mod backend_credentials;
+mod bucket;
+mod findings;
+mod interpolate;
+mod load;
+mod machine;
+mod network;
+mod process;
+mod section;
+mod server;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests;
+mod values;
+
+pub use auth::{AuthSettings, ClientCredential, SigV4Settings};
+pub use backend::{BackendEndpoints, BackendSettings, PoolSettings, TimeoutSettings, Verifies};
+pub use backend_credentials::BackendCredentials;
+pub use bucket::{BucketSettings, RestartSettings, UploadPermissions, UploadSettings};
+pub use findings::{SettingsError, SettingsErrors};
+pub use load::{Loaded, load};
+pub use network::{Cidr, Endpoint};
+pub use process::{
+    AdminSettings, AdmissionSettings, EmbeddedSettings, LogFormat, LoggingSettings, ReplaySettings,
+};
+pub use server::{BodyProgress, Drain, SealKey, ServerSettings, ZeroCopySettings};
+
+/// Everything that an operator can choose. Secrets are redacted in `Debug`.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The client side of the gateway.
+    pub server: ServerSettings,
+    /// How much work is let in.
+    pub admission: AdmissionSettings,
+    /// What is kept of a part until the backend has it.
+    pub replay: ReplaySettings,
+    /// Metrics and health.
+    pub admin: AdminSettings,
+    /// Log lines.
+    pub logging: LoggingSettings,
+    /// The in-process backend.
+    pub embedded: EmbeddedSettings,
+    /// At least one; names and path prefixes are unique.
+    pub buckets: Vec<BucketSettings>,
+}

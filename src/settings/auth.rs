@@ -1,0 +1,149 @@
+//! `auth`, at the top level and in each bucket: who may upload.
+
+use super::section::Section;
+use super::values::{boolean, integer, secret, text, text_where};
+use config::Value;
+use mizuchi_actors::secret::Secret;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// The longest access key.
+const MAX_ACCESS_KEY: usize = 128;
+/// Shorter secrets than AWS's own (40 characters) can be guessed offline from one signature.
+const WEAK_SECRET: usize = 16;
+/// A day: past it, skew would no longer be skew.
+const MAX_CLOCK_SKEW_SECONDS: u64 = 86_400;
+
+/// `auth` of one bucket: its own keys, then those at the top level, then the defaults.
+#[derive(Debug, Clone)]
+pub struct AuthSettings {
+    /// False: everyone may upload, unsigned. True: there is at least one credential.
+    pub enabled: bool,
+    /// AWS Signature Version 4.
+    pub sigv4: SigV4Settings,
+}
+
+/// `auth.sigv4`.
+#[derive(Debug, Clone)]
+pub struct SigV4Settings {
+    /// Access keys are unique.
+    pub credentials: Vec<ClientCredential>,
+    /// The region that clients sign for.
+    pub region: String,
+    /// How far a client's clock may be off, either way.
+    pub max_clock_skew: Duration,
+}
+
+/// A client's credential.
+#[derive(Debug, Clone)]
+pub struct ClientCredential {
+    /// What the client names itself by.
+    pub access_key: String,
+    /// What it signs with.
+    pub secret_key: Secret,
+    /// Who it is: in logs, policies and sealed uploadIds. The access key unless set.
+    pub principal: String,
+}
+
+/// Reads `auth` of a bucket; `default_region` is `s3.region`.
+pub(super) fn read(s: &mut Section<'_>, default_region: Option<&str>) -> Option<AuthSettings> {
+    let auth = read_unchecked(s);
+    if let (true, 0) = (auth.enabled == Some(true), auth.entries) {
+        s.fail(
+            "sigv4.credentials",
+            "auth is enabled, and there is no credential here or in the top-level auth: add one, \
+             or set auth.enabled to false to let everyone upload",
+        );
+    }
+    if auth.enabled == Some(false) {
+        s.findings().warn(s.path(), "is disabled: everyone who reaches the gateway may upload");
+    }
+    let region = match auth.region? {
+        Some(region) => region,
+        None => default_region?.to_owned(),
+    };
+    let sigv4 = SigV4Settings {
+        credentials: auth.credentials?,
+        region,
+        max_clock_skew: Duration::from_secs(auth.skew?),
+    };
+    Some(AuthSettings { enabled: auth.enabled?, sigv4 })
+}
+
+/// Checks the top-level `auth` for itself: an error in it shows even if no bucket uses it.
+pub(super) fn check(s: &mut Section<'_>) {
+    read_unchecked(s);
+}
+
+struct Unchecked {
+    enabled: Option<bool>,
+    entries: usize,
+    credentials: Option<Vec<ClientCredential>>,
+    region: Option<Option<String>>,
+    skew: Option<u64>,
+}
+
+fn read_unchecked(s: &mut Section<'_>) -> Unchecked {
+    let enabled = s.required("enabled", boolean);
+    s.within("sigv4", |s| {
+        let entries = s.entries("credentials", read_credential);
+        let region = s.optional("region", region);
+        let skew = s.required("max_clock_skew_seconds", integer(1..=MAX_CLOCK_SKEW_SECONDS));
+        let mut seen = BTreeMap::new();
+        for (credential, path) in entries.iter().flatten() {
+            if let Some(first) = seen.insert(credential.access_key.clone(), path.clone()) {
+                s.findings().error(
+                    format!("{path}.access_key"),
+                    format!("is the access key of {first} too: each belongs to one credential"),
+                );
+            }
+        }
+        Unchecked {
+            enabled,
+            entries: entries.len(),
+            credentials: entries.into_iter().map(|entry| Some(entry?.0)).collect(),
+            region,
+            skew,
+        }
+    })
+}
+
+fn read_credential(s: &mut Section<'_>) -> Option<(ClientCredential, String)> {
+    let access_key = s.required("access_key", access_key);
+    let secret_key = s.required("secret_key", secret);
+    let principal = s.optional("principal", principal);
+    let (access_key, secret_key) = (access_key?, secret_key?);
+    if secret_key.expose().len() < WEAK_SECRET {
+        s.findings().warn(
+            &s.key("secret_key"),
+            "is short: it can be guessed from one request; use 40 random characters",
+        );
+    }
+    let principal = principal?.unwrap_or_else(|| access_key.clone());
+    Some((ClientCredential { access_key, secret_key, principal }, s.path().to_owned()))
+}
+
+/// An access key. It stands between slashes in the credential scope, and in query strings; the
+/// error never quotes it, since it may be a secret in the wrong place.
+pub(super) fn access_key(value: &Value) -> Result<String, String> {
+    let key = text(value)?;
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._~@+:".contains(&b);
+    if (1..=MAX_ACCESS_KEY).contains(&key.len()) && key.bytes().all(allowed) {
+        Ok(key.to_owned())
+    } else {
+        Err("must be 1 to 128 letters, digits and -._~@+:".into())
+    }
+}
+
+fn principal(value: &Value) -> Result<String, String> {
+    let rule = "1 to 256 bytes without control characters";
+    text_where(rule, |text| text.len() <= 256 && !text.chars().any(char::is_control))(value)
+}
+
+/// A region, as it stands in the credential scope.
+pub(super) fn region(value: &Value) -> Result<String, String> {
+    text_where("1 to 64 letters, digits, - and _, such as us-east-1", |text| {
+        (1..=64).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+    })(value)
+}

@@ -1,0 +1,247 @@
+//! `buckets[].s3`: the S3 service that a bucket's objects go to.
+
+use super::auth::{access_key, region};
+use super::backend_credentials::{self, BackendCredentials};
+use super::bucket::bucket_name;
+use super::network::Endpoint;
+use super::section::Section;
+use super::values::{boolean, choice, count, duration, secret, text, text_where};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// The region of an embedded backend for which none is set: what SDKs assume as well.
+const EMBEDDED_REGION: &str = "us-east-1";
+
+/// Bytes of `key_prefix`: half of the longest key (1,024 bytes), so that clients keep the other.
+const MAX_KEY_PREFIX: usize = 512;
+
+/// Where credentials are looked for that the settings do not have.
+pub(super) struct Surroundings<'a> {
+    /// The process's environment.
+    pub(super) environment: &'a BTreeMap<String, String>,
+    /// Reads a file.
+    pub(super) read: &'a dyn Fn(&Path) -> io::Result<String>,
+}
+
+/// `buckets[].s3`.
+#[derive(Debug, Clone)]
+pub struct BackendSettings {
+    /// The backend's name for the bucket.
+    pub bucket: String,
+    /// The region that the gateway signs for.
+    pub region: String,
+    /// Its entrances.
+    pub endpoint: BackendEndpoints,
+    /// `/bucket/key` rather than `bucket.host/key`.
+    pub path_style: bool,
+    /// Put before every key; at most 512 bytes.
+    pub key_prefix: String,
+    /// What the gateway signs with; `None` only for an embedded backend without keys.
+    pub credentials: Option<BackendCredentials>,
+    /// What the backend is trusted to verify itself.
+    pub verifies: Verifies,
+    /// Whether the backend may be sent UNSIGNED-PAYLOAD.
+    pub allow_unsigned: bool,
+    /// How long each step may take.
+    pub timeouts: TimeoutSettings,
+    /// Kept connections.
+    pub pool: PoolSettings,
+}
+
+/// `s3.endpoint`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BackendEndpoints {
+    /// The in-process backend.
+    Embedded,
+    /// Equivalent entrances of one service: at least one, no two the same.
+    Http(Vec<Endpoint>),
+}
+
+/// `s3.verifies`: what need not be verified here before the backend has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verifies {
+    /// x-amz-content-sha256.
+    pub sha256: bool,
+    /// Content-MD5.
+    pub md5: bool,
+    /// x-amz-checksum-*.
+    pub checksum: bool,
+    /// Checksums in the trailer of an unsigned aws-chunked body.
+    pub trailer: bool,
+}
+
+/// `s3.timeouts`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimeoutSettings {
+    /// Name resolution and TCP.
+    pub connect: Duration,
+    /// From the last byte of a request to the first of its answer.
+    pub first_byte: Duration,
+    /// The longest time in which the backend takes no byte.
+    pub progress: Duration,
+}
+
+/// `s3.pool`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolSettings {
+    /// Idle connections that each worker keeps for each endpoint.
+    pub idle_per_worker: usize,
+    /// How long an idle one is kept.
+    pub idle_timeout: Duration,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Check {
+    Sha256,
+    Md5,
+    Checksum,
+    Trailer,
+}
+
+const CHECKS: &[(&str, Check)] = &[
+    ("sha256", Check::Sha256),
+    ("md5", Check::Md5),
+    ("checksum", Check::Checksum),
+    ("trailer", Check::Trailer),
+];
+
+/// Reads `buckets[].s3`; `name` is the client's name of the bucket.
+pub(super) fn read(
+    s: &mut Section<'_>,
+    name: Option<&str>,
+    surroundings: &Surroundings<'_>,
+) -> Option<BackendSettings> {
+    let bucket = s.optional("bucket", bucket_name);
+    let endpoint = read_endpoint(s);
+    let embedded = endpoint == Some(BackendEndpoints::Embedded);
+    let region = if embedded {
+        s.optional("region", region).map(|set| set.unwrap_or_else(|| EMBEDDED_REGION.into()))
+    } else {
+        s.required("region", region)
+    };
+    let path_style = s.required("path_style", boolean);
+    let key_prefix = s.optional("key_prefix", |value| {
+        let rule = "at most 512 bytes without control characters";
+        let check =
+            |text: &str| text.len() <= MAX_KEY_PREFIX && !text.chars().any(char::is_control);
+        text_where(rule, check)(value)
+    });
+    let credentials = read_credentials(s, embedded, endpoint.is_some(), surroundings);
+    let verifies = s.list("verifies", choice(CHECKS)).map(|checks| {
+        let checks: BTreeSet<_> = checks.into_iter().collect();
+        Verifies {
+            sha256: checks.contains(&Check::Sha256),
+            md5: checks.contains(&Check::Md5),
+            checksum: checks.contains(&Check::Checksum),
+            trailer: checks.contains(&Check::Trailer),
+        }
+    });
+    let allow_unsigned = s.required("allow_unsigned", boolean);
+    let timeouts = s.within("timeouts", |s| {
+        let connect = s.required("connect", duration(MILLISECOND..=HOUR));
+        let first_byte = s.required("first_byte", duration(MILLISECOND..=HOUR));
+        let progress = s.required("progress", duration(MILLISECOND..=HOUR));
+        Some(TimeoutSettings { connect: connect?, first_byte: first_byte?, progress: progress? })
+    });
+    let pool = s.within("pool", |s| {
+        let idle_per_worker = s.required("idle_per_worker", count(0..=65_536));
+        let idle_timeout = s.required("idle_timeout", duration(MILLISECOND..=HOUR));
+        Some(PoolSettings { idle_per_worker: idle_per_worker?, idle_timeout: idle_timeout? })
+    });
+    Some(BackendSettings {
+        bucket: match bucket? {
+            Some(bucket) => bucket,
+            None => name?.to_owned(),
+        },
+        region: region?,
+        endpoint: endpoint?,
+        path_style: path_style?,
+        key_prefix: key_prefix?.unwrap_or_default(),
+        credentials: credentials?,
+        verifies: verifies?,
+        allow_unsigned: allow_unsigned?,
+        timeouts: timeouts?,
+        pool: pool?,
+    })
+}
+
+/// `embedded`, or one or more addresses.
+fn read_endpoint(s: &mut Section<'_>) -> Option<BackendEndpoints> {
+    let entries = s.list("endpoint", |value| match text(value)? {
+        "embedded" => Ok(None),
+        address => Endpoint::parse(address).map(Some),
+    })?;
+    if let [None] = entries.as_slice() {
+        return Some(BackendEndpoints::Embedded);
+    }
+    let wrong = if entries.is_empty() {
+        "must be set: http://host[:port], a list of such, or embedded"
+    } else if entries.contains(&None) {
+        "must be either embedded or addresses, not both"
+    } else if entries.iter().flatten().map(Endpoint::authority).collect::<BTreeSet<_>>().len()
+        < entries.len()
+    {
+        "must not name the same address twice"
+    } else {
+        return Some(BackendEndpoints::Http(entries.into_iter().flatten().collect()));
+    };
+    s.fail("endpoint", wrong);
+    None
+}
+
+/// The keys that are set, or those of the chain. `known`: whether `endpoint` could be read, and so
+/// whether keys are needed at all.
+fn read_credentials(
+    s: &mut Section<'_>,
+    embedded: bool,
+    known: bool,
+    surroundings: &Surroundings<'_>,
+) -> Option<Option<BackendCredentials>> {
+    let access_key = s.optional("access_key", access_key);
+    let secret_key = s.optional("secret_key", secret);
+    let session_token = s.optional("session_token", secret);
+    let session_token = session_token?;
+    match (access_key?, secret_key?) {
+        (Some(access_key), Some(secret_key)) => {
+            Some(Some(BackendCredentials { access_key, secret_key, session_token }))
+        }
+        (Some(_), None) => {
+            s.fail("secret_key", "must be set too, since access_key is set");
+            None
+        }
+        (None, Some(_)) => {
+            s.fail("access_key", "must be set too, since secret_key is set");
+            None
+        }
+        (None, None) if session_token.is_some() => {
+            s.fail("session_token", "needs the access_key and the secret_key that it belongs to");
+            None
+        }
+        (None, None) if embedded => Some(None),
+        (None, None) if !known => None,
+        (None, None) => {
+            match backend_credentials::find(surroundings.environment, surroundings.read) {
+                Ok(Some(credentials)) => Some(Some(credentials)),
+                Ok(None) => {
+                    s.fail(
+                        "access_key",
+                        "no credentials for the backend: set access_key and secret_key, or \
+                     AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, or a profile \
+                     in ~/.aws/credentials",
+                    );
+                    None
+                }
+                Err(problem) => {
+                    let problem = format!("is not set, and {problem}");
+                    s.fail("access_key", problem);
+                    None
+                }
+            }
+        }
+    }
+}

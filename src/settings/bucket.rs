@@ -1,0 +1,262 @@
+//! `buckets[]`: a bucket as clients see it, and what they may put there.
+
+use super::auth::{self, AuthSettings};
+use super::backend::{self, BackendSettings, Surroundings};
+use super::section::{Layer, Section};
+use super::values::{TIB, choice, duration, integer, quote, size, text, text_where};
+use config::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// The longest object that S3 has (Amazon S3 User Guide, "Multipart upload limits").
+const MAX_OBJECT: u64 = 5 * TIB;
+
+/// Bytes of a path prefix: it is matched on every request.
+const MAX_PATH_PREFIX: usize = 255;
+
+/// `buckets[]`.
+#[derive(Debug, Clone)]
+pub struct BucketSettings {
+    /// The client's name for it: a valid S3 bucket name, unique.
+    pub name: String,
+    /// Where it is for path-style requests: begins with `/`, ends without one unless it is `/`
+    /// alone, unique. It matches whole path segments only; of several, the longest wins.
+    pub path_prefix: String,
+    /// Where its objects go.
+    pub s3: BackendSettings,
+    /// What may be uploaded.
+    pub upload: UploadSettings,
+    /// Who may upload.
+    pub auth: AuthSettings,
+}
+
+/// `buckets[].upload`.
+#[derive(Debug, Clone)]
+pub struct UploadSettings {
+    /// Bytes of the largest PutObject, at most 5 TiB.
+    pub max_object_size: u64,
+    /// False (`overwrite: deny`): an existing object stays.
+    pub overwrite: bool,
+    /// `upload.allow`.
+    pub allow: UploadPermissions,
+    /// How failed attempts are made again.
+    pub restart: RestartSettings,
+}
+
+/// `upload.allow`: headers with which a client uses the gateway's own power over the backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct UploadPermissions {
+    /// x-amz-acl and x-amz-grant-*.
+    pub acl: bool,
+    /// x-amz-tagging.
+    pub tagging: bool,
+    /// x-amz-object-lock-*.
+    pub lock: bool,
+    /// x-amz-website-redirect-location.
+    pub redirect: bool,
+}
+
+/// `upload.restart`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RestartSettings {
+    /// Restarts of one part within `window`, at most 100.
+    pub max: u32,
+    /// The time in which they are counted.
+    pub window: Duration,
+    /// The longest wait before the first restart; doubles from one to the next.
+    pub backoff_base: Duration,
+    /// The longest wait of all; at least `backoff_base`.
+    pub backoff_cap: Duration,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Permission {
+    Acl,
+    Tagging,
+    Lock,
+    Redirect,
+}
+
+const PERMISSIONS: &[(&str, Permission)] = &[
+    ("acl", Permission::Acl),
+    ("tagging", Permission::Tagging),
+    ("lock", Permission::Lock),
+    ("redirect", Permission::Redirect),
+];
+
+/// Reads `buckets`; `auth` is the top-level one, every bucket's default.
+pub(super) fn read_all<'t>(
+    root: &mut Section<'t>,
+    auth: &[Layer<'t>],
+    surroundings: &Surroundings<'_>,
+) -> Option<Vec<BucketSettings>> {
+    let (mut names, mut prefixes) = (BTreeMap::new(), BTreeMap::new());
+    let buckets = root.entries("buckets", |s| {
+        let name = s.required("name", bucket_name);
+        let prefix = s.required("path_prefix", |value| {
+            path_prefix(&text(value)?.replace("{name}", name.as_deref().unwrap_or("name")))
+        });
+        let place = s.path().to_owned();
+        unique(s, "name", name.as_ref(), &mut names, &place);
+        if name.is_some() {
+            unique(s, "path_prefix", prefix.as_ref(), &mut prefixes, &place);
+        }
+        let s3 = s.within("s3", |s| backend::read(s, name.as_deref(), surroundings));
+        let upload = s.within("upload", read_upload);
+        let region = s3.as_ref().map(|s3| s3.region.as_str());
+        let auth = s.within_inheriting("auth", auth, |s| auth::read(s, region));
+        Some(BucketSettings {
+            name: name?,
+            path_prefix: prefix?,
+            s3: s3?,
+            upload: upload?,
+            auth: auth?,
+        })
+    });
+    if buckets.is_empty() {
+        root.fail("buckets", "must have at least one bucket, with its name and its s3.endpoint");
+    }
+    warn_of_shadows(root, &prefixes);
+    buckets.into_iter().collect()
+}
+
+/// Notes an error if `value` was seen before, in another bucket.
+fn unique(
+    s: &Section<'_>,
+    key: &str,
+    value: Option<&String>,
+    seen: &mut BTreeMap<String, String>,
+    place: &str,
+) {
+    let Some(value) = value else { return };
+    match seen.get(value) {
+        Some(first) => s.fail(key, format!("{} is that of {first} too", quote(value))),
+        None => drop(seen.insert(value.clone(), place.to_owned())),
+    }
+}
+
+/// The longest prefix wins, so a bucket within another one's path hides keys of the outer one.
+fn warn_of_shadows(root: &Section<'_>, prefixes: &BTreeMap<String, String>) {
+    for (inner, inner_place) in prefixes {
+        for (outer, outer_place) in prefixes {
+            let rest = inner.strip_prefix(outer.trim_end_matches('/'));
+            if inner != outer && rest.is_some_and(|rest| rest.starts_with('/')) {
+                root.findings().warn(
+                    &format!("{inner_place}.path_prefix"),
+                    &format!(
+                        "keys of {outer_place} under {inner} cannot be reached: they are here"
+                    ),
+                );
+            }
+        }
+    }
+}
+
+fn read_upload(s: &mut Section<'_>) -> Option<UploadSettings> {
+    let max_object_size = s.required("max_object_size", size(1..=MAX_OBJECT));
+    let overwrite = s.required("overwrite", choice(&[("allow", true), ("deny", false)]));
+    let allow = s.list("allow", choice(PERMISSIONS)).map(|allow| {
+        let allow: BTreeSet<_> = allow.into_iter().collect();
+        UploadPermissions {
+            acl: allow.contains(&Permission::Acl),
+            tagging: allow.contains(&Permission::Tagging),
+            lock: allow.contains(&Permission::Lock),
+            redirect: allow.contains(&Permission::Redirect),
+        }
+    });
+    let restart = s.within("restart", |s| {
+        let max = s.required("max", integer(0..=100));
+        let window = s.required("window", duration(MILLISECOND..=24 * HOUR));
+        let base = s.required("backoff_base", duration(MILLISECOND..=HOUR));
+        let cap = s.required("backoff_cap", duration(MILLISECOND..=HOUR));
+        if let (Some(base), Some(cap)) = (base, cap)
+            && base > cap
+        {
+            s.fail("backoff_base", "must not be longer than backoff_cap");
+        }
+        Some(RestartSettings {
+            max: u32::try_from(max?).ok()?,
+            window: window?,
+            backoff_base: base?,
+            backoff_cap: cap?,
+        })
+    });
+    Some(UploadSettings {
+        max_object_size: max_object_size?,
+        overwrite: overwrite?,
+        allow: allow?,
+        restart: restart?,
+    })
+}
+
+/// A bucket name, by the rules that all S3 servers share (Amazon S3 User Guide, "General purpose
+/// bucket naming rules"; AWS's reserved prefixes and suffixes are left to AWS).
+pub(super) fn bucket_name(value: &Value) -> Result<String, String> {
+    let rule = "a bucket name: 3 to 63 lower-case letters, digits, dots and hyphens, beginning \
+                and ending with a letter or digit, no two dots in a row, and not an IP address";
+    text_where(rule, |name| {
+        let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        (3..=63).contains(&name.len())
+            && name.bytes().all(|b| inner(b) || b == b'.' || b == b'-')
+            && name.bytes().next().is_some_and(inner)
+            && name.bytes().next_back().is_some_and(inner)
+            && !name.contains("..")
+            && name.parse::<Ipv4Addr>().is_err()
+    })(value)
+}
+
+/// A path prefix in its one normal form. Only characters that stand for themselves in a request
+/// target are let in, so that matching raw bytes is enough.
+fn path_prefix(text: &str) -> Result<String, String> {
+    let path = match text.strip_suffix('/') {
+        Some("" | "/") | None => text,
+        Some(path) => path,
+    };
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    let segment = |segment: &str| !matches!(segment, "" | "." | "..") && segment.bytes().all(plain);
+    let valid =
+        path == "/" || path.strip_prefix('/').is_some_and(|path| path.split('/').all(segment));
+    if valid && path.len() <= MAX_PATH_PREFIX {
+        Ok(path.to_owned())
+    } else {
+        Err(format!(
+            "must begin with / and hold only letters, digits, -._~ and single slashes, such as \
+             /uploads, not {}",
+            quote(text)
+        ))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bucket_names_are_those_of_s3() {
+        let valid = |name: &str| bucket_name(&Value::new(None, name)).is_ok();
+        let long = "a".repeat(63);
+        for name in ["abc", "my-bucket.v2", "0ab", "1.2.3", &long] {
+            assert!(valid(name), "{name}");
+        }
+        let long = "a".repeat(64);
+        for name in ["", "ab", "Abc", "a_b", "-abc", "abc.", "a..b", "192.168.5.4", "a/b", &long] {
+            assert!(!valid(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_path_prefix_has_one_form() {
+        for (text, path) in [("/", "/"), ("/a", "/a"), ("/a/", "/a"), ("/a/b.c~", "/a/b.c~")] {
+            assert_eq!(path_prefix(text).unwrap(), path);
+        }
+        for text in ["", "a", "//", "/a//", "//a", "/a//b", "/../a", "/a/.", "/a b", "/%41", "/a?"]
+        {
+            assert!(path_prefix(text).is_err(), "{text}");
+        }
+    }
+}

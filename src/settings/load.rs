@@ -1,0 +1,208 @@
+//! From a file, an environment and the built-in defaults to [`Settings`].
+
+use super::auth;
+use super::backend::Surroundings;
+use super::bucket;
+use super::findings::{Findings, SettingsErrors};
+use super::interpolate::interpolate_tree;
+use super::machine::Machine;
+use super::section::{ENVIRONMENT, PREFIX, Section, Table};
+use super::{Settings, process, server};
+use config::{Config, File, FileFormat, Source, Value, ValueKind};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read};
+use std::path::Path;
+
+/// The built-in defaults, and their documentation.
+pub(super) const DEFAULTS: &str = include_str!("../../settings/default.yaml");
+
+/// Bytes of a file that is read: far beyond any settings, far below what would hurt.
+const MAX_FILE: u64 = 1 << 20;
+
+/// Entries of a list that variables may set by their position: the list grows up to it.
+const MAX_POSITION: usize = 99;
+
+/// What [`load`] found.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// Complete and checked.
+    pub settings: Settings,
+    /// What works, but is probably not meant; each with its key.
+    pub warnings: Vec<String>,
+}
+
+/// Reads the settings: `environment` over the YAML file at `path`, if there is one, over the
+/// built-in defaults. The process's own environment is not looked at: it comes as `environment`.
+///
+/// # Errors
+/// Everything that is wrong, with its key; or that the file could not be read or is not YAML.
+pub fn load(
+    path: Option<&Path>,
+    environment: &BTreeMap<String, String>,
+) -> Result<Loaded, SettingsErrors> {
+    let surroundings = Surroundings { environment, read: &read_file };
+    load_within(path, &surroundings, &Machine::detect(read_file))
+}
+
+/// [`load`], with the files and the machine as arguments.
+pub(super) fn load_within(
+    path: Option<&Path>,
+    surroundings: &Surroundings<'_>,
+    machine: &Machine,
+) -> Result<Loaded, SettingsErrors> {
+    let findings = Findings::default();
+    let layers = read_layers(path, surroundings, &findings);
+    let settings = layers.and_then(|(chosen, defaults)| {
+        Section::read_root(&chosen, &defaults, &findings, |root| {
+            read_settings(root, surroundings, machine)
+        })
+    });
+    findings.into_result(settings).map(|(settings, warnings)| Loaded { settings, warnings })
+}
+
+/// The environment over the file, and the defaults. `None`: a layer is unreadable, which is noted.
+fn read_layers(
+    path: Option<&Path>,
+    surroundings: &Surroundings<'_>,
+    findings: &Findings,
+) -> Option<(Table, Table)> {
+    let defaults = parse("settings/default.yaml", DEFAULTS, findings)?;
+    let mut file = match path {
+        None => Table::new(),
+        Some(path) => {
+            let name = path.display().to_string();
+            let text = (surroundings.read)(path).map_err(|error| {
+                findings.error(name.as_str(), format!("the settings cannot be read: {error}"));
+            });
+            parse(&name, &text.ok()?, findings)?
+        }
+    };
+    // The crate reads the keys of a source as paths, `a[4294967295]` included: only plain ones of
+    // ours may get there.
+    file.retain(|key, _| {
+        let known = defaults.contains_key(key);
+        if !known {
+            findings.error(key, unknown(&defaults));
+        }
+        known
+    });
+    for (key, value) in &mut file {
+        interpolate_tree(value, key, surroundings.environment, findings);
+    }
+    let mut layers = Config::builder().add_source(Keys(file));
+    // Backwards, so that of `A` and `A__B` the shorter comes last and its error shows, whatever
+    // else is set.
+    let variables = surroundings.environment.iter().rev();
+    for (name, value) in variables.filter(|(name, _)| name.starts_with(PREFIX)) {
+        match key_of(name, &defaults) {
+            Ok(key) => {
+                let value = Value::new(Some(&ENVIRONMENT.to_owned()), value.as_str());
+                layers = layers.add_source(Keys(Table::from_iter([(key, value)])));
+            }
+            Err(problem) => findings.error(name, problem),
+        }
+    }
+    match layers.build() {
+        Ok(Config { cache: Value { kind: ValueKind::Table(chosen), .. }, .. }) => {
+            Some((chosen, defaults))
+        }
+        Ok(_) => None,
+        Err(error) => {
+            findings.error("settings", error.to_string());
+            None
+        }
+    }
+}
+
+/// The key that the variable `name` sets: `MIZUCHI__BUCKETS__0__NAME` is `buckets[0].name`.
+fn key_of(name: &str, defaults: &Table) -> Result<String, String> {
+    let segments = name.strip_prefix(PREFIX).unwrap_or(name).to_ascii_lowercase();
+    let mut key = String::new();
+    for (position, segment) in segments.split("__").enumerate() {
+        if segment.is_empty() || !segment.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+            return Err("is not the name of a setting: write MIZUCHI__SECTION__KEY".into());
+        }
+        if position == 0 {
+            if !defaults.contains_key(segment) {
+                return Err(unknown(defaults));
+            }
+            key.push_str(segment);
+        } else if segment.bytes().all(|b| b.is_ascii_digit()) {
+            match segment.parse::<usize>() {
+                Ok(entry) if entry <= MAX_POSITION => key.push_str(&format!("[{entry}]")),
+                _ => return Err(format!("positions in a list go from 0 to {MAX_POSITION}")),
+            }
+        } else {
+            key.push('.');
+            key.push_str(segment);
+        }
+    }
+    Ok(key)
+}
+
+fn unknown(defaults: &Table) -> String {
+    let mut known: Vec<_> = defaults.keys().map(String::as_str).collect();
+    known.sort_unstable();
+    format!("is not a setting; known here: {}", known.join(", "))
+}
+
+fn parse(name: &str, text: &str, findings: &Findings) -> Option<Table> {
+    match File::from_str(text, FileFormat::Yaml).collect() {
+        Ok(table) => Some(table),
+        Err(error) => {
+            findings.error(name, format!("is not a YAML file of settings: {error}"));
+            None
+        }
+    }
+}
+
+fn read_settings(
+    root: &mut Section<'_>,
+    surroundings: &Surroundings<'_>,
+    machine: &Machine,
+) -> Option<Settings> {
+    let server = root.within("server", |s| server::read(s, machine));
+    let admission = root.within("admission", process::read_admission);
+    let state_directory = server.as_ref().map(|server| server.state_directory.as_path());
+    let replay = root.within("replay", |s| process::read_replay(s, machine, state_directory));
+    let admin = root.within("admin", process::read_admin);
+    let logging = root.within("logging", process::read_logging);
+    let embedded = root.within("embedded", process::read_embedded);
+    root.within("auth", auth::check);
+    let auth = root.layers_of("auth");
+    let buckets = bucket::read_all(root, &auth, surroundings);
+    Some(Settings {
+        server: server?,
+        admission: admission?,
+        replay: replay?,
+        admin: admin?,
+        logging: logging?,
+        embedded: embedded?,
+        buckets: buckets?,
+    })
+}
+
+/// Reads a text file of at most [`MAX_FILE`] bytes.
+fn read_file(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    fs::File::open(path)?.take(MAX_FILE + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(io::Error::other("larger than 1 MiB"));
+    }
+    Ok(text)
+}
+
+/// A layer of `config`: values that were read already.
+#[derive(Debug, Clone)]
+struct Keys(Table);
+
+impl Source for Keys {
+    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn collect(&self) -> Result<Table, config::ConfigError> {
+        Ok(self.0.clone())
+    }
+}

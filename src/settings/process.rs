@@ -1,0 +1,160 @@
+//! What concerns the whole process: `admission`, `replay`, `admin`, `logging`, `embedded`.
+
+use super::machine::Machine;
+use super::section::Section;
+use super::values::{KIB, TIB, address, choice, count, duration, path, size, text, text_where};
+use config::Value;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The longest `admission.queue_wait`: longer than clients wait themselves helps nobody.
+const MAX_QUEUE_WAIT: Duration = Duration::from_secs(60);
+
+/// The levels of the `log` crate, and none.
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// `admission`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AdmissionSettings {
+    /// Uploads in flight in the whole process, at least 1.
+    pub uploads: usize,
+    /// How long one more waits for its turn before it is answered 503 SlowDown.
+    pub queue_wait: Duration,
+}
+
+/// `replay`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplaySettings {
+    /// Bytes kept in pipes and in memory by all parts together, counted as pages.
+    pub memory: u64,
+    /// Pipes kept by all parts together; each takes two descriptors.
+    pub pipes: usize,
+    /// Where a part's data goes past `memory`, which need not exist yet; `None`
+    /// (`overflow: none`): it is given up.
+    pub overflow: Option<PathBuf>,
+    /// Bytes in overflow files of all parts together.
+    pub overflow_limit: u64,
+}
+
+/// `admin`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AdminSettings {
+    /// Where metrics and health are served.
+    pub address: SocketAddr,
+}
+
+/// `logging`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoggingSettings {
+    /// How a line looks.
+    pub format: LogFormat,
+    /// A filter as env_logger reads it: `info,mizuchi=debug`.
+    pub level: String,
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `embedded`: of the in-process backend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EmbeddedSettings {
+    /// Where its objects lie.
+    pub directory: PathBuf,
+}
+
+/// Reads `admission`.
+pub(super) fn read_admission(s: &mut Section<'_>) -> Option<AdmissionSettings> {
+    let uploads = s.required("uploads", count(1..=1_000_000));
+    let queue_wait = s.required("queue_wait", duration(Duration::ZERO..=MAX_QUEUE_WAIT));
+    Some(AdmissionSettings { uploads: uploads?, queue_wait: queue_wait? })
+}
+
+/// Reads `replay`; `state_directory` holds the overflow's directory unless it is set.
+pub(super) fn read_replay(
+    s: &mut Section<'_>,
+    machine: &Machine,
+    state_directory: Option<&Path>,
+) -> Option<ReplaySettings> {
+    let memory = s.required("memory", |value| match text(value) {
+        Ok("auto") => Ok(machine.replay_memory()),
+        _ => size(64 * KIB..=TIB)(value).map_err(|problem| format!("{problem}; or auto")),
+    });
+    let pipes = s.required("pipes", count(0..=1_000_000));
+    let file = s.required("overflow", choice(&[("file", true), ("none", false)]));
+    let overflow_limit = s.required("overflow_limit", size(0..=1024 * TIB));
+    let directory = s.optional("directory", path);
+    let directory = match directory? {
+        Some(directory) => directory,
+        None => state_directory?.join("replay"),
+    };
+    Some(ReplaySettings {
+        memory: memory?,
+        pipes: pipes?,
+        overflow: file?.then_some(directory),
+        overflow_limit: overflow_limit?,
+    })
+}
+
+/// Reads `admin`.
+pub(super) fn read_admin(s: &mut Section<'_>) -> Option<AdminSettings> {
+    let address = s.required("address", address)?;
+    if !address.ip().to_canonical().is_loopback() {
+        s.findings().warn(
+            &s.key("address"),
+            "metrics and health need no credentials, and other machines may reach them there",
+        );
+    }
+    Some(AdminSettings { address })
+}
+
+/// Reads `logging`.
+pub(super) fn read_logging(s: &mut Section<'_>) -> Option<LoggingSettings> {
+    let format =
+        s.required("format", choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]));
+    let level = s.required("level", filter);
+    Some(LoggingSettings { format: format?, level: level? })
+}
+
+/// A list of `level` and `module=level`. env_logger also takes a bare module, which would make
+/// every misspelt level one, and ignores the rest that it does not know.
+fn filter(value: &Value) -> Result<String, String> {
+    let rule = "a level (off, error, warn, info, debug, trace), or a list such as \
+                info,mizuchi=debug";
+    text_where(rule, |text| {
+        text.split(',').all(|directive| {
+            let (module, level) = directive.rsplit_once('=').unwrap_or(("mizuchi", directive));
+            LEVELS.contains(&level.trim())
+                && !module.trim().is_empty()
+                && module.trim().bytes().all(|b| b.is_ascii_alphanumeric() || b"_:".contains(&b))
+        })
+    })(value)
+}
+
+/// Reads `embedded`.
+pub(super) fn read_embedded(s: &mut Section<'_>) -> Option<EmbeddedSettings> {
+    let directory = s.required("directory", path);
+    Some(EmbeddedSettings { directory: directory? })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_filter_is_levels_and_modules_with_levels() {
+        for text in ["info", "off", "info,mizuchi=debug", "warn, actix_web::x = trace"] {
+            assert!(filter(&Value::new(None, text)).is_ok(), "{text}");
+        }
+        for text in ["", "inof", "INFO ", "mizuchi", "=debug", "info,", "a=b", "info/regex"] {
+            assert!(filter(&Value::new(None, text)).is_err(), "{text}");
+        }
+    }
+}

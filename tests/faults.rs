@@ -1,0 +1,175 @@
+//! reliability.md, through a fault proxy between gateway and backend.
+
+use crate::support::backend::Backend;
+use crate::support::client::{Client, Request, signer};
+use crate::support::gateway::{Gateway, Setup};
+use crate::support::proxy::{Fault, Proxy};
+use crate::support::{eventually, payload};
+use time::OffsetDateTime;
+use tokio::io::AsyncWriteExt;
+
+async fn trio() -> (Backend, Proxy, Gateway) {
+    let backend = Backend::start().await;
+    let proxy = Proxy::start(backend.s3.address).await;
+    let setup = Setup::new(&backend, proxy.address);
+    let gateway = setup
+        .bucket(
+            "    upload:\n      restart:\n        max: 4\n        backoff_base: 5ms\n        backoff_cap: 50ms\n",
+        )
+        .start()
+        .await;
+    (backend, proxy, gateway)
+}
+
+const SLOW_DOWN: &str = "HTTP/1.1 503 Slow Down\r\ncontent-type: application/xml\r\ncontent-length: 62\r\n\r\n\
+    <Error><Code>SlowDown</Code><Message>later</Message></Error>\r\n";
+
+/// Must show: "the backend dies in the middle of a part: the client's upload succeeds".
+#[tokio::test]
+async fn a_backend_that_dies_in_the_middle_of_a_part_is_not_noticed() {
+    let (backend, proxy, gateway) = trio().await;
+    let mut client = Client::connect(&gateway).await;
+    let body = payload(12 << 20);
+    proxy.script([Fault::ResetAfter(5 << 20), Fault::ResetAfter(9 << 20)]);
+    let answer = client.send(Request::put("survivor", body.len()), &body).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(backend.object("survivor").unwrap(), body);
+    assert_eq!(gateway.metric("mizuchi_part_restarts_total").await, 2.0);
+    let copied = body.len() as f64 - gateway.metric("mizuchi_zero_copy_bytes_total").await;
+    assert!(copied <= 16384.0, "{copied} bytes of the payload were read into user space");
+    gateway.settled().await;
+}
+
+#[tokio::test]
+async fn a_refusal_queued_before_the_end_of_the_body_restarts_the_part() {
+    let (backend, proxy, gateway) = trio().await;
+    let mut client = Client::connect(&gateway).await;
+    for (index, length) in [200, 100_000, 6 << 20].into_iter().enumerate() {
+        let key = format!("later/{index}");
+        let body = payload(length);
+        proxy.script([Fault::AnswerAfter(length / 2, SLOW_DOWN)]);
+        let answer = client.send(Request::put(&key, length), &body).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert_eq!(backend.object(&key).unwrap(), body);
+        assert!(proxy.script_done());
+    }
+}
+
+#[tokio::test]
+async fn past_the_restart_budget_the_backend_s_own_error_is_answered() {
+    let (backend, proxy, gateway) = trio().await;
+    let mut client = Client::connect(&gateway).await;
+    let body = payload(1 << 20);
+    proxy.script(vec![Fault::AnswerAfter(1000, SLOW_DOWN); 5]);
+    let answer = client.send(Request::put("never", body.len()), &body).await;
+    assert_eq!((answer.status, answer.code().as_str()), (503, "SlowDown"), "{}", answer.text());
+    assert_eq!(backend.object("never"), None);
+    gateway.settled().await;
+}
+
+/// R11: "the answer of a wholly sent PutObject is lost: reconciled by HEAD; unprovable → 503".
+#[tokio::test]
+async fn a_lost_answer_is_reconciled_or_is_503() {
+    let (backend, proxy, gateway) = trio().await;
+    let mut client = Client::connect(&gateway).await;
+    let body = payload(100_000);
+    let lose = || [Fault::LoseAnswerAfter(100_000)];
+
+    proxy.script(lose());
+    let answer = client.send(Request::put("unprovable", body.len()), &body).await;
+    assert_eq!(answer.status, 503, "{}", answer.text());
+
+    use base64::Engine as _;
+    use md5::Digest as _;
+    let md5 = base64::engine::general_purpose::STANDARD.encode(md5::Md5::digest(&body));
+    proxy.script(lose());
+    let request = Request::put("proven", body.len()).header("content-md5", &md5);
+    let mut client = Client::connect(&gateway).await;
+    let answer = client.send(request, &body).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(backend.object("proven").unwrap(), body);
+    assert!(answer.header("etag").is_some());
+}
+
+/// R14: "client aborts at a random offset: 0 leaks".
+#[tokio::test]
+async fn clients_that_abort_leave_nothing_behind() {
+    let (backend, _proxy, gateway) = trio().await;
+    let mut client = Client::connect(&gateway).await;
+    assert_eq!(client.send(Request::put("warm", 100_000), &payload(100_000)).await.status, 200);
+    drop(client);
+    gateway.settled().await;
+    let before = gateway.descriptors();
+    let body = payload(300_000);
+    for index in 0..1000usize {
+        let mut client = Client::connect(&gateway).await;
+        let request = Request::put(&format!("aborted/{index}"), body.len());
+        let head = request.sign(&client.host, &signer(), OffsetDateTime::now_utc());
+        let offset = index * 7919 % body.len();
+        let _ = client.socket.write_all(&head).await;
+        let _ = client.socket.write_all(&body[..offset]).await;
+        if index % 2 == 0 {
+            let _ = client.socket.set_zero_linger();
+        }
+    }
+    gateway.settled().await;
+    for index in 0..1000 {
+        assert_eq!(backend.object(&format!("aborted/{index}")), None);
+    }
+    eventually("descriptors back at the baseline", async || gateway.descriptors() <= before + 70)
+        .await;
+}
+
+/// R12: "PartWorker panics 1 % of the time: all uploads succeed through restarts".
+#[tokio::test]
+async fn workers_that_panic_are_restarted() {
+    let backend = Backend::start().await;
+    let setup = Setup::new(&backend, backend.s3.address);
+    let points = "part_worker::start=1%panic(start);part::spliced=1%panic(spliced);part::kept=1%panic(kept);part::copied=1%panic(copied)";
+    let gateway = setup.env("FAILPOINTS", points).start().await;
+    let mut client = Client::connect(&gateway).await;
+    let (large, small) = (payload(3 << 20), payload(2000));
+    for index in 0..150 {
+        let body = if index % 2 == 0 { &large } else { &small };
+        let key = format!("panics/{index}");
+        let answer = client.send(Request::put(&key, body.len()), body).await;
+        assert_eq!(answer.status, 200, "{index}: {}", answer.text());
+        assert_eq!(&backend.object(&key).unwrap(), body);
+    }
+    assert!(gateway.metric("mizuchi_part_restarts_total{cause=\"died\"}").await > 0.0);
+    gateway.settled().await;
+}
+
+/// R22: "SIGTERM under load: everything in flight finishes or gets a clean error".
+#[tokio::test]
+async fn sigterm_lets_what_is_in_flight_finish() {
+    let (backend, _proxy, mut gateway) = trio().await;
+    let mut client = Client::connect(&gateway).await;
+    let body = payload(4 << 20);
+    let head =
+        Request::put("last", body.len()).sign(&client.host, &signer(), OffsetDateTime::now_utc());
+    client.socket.write_all(&head).await.unwrap();
+    client.socket.write_all(&body[..1 << 20]).await.unwrap();
+    eventually("the upload is in flight", async || {
+        gateway.metric("mizuchi_uploads_in_flight").await == 1.0
+    })
+    .await;
+    gateway.signal("TERM");
+    client.socket.write_all(&body[1 << 20..]).await.unwrap();
+    assert_eq!(client.one(false).await.status, 200);
+    assert_eq!(backend.object("last").unwrap(), body);
+    assert!(gateway.ended().await.success());
+}
+
+/// R29: "keep-alive connections to the backend closed while idle: 0 client-visible errors".
+#[tokio::test]
+async fn stale_backend_connections_are_not_used() {
+    let (_backend, proxy, gateway) = trio().await;
+    let mut client = Client::connect(&gateway).await;
+    for index in 0..50 {
+        proxy.script([Fault::CloseAfterAnswer]);
+        let length = if index % 2 == 0 { 500 } else { 100_000 };
+        let answer = client.send(Request::put("idle", length), &payload(length)).await;
+        assert_eq!(answer.status, 200, "{index}: {}", answer.text());
+    }
+}

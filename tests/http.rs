@@ -1,0 +1,149 @@
+//! security.md, "HTTP": a test per row over a real socket.
+
+use crate::support::backend::Backend;
+use crate::support::client::{Client, Request, signer};
+use crate::support::gateway::{Gateway, Setup};
+use crate::support::payload;
+use time::OffsetDateTime;
+use tokio::io::AsyncWriteExt;
+
+async fn pair() -> (Backend, Gateway) {
+    let backend = Backend::start().await;
+    let address = backend.s3.address;
+    let gateway = Setup::new(&backend, address).start().await;
+    (backend, gateway)
+}
+
+/// "Content-Length with Transfer-Encoding, duplicate Content-Length, `+5`, TE other than chunked,
+/// TE on HTTP/1.0, bare LF, obs-fold, space before the colon: 400 and close".
+#[tokio::test]
+async fn ambiguous_requests_are_refused_and_the_connection_closed() {
+    let (_backend, gateway) = pair().await;
+    for head in [
+        "PUT /uploads/k HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "PUT /uploads/k HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n",
+        "PUT /uploads/k HTTP/1.1\r\nHost: h\r\nContent-Length: +5\r\n\r\n",
+        "PUT /uploads/k HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip\r\n\r\n",
+        "PUT /uploads/k HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked, chunked\r\n\r\n",
+        "PUT /uploads/k HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "PUT /uploads/k HTTP/1.1\nHost: h\nContent-Length: 5\n\n",
+        "PUT /uploads/k HTTP/1.1\r\nHost: h\r\nX-A: b\r\n c\r\n\r\n",
+        "PUT /uploads/k HTTP/1.1\r\nHost: h\r\nX-A : b\r\n\r\n",
+        "PUT /uploads/k HTTP/1.1\r\n\r\n",
+        "\u{1}\u{2}\u{3}\r\n\r\n",
+    ] {
+        let mut client = Client::connect(&gateway).await;
+        let smuggled = b"GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n";
+        let answer = client.raw(head.as_bytes(), smuggled).await;
+        assert_eq!(answer.status, 400, "{head:?}: {}", answer.text());
+        assert!(client.ends().await, "{head:?}: the connection went on");
+    }
+    assert!(!gateway.log().contains("smuggled"));
+}
+
+#[tokio::test]
+async fn an_odd_expectation_is_417() {
+    let (_backend, gateway) = pair().await;
+    let mut client = Client::connect(&gateway).await;
+    let answer =
+        client.raw(b"PUT /uploads/k HTTP/1.1\r\nHost: h\r\nExpect: 200-ok\r\n\r\n", b"").await;
+    assert_eq!(answer.status, 417);
+}
+
+#[tokio::test]
+async fn a_head_over_the_limit_is_refused() {
+    let (_backend, gateway) = pair().await;
+    let mut client = Client::connect(&gateway).await;
+    let head =
+        format!("PUT /uploads/k HTTP/1.1\r\nHost: h\r\nX-A: {}\r\n\r\n", "a".repeat(17 * 1024));
+    let answer = client.raw(head.as_bytes(), b"").await;
+    assert_eq!((answer.status, answer.code().as_str()), (400, "RequestHeaderSectionTooLarge"));
+}
+
+/// "early error with an unread body: answer, half-close, drain up to a cap, close: the client
+/// reads the answer".
+#[tokio::test]
+async fn a_refusal_reaches_a_client_that_is_still_sending() {
+    let (_backend, gateway) = pair().await;
+    let body = payload(8 << 20);
+    for _ in 0..20 {
+        let mut client = Client::connect(&gateway).await;
+        let request = Request::put("k", body.len());
+        let other = crate::support::client::signer_with("AKIANOBODY", "x", "us-east-1");
+        let head = request.sign(&client.host.clone(), &other, OffsetDateTime::now_utc());
+        let answer = client.raw(&head, &body).await;
+        assert_eq!((answer.status, answer.code().as_str()), (403, "InvalidAccessKeyId"));
+        assert_eq!(answer.header("connection").as_deref(), Some("close"));
+    }
+}
+
+#[tokio::test]
+async fn pipelined_requests_are_answered_in_order() {
+    let (backend, gateway) = pair().await;
+    let mut client = Client::connect(&gateway).await;
+    let mut wire = Vec::new();
+    let bodies: Vec<Vec<u8>> = [10, 70_000, 0, 300_000].map(payload).to_vec();
+    for (index, body) in bodies.iter().enumerate() {
+        let request = Request::put(&format!("pipe/{index}"), body.len());
+        wire.extend(request.sign(&client.host, &signer(), OffsetDateTime::now_utc()));
+        wire.extend(body);
+    }
+    let (reader, mut writer) = client.socket.into_split();
+    let sending = tokio::spawn(async move { writer.write_all(&wire).await.map(|()| writer) });
+    let writer = sending.await.unwrap().unwrap();
+    client.socket = reader.reunite(writer).unwrap();
+    for (index, body) in bodies.iter().enumerate() {
+        assert_eq!(client.answer(false).await.status, 200, "{index}");
+        assert_eq!(&backend.object(&format!("pipe/{index}")).unwrap(), body);
+    }
+}
+
+/// "Expect: 100-continue answered only after auth and admission".
+#[tokio::test]
+async fn continue_comes_after_authentication() {
+    let (backend, gateway) = pair().await;
+    let mut client = Client::connect(&gateway).await;
+    let request = Request::put("waited", 200_000).header("expect", "100-continue");
+    let head = request.sign(&client.host, &signer(), OffsetDateTime::now_utc());
+    client.socket.write_all(&head).await.unwrap();
+    assert_eq!(client.one(false).await.status, 100);
+    let body = payload(200_000);
+    client.socket.write_all(&body).await.unwrap();
+    assert_eq!(client.one(false).await.status, 200);
+    assert_eq!(backend.object("waited").unwrap(), body);
+
+    let request = Request::put("refused", 200_000).header("expect", "100-continue");
+    let other = crate::support::client::signer_with("AKIANOBODY", "x", "us-east-1");
+    let head = request.sign(&client.host, &other, OffsetDateTime::now_utc());
+    client.socket.write_all(&head).await.unwrap();
+    assert_eq!(client.one(false).await.status, 403);
+}
+
+/// R15: "short or extra body: 400 IncompleteBody; extra bytes are never parsed as a request" of
+/// another kind than the next one.
+#[tokio::test]
+async fn a_short_body_makes_no_object() {
+    let (backend, gateway) = pair().await;
+    for length in [10, 100_000] {
+        let mut client = Client::connect(&gateway).await;
+        let head =
+            Request::put("short", length).sign(&client.host, &signer(), OffsetDateTime::now_utc());
+        client.socket.write_all(&head).await.unwrap();
+        client.socket.write_all(&payload(length - 3)).await.unwrap();
+        client.socket.shutdown().await.unwrap();
+        let answer = client.one(false).await;
+        assert_eq!((answer.status, answer.code().as_str()), (400, "IncompleteBody"));
+        assert_eq!(backend.object("short"), None);
+    }
+    gateway.settled().await;
+}
+
+#[tokio::test]
+async fn chunked_transfer_coding_without_a_decoded_length_is_411() {
+    let (_backend, gateway) = pair().await;
+    let mut client = Client::connect(&gateway).await;
+    let request = Request { length: None, ..Request::put("k", 0) };
+    let request = request.header("transfer-encoding", "chunked");
+    let answer = client.send(request, b"3\r\nabc\r\n0\r\n\r\n").await;
+    assert_eq!((answer.status, answer.code().as_str()), (411, "MissingContentLength"));
+}

@@ -1,0 +1,10 @@
+//! The integration tests: one binary, modules by subject, all through the real `mizuchi` binary
+//! over real sockets. The backend is the embedded one, started here, behind a fault proxy.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
+
+mod support;
+
+mod faults;
+mod http;
+mod pipeline;

@@ -1,0 +1,39 @@
+//! The S3 server behind the gateway: s3s over a temporary folder.
+
+use mizuchi::embedded::{self, Embedded};
+use std::path::PathBuf;
+
+/// A backend with one bucket, `store`.
+pub struct Backend {
+    pub s3: Embedded,
+    directory: tempfile::TempDir,
+}
+
+impl Backend {
+    pub async fn start() -> Backend {
+        let directory = tempfile::tempdir().unwrap();
+        let s3 = embedded::start(directory.path(), &["store".to_owned()]).await.unwrap();
+        Backend { s3, directory }
+    }
+
+    fn path(&self, key: &str) -> PathBuf {
+        self.directory.path().join("store").join(key)
+    }
+
+    /// The object's bytes; None if it is not there.
+    pub fn object(&self, key: &str) -> Option<Vec<u8>> {
+        std::fs::read(self.path(key)).ok()
+    }
+
+    /// Files that belong to no object: parts and temporary files of uploads.
+    pub fn leftovers(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(self.directory.path()).unwrap().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name != "store" {
+                found.push(name);
+            }
+        }
+        found
+    }
+}

@@ -1,0 +1,200 @@
+//! A `mizuchi serve` process.
+
+use super::backend::Backend;
+use super::{PATIENCE, eventually};
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+pub const ACCESS_KEY: &str = "AKIATESTTESTTESTTEST";
+pub const SECRET_KEY: &str = "test/secret+key";
+
+pub struct Gateway {
+    child: Child,
+    pub address: SocketAddr,
+    pub admin: SocketAddr,
+    log: Arc<Mutex<String>>,
+    _directory: tempfile::TempDir,
+}
+
+/// How a test wants its gateway.
+pub struct Setup {
+    pub endpoint: SocketAddr,
+    pub access_key: String,
+    pub secret_key: String,
+    /// Extra environment, `MIZUCHI__…` or FAILPOINTS.
+    pub environment: Vec<(&'static str, String)>,
+    /// YAML lines at the top level.
+    pub extra: String,
+    /// YAML lines inside the bucket, indented by four.
+    pub bucket_extra: String,
+}
+
+impl Setup {
+    /// A gateway in front of the backend, reached at `endpoint`.
+    pub fn new(backend: &Backend, endpoint: SocketAddr) -> Setup {
+        Setup {
+            endpoint,
+            access_key: backend.s3.access_key.clone(),
+            secret_key: backend.s3.secret_key.clone(),
+            environment: Vec::new(),
+            extra: String::new(),
+            bucket_extra: String::new(),
+        }
+    }
+
+    pub fn env(mut self, name: &'static str, value: &str) -> Setup {
+        self.environment.push((name, value.to_owned()));
+        self
+    }
+
+    pub fn bucket(mut self, yaml: &str) -> Setup {
+        self.bucket_extra.push_str(yaml);
+        self
+    }
+
+    pub async fn start(self) -> Gateway {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = directory.path().join("settings.yaml");
+        let state = directory.path().join("state");
+        let text = format!(
+            "server:\n  address: 127.0.0.1:0\n  workers: 2\n  shutdown_grace: 10s\n  state_directory: {}\n\
+             admin:\n  address: 127.0.0.1:0\n{}\nbuckets:\n  - name: uploads\n    s3:\n      bucket: store\n      \
+             region: us-east-1\n      endpoint: http://{}\n      path_style: true\n      access_key: {}\n      \
+             secret_key: {}\n    auth:\n      sigv4:\n        credentials:\n          - access_key: {ACCESS_KEY}\n            \
+             secret_key: {SECRET_KEY}\n            principal: tester\n{}",
+            state.display(),
+            self.extra,
+            self.endpoint,
+            self.access_key,
+            self.secret_key,
+            self.bucket_extra,
+        );
+        std::fs::write(&settings, text).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mizuchi"));
+        command.arg("serve").arg("--settings").arg(&settings);
+        command.env("RUST_LOG", "info").stderr(Stdio::piped()).stdout(Stdio::null());
+        for (name, value) in &self.environment {
+            command.env(name, value);
+        }
+        let mut child = command.spawn().unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let stderr = child.stderr.take().unwrap();
+        let sink = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let mut log = sink.lock().unwrap();
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+        let started = Instant::now();
+        let (address, admin) = loop {
+            let text = log.lock().unwrap().clone();
+            if let (Some(address), Some(admin)) =
+                (after(&text, "uploads on http://"), after(&text, "admin on http://"))
+            {
+                break (address, admin);
+            }
+            assert!(started.elapsed() < PATIENCE, "the gateway did not start:\n{text}");
+            if let Some(status) = child.try_wait().unwrap() {
+                panic!("the gateway ended with {status}:\n{text}");
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        };
+        Gateway { child, address, admin, log, _directory: directory }
+    }
+}
+
+fn after(text: &str, mark: &str) -> Option<SocketAddr> {
+    let rest = &text[text.find(mark)? + mark.len()..];
+    rest.split_whitespace().next()?.parse().ok()
+}
+
+impl Gateway {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// The whole of `/metrics`.
+    pub async fn metrics(&self) -> String {
+        get(self.admin, "/metrics").await
+    }
+
+    /// The sum of all series whose line begins with `prefix`.
+    pub async fn metric(&self, prefix: &str) -> f64 {
+        let text = self.metrics().await;
+        text.lines()
+            .filter(|line| line.starts_with(prefix))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+    }
+
+    /// Waits until nothing is in flight: no upload, part, permit or replay page.
+    pub async fn settled(&self) {
+        eventually("all gauges back at zero", async || {
+            let mut sum = 0.0;
+            for name in [
+                "mizuchi_uploads_in_flight",
+                "mizuchi_parts_in_flight",
+                "mizuchi_permits_in_use",
+                "mizuchi_replay_pages",
+                "mizuchi_replay_pipes",
+                "mizuchi_backend_connections_leased",
+            ] {
+                sum += self.metric(name).await;
+            }
+            sum == 0.0
+        })
+        .await;
+    }
+
+    pub fn signal(&self, name: &str) {
+        let status =
+            Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()).status();
+        assert!(status.unwrap().success());
+    }
+
+    /// Waits for the process to end.
+    pub async fn ended(&mut self) -> std::process::ExitStatus {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(started.elapsed() < PATIENCE, "the gateway did not end:\n{}", self.log());
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- the gateway's log ---\n{}", self.log());
+        }
+    }
+}
+
+/// A plain GET; the body.
+pub async fn get(address: SocketAddr, path: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    socket.read_to_string(&mut text).await.unwrap();
+    text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default()
+}
