@@ -9,6 +9,7 @@
 
 mod body;
 mod connection;
+mod delivery;
 mod endpoint;
 mod error;
 mod health;

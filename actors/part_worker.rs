@@ -199,8 +199,10 @@ impl Attempt {
                 self.with_health(end, endpoint)
             }
             Err(error) => {
+                let everything = lease.connection.may_have_everything(&error);
+                let sent = if everything { Sent::Wholly } else { Sent::Partly };
                 lease.connection.reset();
-                self.lost(&error, Sent::Wholly, content, endpoint)
+                self.lost(&error, sent, content, endpoint)
             }
         }
     }

@@ -9,6 +9,7 @@
 //!   request whose answer nobody awaits any more, is not carried out later behind a newer one.
 
 use super::body::BodyReader;
+use super::delivery::acknowledged;
 use super::endpoint::Endpoint;
 use super::error::{BackendError, Stage};
 use super::resolve::Resolver;
@@ -48,6 +49,8 @@ pub struct Connection {
     stream: TcpStream,
     buffer: BytesMut,
     served: u32,
+    /// Bytes written since the connection was made, spliced ones too.
+    written: u64,
     phase: Phase,
 }
 
@@ -105,12 +108,26 @@ impl Connection {
     }
 
     fn over(stream: TcpStream) -> Self {
-        Connection { stream, buffer: BytesMut::new(), served: 0, phase: Phase::Idle }
+        Connection { stream, buffer: BytesMut::new(), served: 0, written: 0, phase: Phase::Idle }
     }
 
     /// The socket, to splice a body into after [`send_head`](Self::send_head).
     pub fn stream(&self) -> &TcpStream {
         &self.stream
+    }
+
+    /// Counts bytes that the caller has spliced into the socket.
+    pub fn count_spliced(&mut self, bytes: usize) {
+        self.written += bytes as u64;
+    }
+
+    /// After a failure: whether the backend may have all that was written. False only when it has
+    /// reset the connection and its kernel had not taken everything by then.
+    pub fn may_have_everything(&self, error: &BackendError) -> bool {
+        let BackendError::Io { source, .. } = error else { return true };
+        let reset =
+            matches!(source.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe);
+        !reset || acknowledged(&self.stream).is_none_or(|bytes| bytes >= self.written)
     }
 
     /// Whether it has served a request before: a backend may close such a one at any moment.
@@ -181,6 +198,7 @@ impl Connection {
             match self.stream.try_write_vectored(&[IoSlice::new(first), IoSlice::new(second)]) {
                 Ok(0) => return Err(BackendError::sending(io::ErrorKind::WriteZero.into())),
                 Ok(sent) => {
+                    self.written += sent as u64;
                     let of_second = sent.saturating_sub(first.len());
                     first = first.get(sent..).unwrap_or_default();
                     second = second.get(of_second..).unwrap_or_default();

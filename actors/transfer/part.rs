@@ -242,10 +242,10 @@ impl PartSource {
             since_yield += moved;
             fail::fail_point!("part::spliced");
             let last = self.body.is_done();
-            if last {
-                out.offer();
-            }
             if self.kept.is_lost() {
+                if last {
+                    out.offer();
+                }
                 while *pending > 0 {
                     let sent = out.send_pipe(ingest, *pending, !last).await?;
                     *pending -= sent;
@@ -256,6 +256,9 @@ impl PartSource {
             if doubled == moved {
                 self.kept.keep_pipe(ingest, pending).await.map_err(SendError::Internal)?;
                 fail::fail_point!("part::kept");
+                if last {
+                    out.offer();
+                }
                 out.send_doubled(moved, !last).await?;
             } else {
                 // The kernel granted the second pipe fewer slots: these bytes go through memory.
@@ -263,6 +266,9 @@ impl PartSource {
                 let bytes = ingest.take(moved).map_err(SendError::Internal)?;
                 *pending = 0;
                 self.kept.keep_bytes(bytes.clone()).await.map_err(SendError::Internal)?;
+                if last {
+                    out.offer();
+                }
                 out.write(&bytes).await?;
             }
             if since_yield >= YIELD_EVERY {
@@ -333,12 +339,20 @@ impl<'a> Outlet<'a> {
         self.connection.send_all(bytes, self.stall).await.map_err(SendError::Backend)
     }
 
-    async fn send_pipe(&self, pipe: &Pipe, length: usize, more: bool) -> Result<usize, SendError> {
+    async fn send_pipe(
+        &mut self,
+        pipe: &Pipe,
+        length: usize,
+        more: bool,
+    ) -> Result<usize, SendError> {
         let sent = timeout(self.stall, pipe.send(self.connection.stream(), length, more));
         match self.unless_answered(sent).await? {
             Err(_) => Err(SendError::Backend(BackendError::stalled())),
             Ok(Ok(0)) => Err(SendError::Internal(io::Error::other("a pipe lost its bytes"))),
-            Ok(Ok(sent)) => Ok(sent),
+            Ok(Ok(sent)) => {
+                self.connection.count_spliced(sent);
+                Ok(sent)
+            }
             Ok(Err(error)) => Err(SendError::Backend(BackendError::sending(error))),
         }
     }
