@@ -26,6 +26,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::net::TcpSocket;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// A running gateway.
@@ -55,7 +56,7 @@ impl Gateway {
             Arc::new(Admission::new(settings.admission.uploads, settings.admission.queue_wait));
         let route = route_builder(&settings, Arc::clone(&engine), Arc::clone(&admission));
         let edge = Edge { tap: Arc::new(tap(&settings)), route, metrics };
-        let listener = TcpListener::bind(settings.server.address)?;
+        let listener = listen(settings.server.address)?;
         let address = listener.local_addr()?;
         let builder = Server::build()
             .workers(settings.server.workers)
@@ -100,6 +101,17 @@ impl Gateway {
         log::info!("stopped");
         ended
     }
+}
+
+/// Connections that may wait for their accept: a burst past it costs each client a second, the
+/// first retransmission of its SYN.
+const BACKLOG: u32 = 2048;
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)?.into_std()
 }
 
 fn tap(settings: &Settings) -> TapConfig {

@@ -5,6 +5,8 @@
 
 mod support;
 
+mod backend_faults;
 mod faults;
 mod http;
+mod overload;
 mod pipeline;

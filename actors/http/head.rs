@@ -150,6 +150,7 @@ impl std::fmt::Debug for RequestHead {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
 

@@ -95,7 +95,7 @@ impl Verifier {
             (false, false) => Err(S3Error::new(ErrorCode::AccessDenied, "Access Denied")),
             (true, false) => {
                 let mode = PayloadMode::parse(head.header("x-amz-content-sha256"))?;
-                let claim = self.from_header(head, now)?;
+                let claim = self.claim_in_header(head, now)?;
                 let payload = head.header("x-amz-content-sha256").unwrap_or_default();
                 self.check(head, hosts, claim, CredentialPlace::Header, mode, payload)
             }
@@ -113,7 +113,7 @@ impl Verifier {
         }
     }
 
-    fn from_header(&self, head: &RequestHead, now: OffsetDateTime) -> Result<Claim, S3Error> {
+    fn claim_in_header(&self, head: &RequestHead, now: OffsetDateTime) -> Result<Claim, S3Error> {
         let authorization = head.header("authorization").unwrap_or_default();
         let Some(rest) = authorization.strip_prefix(ALGORITHM).filter(|rest| rest.starts_with(' '))
         else {

@@ -24,16 +24,4 @@ impl Backend {
     pub fn object(&self, key: &str) -> Option<Vec<u8>> {
         std::fs::read(self.path(key)).ok()
     }
-
-    /// Files that belong to no object: parts and temporary files of uploads.
-    pub fn leftovers(&self) -> Vec<String> {
-        let mut found = Vec::new();
-        for entry in std::fs::read_dir(self.directory.path()).unwrap().flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if name != "store" {
-                found.push(name);
-            }
-        }
-        found
-    }
 }

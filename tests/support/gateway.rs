@@ -30,6 +30,8 @@ pub struct Setup {
     pub extra: String,
     /// YAML lines inside the bucket, indented by four.
     pub bucket_extra: String,
+    /// `ulimit -n`; None: as it is.
+    pub descriptors: Option<u32>,
 }
 
 impl Setup {
@@ -42,6 +44,7 @@ impl Setup {
             environment: Vec::new(),
             extra: String::new(),
             bucket_extra: String::new(),
+            descriptors: None,
         }
     }
 
@@ -52,6 +55,11 @@ impl Setup {
 
     pub fn bucket(mut self, yaml: &str) -> Setup {
         self.bucket_extra.push_str(yaml);
+        self
+    }
+
+    pub fn descriptors(mut self, limit: u32) -> Setup {
+        self.descriptors = Some(limit);
         self
     }
 
@@ -73,7 +81,16 @@ impl Setup {
             self.bucket_extra,
         );
         std::fs::write(&settings, text).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mizuchi"));
+        let binary = env!("CARGO_BIN_EXE_mizuchi");
+        let mut command = match self.descriptors {
+            None => Command::new(binary),
+            Some(limit) => {
+                let mut shell = Command::new("sh");
+                let script = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");
+                shell.arg("-c").arg(script).arg(binary);
+                shell
+            }
+        };
         command.arg("serve").arg("--settings").arg(&settings);
         command.env("RUST_LOG", "info").stderr(Stdio::piped()).stdout(Stdio::null());
         for (name, value) in &self.environment {
@@ -134,6 +151,13 @@ impl Gateway {
             .filter(|line| line.starts_with(prefix))
             .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
             .sum()
+    }
+
+    /// CPU time of the process so far, user and system, in clock ticks.
+    pub fn cpu_ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
     }
 
     pub fn descriptors(&self) -> usize {

@@ -1,7 +1,6 @@
 //! A fault proxy: passes bytes between the gateway and the backend, until it is told not to.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -29,7 +28,6 @@ pub enum Fault {
 pub struct Proxy {
     pub address: SocketAddr,
     plan: Arc<Mutex<Vec<Fault>>>,
-    connections: Arc<AtomicUsize>,
 }
 
 impl Proxy {
@@ -37,18 +35,16 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let plan: Arc<Mutex<Vec<Fault>>> = Arc::default();
-        let connections = Arc::new(AtomicUsize::new(0));
-        let (faults, count) = (Arc::clone(&plan), Arc::clone(&connections));
+        let faults = Arc::clone(&plan);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                count.fetch_add(1, Ordering::SeqCst);
                 let faults = Arc::clone(&faults);
                 tokio::spawn(async move {
                     let _ = serve(client, target, faults).await;
                 });
             }
         });
-        Proxy { address, plan, connections }
+        Proxy { address, plan }
     }
 
     /// The next requests that come meet these faults, in order; later ones none.
@@ -61,10 +57,6 @@ impl Proxy {
     /// Whether every scripted fault has happened.
     pub fn script_done(&self) -> bool {
         self.plan.lock().unwrap().is_empty()
-    }
-
-    pub fn connections(&self) -> usize {
-        self.connections.load(Ordering::SeqCst)
     }
 }
 

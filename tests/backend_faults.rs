@@ -1,0 +1,103 @@
+//! R9: the backend fails at every point of a PutObject and an UploadPart; the client gets the right
+//! bytes stored or the right error, and nothing is left behind.
+
+use crate::support::backend::Backend;
+use crate::support::client::{Client, Request};
+use crate::support::gateway::{Gateway, Setup};
+use crate::support::payload;
+use crate::support::proxy::{Fault, Proxy};
+use md5::Digest as _;
+
+const ERROR_500: &str = "HTTP/1.1 500 Internal Server Error\r\ncontent-length: 55\r\n\r\n\
+    <Error><Code>InternalError</Code><Message>x</Message></Error>";
+const ERROR_503: &str = "HTTP/1.1 503 Slow Down\r\ncontent-length: 0\r\n\r\n";
+const GARBAGE: &str = "\u{0}\u{1}garbage\r\n\r\n";
+const CUT: &str = "HTTP/1.1 200 OK\r\nconte";
+
+/// How many times each cell is tried.
+const ROUNDS: usize = 20;
+
+async fn trio() -> (Backend, Proxy, Gateway) {
+    let backend = Backend::start().await;
+    let proxy = Proxy::start(backend.s3.address).await;
+    let gateway = Setup::new(&backend, proxy.address)
+        .env("MIZUCHI__BUCKETS__0__S3__TIMEOUTS__FIRST_BYTE", "300ms")
+        .env("MIZUCHI__BUCKETS__0__S3__TIMEOUTS__PROGRESS", "300ms")
+        .env("MIZUCHI__BUCKETS__0__UPLOAD__RESTART__BACKOFF_BASE", "1ms")
+        .start()
+        .await;
+    (backend, proxy, gateway)
+}
+
+/// Every fault, in terms of a request of about `length` bytes.
+fn faults(length: usize) -> Vec<(&'static str, Fault)> {
+    vec![
+        ("reset before the body", Fault::ResetAfter(1)),
+        ("reset in the middle", Fault::ResetAfter(length / 2)),
+        ("reset after the body", Fault::LoseAnswerAfter(length)),
+        ("500", Fault::AnswerAfter(length / 3, ERROR_500)),
+        ("503", Fault::AnswerAfter(length / 3, ERROR_503)),
+        ("blackhole", Fault::BlackholeAfter(length / 2)),
+        ("garbage", Fault::AnswerAfter(length / 2, GARBAGE)),
+        ("cut answer", Fault::AnswerAfter(length, CUT)),
+        ("truncated answer", Fault::CutAnswerAfter(20)),
+    ]
+}
+
+#[tokio::test]
+async fn every_fault_of_a_put_is_right_bytes_or_the_right_error() {
+    let (backend, proxy, gateway) = trio().await;
+    let body = payload(200_000);
+    for (name, fault) in faults(body.len()) {
+        for round in 0..ROUNDS {
+            let mut client = Client::connect(&gateway).await;
+            let key = format!("{name}/{round}").replace(' ', "-");
+            proxy.script([fault.clone()]);
+            let answer = client.send(Request::put(&key, body.len()), &body).await;
+            assert!(proxy.script_done(), "{name}: the fault did not happen");
+            match answer.status {
+                200 => assert_eq!(backend.object(&key).as_ref(), Some(&body), "{name}"),
+                // A wholly sent PutObject without an answer, and nothing to prove it by.
+                503 => {
+                    assert_eq!(answer.code(), "ServiceUnavailable", "{name}");
+                    let stored = backend.object(&key);
+                    assert!(stored.is_none_or(|stored| stored == body), "{name}: a partial object");
+                }
+                status => panic!("{name}: {status} {}", answer.text()),
+            }
+            if ["reset before the body", "500", "503"].contains(&name) {
+                assert_eq!(answer.status, 200, "{name}: {}", answer.text());
+            }
+        }
+    }
+    gateway.settled().await;
+}
+
+#[tokio::test]
+async fn every_fault_of_a_part_is_invisible() {
+    let (_backend, proxy, gateway) = trio().await;
+    let mut client = Client::connect(&gateway).await;
+    let body = payload(200_000);
+    let created = client.send(Request::method("POST", "parts").query("uploads", ""), b"").await;
+    let id = created.element("UploadId").unwrap();
+    let md5: String = md5::Md5::digest(&body).iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut number = 0;
+    for (name, fault) in faults(body.len()) {
+        for _ in 0..ROUNDS {
+            number += 1;
+            proxy.script([fault.clone()]);
+            let request = Request::put("parts", body.len())
+                .query("partNumber", &number.to_string())
+                .query("uploadId", &id);
+            let answer = client.send(request, &body).await;
+            assert_eq!(answer.status, 200, "{name}: {}", answer.text());
+            assert!(proxy.script_done(), "{name}: the fault did not happen");
+            // s3s answers the MD5 of what it has stored.
+            assert_eq!(answer.header("etag"), Some(format!("\"{md5}\"")), "{name}");
+        }
+    }
+    proxy.script([]);
+    let abort = Request::method("DELETE", "parts").query("uploadId", &id);
+    assert_eq!(client.send(abort, b"").await.status, 204);
+    gateway.settled().await;
+}
