@@ -2,12 +2,13 @@
 
 use crate::development::Credentials;
 use crate::gateway::Gateway;
-use crate::logging;
 use crate::settings::{self, Loaded};
+use crate::{logging, probe};
 use clap::{Args, Parser, Subcommand};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// sysexits(3), EX_USAGE: the settings are wrong.
 const EXIT_SETTINGS: u8 = 64;
@@ -26,7 +27,39 @@ enum Command {
     /// Run the gateway until SIGTERM or SIGINT
     Serve(ServeArgs),
     /// Check the settings and show every error; exit status 64 when there is one
-    Check(SettingsArgs),
+    Check(CheckArgs),
+    /// Print a URL with which anybody may upload one object, for a while
+    Presign(PresignArgs),
+}
+
+#[derive(Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    settings: SettingsArgs,
+    /// Ask each backend what it verifies, by uploads that it should refuse
+    #[arg(long)]
+    probe: bool,
+}
+
+#[derive(Args)]
+struct PresignArgs {
+    #[command(flatten)]
+    settings: SettingsArgs,
+    /// The bucket, by its name in the settings
+    #[arg(long)]
+    bucket: String,
+    /// The object's key
+    #[arg(long)]
+    key: String,
+    /// How long the URL is valid, at most 7 days
+    #[arg(long, default_value = "1h", value_parser = humantime::parse_duration)]
+    expires: Duration,
+    /// Where clients reach the gateway; by default http:// and server.address
+    #[arg(long)]
+    endpoint: Option<String>,
+    /// Sign with this access key; by default the bucket's first
+    #[arg(long)]
+    access_key: Option<String>,
 }
 
 #[derive(Args)]
@@ -51,7 +84,8 @@ pub fn run() -> ExitCode {
     let _failpoints = fail::FailScenario::setup();
     match Cli::parse().command {
         Command::Serve(args) => serve(args),
-        Command::Check(args) => check(args),
+        Command::Check(args) => check(&args),
+        Command::Presign(args) => presign(&args),
     }
 }
 
@@ -68,16 +102,48 @@ fn load(args: &SettingsArgs, environment: &BTreeMap<String, String>) -> Result<L
     })
 }
 
-fn check(args: SettingsArgs) -> ExitCode {
-    match load(&args, &environment()) {
-        Ok(loaded) => {
-            for warning in &loaded.warnings {
-                eprintln!("warning: {warning}");
-            }
-            println!("The settings are valid.");
+fn check(args: &CheckArgs) -> ExitCode {
+    let loaded = match load(&args.settings, &environment()) {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
+    };
+    for warning in &loaded.warnings {
+        eprintln!("warning: {warning}");
+    }
+    println!("The settings are valid.");
+    if !args.probe {
+        return ExitCode::SUCCESS;
+    }
+    let probed = actix_web::rt::System::new().block_on(probe::run(&loaded.settings));
+    match probed {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(EXIT_FAILED),
+        Err(error) => failed("the probe", &error),
+    }
+}
+
+fn presign(args: &PresignArgs) -> ExitCode {
+    let loaded = match load(&args.settings, &environment()) {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
+    };
+    let url = crate::presign::url(
+        &loaded.settings,
+        &args.bucket,
+        &args.key,
+        args.expires,
+        args.endpoint.as_deref(),
+        args.access_key.as_deref(),
+    );
+    match url {
+        Ok(url) => {
+            println!("{url}");
             ExitCode::SUCCESS
         }
-        Err(code) => code,
+        Err(problem) => {
+            eprintln!("presign: {problem}");
+            ExitCode::from(EXIT_SETTINGS)
+        }
     }
 }
 

@@ -11,5 +11,7 @@ pub mod embedded;
 pub mod gateway;
 pub mod http;
 mod logging;
+mod presign;
+mod probe;
 mod seal_key;
 pub mod settings;

@@ -4,8 +4,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
 mod support;
+mod tidy;
 
 mod backend_faults;
+mod cli;
 mod faults;
 mod http;
 mod overload;

@@ -24,4 +24,14 @@ impl Backend {
     pub fn object(&self, key: &str) -> Option<Vec<u8>> {
         std::fs::read(self.path(key)).ok()
     }
+
+    /// The names in the bucket's folder but for s3s-fs's own files.
+    pub fn objects(&self) -> Vec<String> {
+        std::fs::read_dir(self.directory.path().join("store"))
+            .unwrap()
+            .flatten()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .filter(|name| !name.contains(".internal."))
+            .collect()
+    }
 }

@@ -1,0 +1,129 @@
+//! `mizuchi check --probe`: asks each backend what it verifies, by uploads that it should refuse.
+//!
+//! `s3.verifies` says what the gateway need not verify itself; a backend that is trusted wrongly
+//! stores damaged bytes. Each probe is a PutObject of a few bytes with one wrong statement about
+//! them; what is stored all the same is deleted again.
+
+use crate::gateway::engine_bucket;
+use crate::settings::{BackendEndpoints, Settings};
+use mizuchi_actors::backend::{Connection, Resolver};
+use mizuchi_actors::config::Bucket;
+use mizuchi_actors::s3::upstream::UpstreamTemplate;
+use mizuchi_actors::s3::xml;
+use mizuchi_actors::sigv4::PayloadHash;
+use std::io;
+use time::OffsetDateTime;
+
+const BODY: &[u8] = b"probe";
+/// Most bytes of an answer.
+const MAX_ANSWER: usize = 64 * 1024;
+
+/// Probes every bucket's first endpoint and prints what it found. Ok(false): a backend does not
+/// verify what `s3.verifies` says, or does not take what the gateway sends.
+pub(crate) async fn run(settings: &Settings) -> io::Result<bool> {
+    let mut all_well = true;
+    for bucket in &settings.buckets {
+        if bucket.s3.endpoint == BackendEndpoints::Embedded {
+            println!(
+                "{}: the embedded backend runs only with the gateway, not probed",
+                bucket.name
+            );
+            continue;
+        }
+        let bucket = engine_bucket(bucket, None)?;
+        match probe(&bucket).await {
+            Ok(well) => all_well &= well,
+            Err(problem) => {
+                println!("{}: {problem}", bucket.name);
+                all_well = false;
+            }
+        }
+    }
+    Ok(all_well)
+}
+
+async fn probe(bucket: &Bucket) -> Result<bool, String> {
+    let trusted = bucket.backend.verifies;
+    let right = PayloadHash::of(BODY);
+    let header = |name: &str, value: &str| vec![(name.to_owned(), value.as_bytes().to_vec())];
+    let (status, code) = put(bucket, right, Vec::new()).await?;
+    if status != 200 {
+        return Err(format!(
+            "a right upload is refused: {status} {code}; check bucket, region and keys"
+        ));
+    }
+    println!("{}: takes uploads", bucket.name);
+    let (status, code) = put(bucket, PayloadHash::Unsigned, Vec::new()).await?;
+    let mut well = true;
+    if status == 200 {
+        println!("{}: takes UNSIGNED-PAYLOAD", bucket.name);
+    } else {
+        println!(
+            "{}: refuses UNSIGNED-PAYLOAD ({status} {code}): set s3.allow_unsigned: false",
+            bucket.name
+        );
+        well = !bucket.backend.allow_unsigned;
+    }
+    for (name, trusted, payload, headers) in [
+        ("sha256", trusted.sha256, PayloadHash::of(b"other"), Vec::new()),
+        ("md5", trusted.md5, right, header("content-md5", "AAAAAAAAAAAAAAAAAAAAAA==")),
+        ("checksum", trusted.checksum, right, header("x-amz-checksum-crc32", "AAAAAA==")),
+    ] {
+        let (status, code) = put(bucket, payload, headers).await?;
+        let verifies = status >= 400;
+        let verdict = match (verifies, trusted) {
+            (true, true) => "verified, as s3.verifies says",
+            (true, false) => "verified; it could be named in s3.verifies",
+            (false, false) => "not verified there; the gateway does",
+            (false, true) => "NOT VERIFIED, though s3.verifies names it: take it out",
+        };
+        println!("{}: {name}: {verdict} ({status} {code})", bucket.name);
+        well &= verifies || !trusted;
+    }
+    Ok(well)
+}
+
+/// Puts the probe's bytes; status and S3 code. The object is deleted again.
+async fn put(
+    bucket: &Bucket,
+    payload: PayloadHash,
+    headers: Vec<(String, Vec<u8>)>,
+) -> Result<(u16, String), String> {
+    let key = format!("{}.mizuchi-probe-{:016x}", bucket.backend.key_prefix, rand::random::<u64>());
+    let length = Some(BODY.len() as u64);
+    let request =
+        UpstreamTemplate { method: "PUT", key, query: Vec::new(), headers, payload, length };
+    let answer = exchange(bucket, &request, BODY).await?;
+    // Also what was refused: a backend may have stored it before it looked.
+    let delete = UpstreamTemplate {
+        method: "DELETE",
+        headers: Vec::new(),
+        payload: PayloadHash::Empty,
+        length: None,
+        ..request
+    };
+    let (status, code) = exchange(bucket, &delete, b"").await?;
+    if status >= 300 && (answer.0 == 200 || status != 404) {
+        println!("{}: the probe {} stays: {status} {code}", bucket.name, delete.key);
+    }
+    Ok(answer)
+}
+
+async fn exchange(
+    bucket: &Bucket,
+    request: &UpstreamTemplate,
+    body: &[u8],
+) -> Result<(u16, String), String> {
+    let backend = &bucket.backend;
+    let endpoint = &backend.endpoints.first().ok_or("no endpoint")?.endpoint;
+    let limits = &backend.timeouts;
+    let words = |error: mizuchi_actors::backend::BackendError| error.to_string();
+    let mut connection =
+        Connection::connect(&Resolver::new(), endpoint, limits.connect).await.map_err(words)?;
+    let head = request.head(backend, endpoint.authority(), &[], OffsetDateTime::now_utc());
+    connection.send_head_and_body(&head, body, limits.progress).await.map_err(words)?;
+    let answer =
+        connection.read_response(false, limits.first_byte, MAX_ANSWER).await.map_err(words)?;
+    let code = xml::parse_error(&answer.body).map(|error| error.code).unwrap_or_default();
+    Ok((answer.head.status, code))
+}

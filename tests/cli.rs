@@ -1,0 +1,75 @@
+//! The command line.
+
+use crate::support::backend::Backend;
+use crate::support::gateway::{ACCESS_KEY, SECRET_KEY, Setup};
+use crate::support::payload;
+use std::process::{Command, Output};
+
+fn mizuchi(arguments: &[&str], settings: &str) -> Output {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("settings.yaml");
+    std::fs::write(&file, settings).unwrap();
+    Command::new(env!("CARGO_BIN_EXE_mizuchi"))
+        .args(arguments)
+        .env("MIZUCHI_SETTINGS", &file)
+        .output()
+        .unwrap()
+}
+
+/// "`mizuchi check`: every error with its key, exit 64".
+#[test]
+fn check_shows_every_error_with_its_key() {
+    let output = mizuchi(
+        &["check"],
+        "server:\n  adress: 1\n  max_head: 1\nbuckets:\n  - name: B\n    s3:\n      endpoint: https://x\n",
+    );
+    assert_eq!(output.status.code(), Some(64));
+    let text = String::from_utf8(output.stderr).unwrap();
+    for key in ["server.adress", "server.max_head", "buckets[0].name", "buckets[0].s3.endpoint"] {
+        assert!(text.lines().any(|line| line.starts_with(key)), "{key} is missing:\n{text}");
+    }
+}
+
+fn settings(backend: &Backend) -> String {
+    format!(
+        "buckets:\n  - name: uploads\n    s3:\n      bucket: store\n      region: us-east-1\n      \
+         endpoint: http://{}\n      access_key: {}\n      secret_key: {}\n      verifies: [md5]\n    auth:\n      \
+         sigv4:\n        credentials:\n          - access_key: {ACCESS_KEY}\n            secret_key: {SECRET_KEY}\n",
+        backend.s3.address, backend.s3.access_key, backend.s3.secret_key
+    )
+}
+
+/// "`--probe` asks each backend what it verifies"; it leaves nothing there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn probe_asks_the_backend_what_it_verifies() {
+    let backend = Backend::start().await;
+    let text = settings(&backend);
+    let output =
+        tokio::task::spawn_blocking(move || mizuchi(&["check", "--probe"], &text)).await.unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("uploads: takes UNSIGNED-PAYLOAD"), "{text}");
+    assert!(text.contains("uploads: md5: verified"), "{text}");
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert_eq!(backend.objects(), Vec::<String>::new(), "{text}");
+}
+
+#[tokio::test]
+async fn a_presigned_url_uploads() {
+    let backend = Backend::start().await;
+    let gateway = Setup::new(&backend, backend.s3.address).start().await;
+    let endpoint = format!("http://{}", gateway.address);
+    let arguments = ["presign", "--bucket", "uploads", "--key", "a b+c", "--endpoint", &endpoint];
+    let output = mizuchi(&arguments, &settings(&backend));
+    let url = String::from_utf8(output.stdout).unwrap();
+    let target = url.trim().strip_prefix(&endpoint).unwrap().to_owned();
+    let body = payload(100_000);
+    let head = format!(
+        "PUT {target} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n\r\n",
+        gateway.address,
+        body.len()
+    );
+    let mut client = crate::support::client::Client::connect(&gateway).await;
+    let answer = client.raw(head.as_bytes(), &body).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(backend.object("a b+c").unwrap(), body);
+}
