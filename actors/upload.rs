@@ -3,6 +3,9 @@
 
 pub mod job;
 pub mod machine;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+mod model;
 pub mod prepare;
 mod restart;
 

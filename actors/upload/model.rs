@@ -1,0 +1,188 @@
+//! R27: the machine against a reference model of a backend, 10,000 random runs with faults.
+//!
+//! The model knows what the machine cannot: whether an attempt was carried out. Each run is checked
+//! for what must hold whatever happens, in the comments of [`run`].
+
+use super::machine::*;
+use super::restart::RestartPolicy;
+use crate::s3::error::S3Error;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use std::time::Duration;
+
+const RUNS: u64 = 10_000;
+/// More steps than any run can have: each restart is Start, an end, at most a HEAD, a pause.
+const MAX_STEPS: usize = 200;
+
+/// The backend, as it really is.
+#[derive(Default)]
+struct Model {
+    /// How often the write was carried out.
+    applied: u32,
+    /// An attempt was wholly sent, never answered.
+    ambiguous: bool,
+}
+
+fn backend_error(status: u16, code: &str) -> S3Error {
+    S3Error::from_backend(status, code.to_owned(), String::new())
+}
+
+fn failed(class: FailureClass, sent: Sent, answered: Option<S3Error>, replayable: bool) -> Failure {
+    Failure { class, sent, answered, replayable }
+}
+
+/// What becomes of attempt `n`.
+fn attempt(model: &mut Model, n: u32, random: &mut StdRng) -> Event<()> {
+    let budget = if random.random_bool(0.95) { Budget::Granted } else { Budget::Refused };
+    let lost = |sent, replayable| {
+        Event::Failed(n, failed(FailureClass::BackendLost, sent, None, replayable), budget)
+    };
+    let answered = |error, replayable| {
+        let class = FailureClass::BackendAnswer;
+        Event::Failed(n, failed(class, Sent::Wholly, Some(error), replayable), budget)
+    };
+    match random.random_range(0..12) {
+        0 | 1 => {
+            model.applied += 1;
+            Event::Moved(n, ())
+        }
+        2 => {
+            model.applied += 1;
+            model.ambiguous = true;
+            lost(Sent::Wholly, true)
+        }
+        3 => {
+            model.ambiguous = true;
+            lost(Sent::Wholly, true)
+        }
+        4 => lost(Sent::Partly, true),
+        5 => lost(Sent::Nothing, true),
+        6 => answered(backend_error(503, "SlowDown"), true),
+        7 => {
+            // 500 does not say whether it was written.
+            model.applied += u32::from(random.random_bool(0.3));
+            answered(backend_error(500, "InternalError"), true)
+        }
+        8 => answered(backend_error(403, "AccessDenied"), true),
+        9 => {
+            model.ambiguous = true;
+            model.applied += u32::from(random.random_bool(0.5));
+            Event::Died(n, Sent::Wholly, budget)
+        }
+        10 => Event::Died(n, Sent::Partly, budget),
+        _ => lost(Sent::Partly, false),
+    }
+}
+
+fn run(kind: Kind, random: &mut StdRng) {
+    let policy = RestartPolicy {
+        max: random.random_range(0..6),
+        window: Duration::from_secs(60),
+        backoff_base: Duration::from_millis(50),
+        backoff_cap: Duration::from_secs(5),
+    };
+    let (mut machine, first) = Upload::begin(kind, policy);
+    let mut model = Model::default();
+    let mut now = Duration::ZERO;
+    let mut starts = 0;
+    let mut next = Some(first);
+    for _ in 0..MAX_STEPS {
+        let event = match next.take().expect("every event of a run is answered") {
+            Effect::Start(n) => {
+                // Attempts are numbered, none is left out, and they are bounded.
+                assert_eq!(n, starts);
+                assert!(starts <= policy.max);
+                starts += 1;
+                // A conditional write never runs into its own first attempt.
+                if kind == (Kind::PutObject { conditional: true }) {
+                    assert!(!model.ambiguous, "replayed after an ambiguous attempt");
+                }
+                // An unconditional one neither: it might undo a newer write.
+                if kind == (Kind::PutObject { conditional: false }) {
+                    assert!(!model.ambiguous, "replayed after an ambiguous attempt");
+                }
+                attempt(&mut model, n, random)
+            }
+            Effect::Pause(pause) => {
+                assert!(pause <= policy.backoff_cap);
+                now += pause;
+                // A word of an attempt that is over changes nothing.
+                let before = machine.state();
+                assert_eq!(machine.step(Event::Moved(starts - 1, ()), now, 0.5), None);
+                assert_eq!(machine.state(), before);
+                Event::PauseOver
+            }
+            Effect::Reconcile => {
+                let found = match (model.applied > 0, random.random_range(0..3)) {
+                    (_, 0) => Reconciled::Unknown,
+                    (true, _) => Reconciled::Proven(()),
+                    (false, _) => Reconciled::Disproven,
+                };
+                Event::Reconciled(found, Budget::Granted)
+            }
+            Effect::Reply(result) => {
+                // Never success without proof.
+                if result.is_ok() {
+                    assert!(model.applied > 0, "success, and nothing was written");
+                }
+                // The reply is the end.
+                assert_eq!(machine.state(), State::Finished);
+                for late in [Event::PauseOver, Event::Moved(starts, ()), Event::Stop] {
+                    assert_eq!(machine.step(late, now, 0.5), None);
+                }
+                return;
+            }
+        };
+        next = machine.step(event, now, random.random());
+    }
+    panic!("{kind:?}: the run did not end");
+}
+
+#[test]
+fn ten_thousand_runs_agree_with_the_model() {
+    let kinds = [
+        Kind::PutObject { conditional: false },
+        Kind::PutObject { conditional: true },
+        Kind::UploadPart,
+        Kind::Create,
+        Kind::Complete,
+        Kind::Abort,
+        Kind::List,
+    ];
+    for seed in 0..RUNS {
+        let mut random = StdRng::seed_from_u64(seed);
+        let kind = kinds[random.random_range(0..kinds.len())];
+        run(kind, &mut random);
+    }
+}
+
+/// R10: "Complete answers 200 with `<Error>` inside: reported as an error", R11: NoSuchUpload on a
+/// Complete is a question, not an answer.
+#[test]
+fn a_complete_whose_upload_is_gone_is_reconciled() {
+    let policy = RestartPolicy {
+        max: 4,
+        window: Duration::from_secs(60),
+        backoff_base: Duration::ZERO,
+        backoff_cap: Duration::ZERO,
+    };
+    let gone = || {
+        let error = backend_error(404, "NoSuchUpload");
+        failed(FailureClass::BackendAnswer, Sent::Wholly, Some(error), true)
+    };
+    for (found, expected) in [
+        (Reconciled::Proven(()), Ok(())),
+        (Reconciled::Disproven, Err("NoSuchUpload")),
+        (Reconciled::Unknown, Err("NoSuchUpload")),
+    ] {
+        let (mut machine, _) = Upload::begin(Kind::Complete, policy);
+        let failed = Event::Failed(0, gone(), Budget::Granted);
+        assert_eq!(machine.step(failed, Duration::ZERO, 0.0), Some(Effect::Reconcile));
+        let effect = machine.step(Event::Reconciled(found, Budget::Granted), Duration::ZERO, 0.0);
+        let Some(Effect::Reply(result)) = effect else { panic!("{effect:?}") };
+        assert_eq!(
+            result.as_ref().map_err(|error| error.code.as_ref()),
+            expected.as_ref().map_err(|code| *code)
+        );
+    }
+}
