@@ -2,7 +2,7 @@
 //! whether an object whose answer was lost has arrived (R11).
 //!
 //! rusoto is no longer maintained (RUSTSEC-2022-0071), so it stays behind this one module, and none
-//! of its own HTTP or TLS runs: [`Dispatcher`] signs with rusoto_signature, once, and sends every
+//! of its own HTTP or TLS runs: its dispatcher signs with rusoto_signature, once, and sends every
 //! byte through the gateway's own pooled connections.
 
 use crate::config::Bucket;
