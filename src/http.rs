@@ -2,9 +2,12 @@
 //! its worker's [`HttpActor`], which takes it through authentication to the upload's supervisor.
 
 mod access_log;
+mod document;
 mod edge;
 mod http_actor;
+mod render;
 mod reply;
+mod request;
 mod route;
 
 pub use access_log::Format as AccessLogFormat;

@@ -192,6 +192,15 @@ impl S3Error {
         }
     }
 
+    /// The code as a metric label: a backend may answer any code, a label must not be any text.
+    pub fn metric_label(&self) -> &'static str {
+        ErrorCode::ALL
+            .iter()
+            .map(|code| code.as_str())
+            .find(|code| *code == self.code)
+            .unwrap_or("other")
+    }
+
     /// The same error with another party at fault (a SlowDown caused by the backend, say).
     #[must_use]
     pub fn blamed_on(mut self, fault: Fault) -> Self {

@@ -1,0 +1,71 @@
+//! The client's view of the backend's answers: its own bucket and key, its sealed uploadId.
+
+use super::reply::Reply;
+use super::route::Route;
+use mizuchi_actors::config::Bucket;
+use mizuchi_actors::s3::error::{ErrorCode, S3Error};
+use mizuchi_actors::s3::names::BackendUploadId;
+use mizuchi_actors::s3::operation::Operation;
+use mizuchi_actors::s3::{headers, xml};
+use mizuchi_actors::upload::job::BackendAnswer;
+
+/// HeadBucket's answer: the bucket exists, in the region that clients sign for.
+pub(super) fn head_bucket(bucket: &Bucket) -> Reply {
+    let region = bucket.region.clone().into_bytes();
+    Reply::empty(200, vec![("x-amz-bucket-region".into(), region)])
+}
+
+/// The client's view of the backend's answer.
+pub(super) fn render(
+    route: &Route,
+    bucket: &Bucket,
+    operation: &Operation,
+    principal: &str,
+    answer: BackendAnswer,
+) -> Result<Reply, S3Error> {
+    let headers = headers::response_headers(&answer.headers);
+    let name = bucket.name.as_str();
+    let key = operation.key().map_or("", |key| key.as_str());
+    let rewrite = |root: &str, replace: &[(&str, &str)]| {
+        xml::rewrite(&answer.body, root, replace).map_err(|error| {
+            log::error!("bucket {name}: {} answered garbage: {error}", operation.name());
+            S3Error::new(ErrorCode::InternalError, "The backend's answer could not be understood.")
+        })
+    };
+    match operation {
+        Operation::CreateMultipartUpload { .. } => {
+            let id = xml::parse_initiate(&answer.body).map_err(|error| {
+                log::error!("bucket {name}: CreateMultipartUpload answered garbage: {error}");
+                S3Error::new(
+                    ErrorCode::InternalError,
+                    "The backend's answer could not be understood.",
+                )
+            })?;
+            let sealed = route.engine.sealer.seal(
+                &BackendUploadId::new(id),
+                name,
+                key,
+                principal,
+                rand::random(),
+            )?;
+            route.engine.metrics.multipart_uploads.with_label_values(&["created"]).inc();
+            let replace = [("Bucket", name), ("Key", key), ("UploadId", sealed.as_str())];
+            Ok(Reply::xml(200, headers, rewrite("InitiateMultipartUploadResult", &replace)?))
+        }
+        Operation::CompleteMultipartUpload { .. } => {
+            route.engine.metrics.multipart_uploads.with_label_values(&["completed"]).inc();
+            let location = format!("/{name}/{key}");
+            let replace = [("Bucket", name), ("Key", key), ("Location", location.as_str())];
+            Ok(Reply::xml(200, headers, rewrite("CompleteMultipartUploadResult", &replace)?))
+        }
+        Operation::ListParts { upload_id, .. } => {
+            let replace = [("Bucket", name), ("Key", key), ("UploadId", upload_id.as_str())];
+            Ok(Reply::xml(200, headers, rewrite("ListPartsResult", &replace)?))
+        }
+        Operation::AbortMultipartUpload { .. } => {
+            route.engine.metrics.multipart_uploads.with_label_values(&["aborted"]).inc();
+            Ok(Reply::empty(204, headers))
+        }
+        _ => Ok(Reply::empty(200, headers)),
+    }
+}

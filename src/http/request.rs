@@ -1,0 +1,193 @@
+//! One request from its head to the backend's answer: route, admit, authorize, upload.
+
+use super::document::read_document;
+use super::http_actor::Account;
+use super::render::{head_bucket, render};
+use super::reply::Reply;
+use super::route::Route;
+use mizuchi_actors::auth_actor::{Authorize, Authorized};
+use mizuchi_actors::config::Bucket;
+use mizuchi_actors::guardian::NoAnswer;
+use mizuchi_actors::http::RequestHead;
+use mizuchi_actors::s3::error::{ErrorCode, S3Error};
+use mizuchi_actors::s3::operation::Operation;
+use mizuchi_actors::s3::xml;
+use mizuchi_actors::sigv4::{Hosts, PayloadHash};
+use mizuchi_actors::tap::RequestBody;
+use mizuchi_actors::upload::job::{Content, Proof, UploadEnd, UploadJob};
+use mizuchi_actors::upload::prepare;
+use mizuchi_actors::upload_supervisor::BeginUpload;
+use std::net::IpAddr;
+use std::sync::Arc;
+use time::OffsetDateTime;
+
+/// An error, and whether the connection can go on.
+pub(super) struct Failed {
+    pub(super) error: S3Error,
+    pub(super) close: bool,
+}
+
+impl From<S3Error> for Failed {
+    fn from(error: S3Error) -> Self {
+        Failed { error, close: false }
+    }
+}
+
+impl From<NoAnswer> for Failed {
+    fn from(error: NoAnswer) -> Self {
+        log::error!("{error}");
+        let message = "We encountered an internal error. Please try again.";
+        Failed { error: S3Error::new(ErrorCode::InternalError, message), close: true }
+    }
+}
+
+/// Takes the request along its route. `body` is taken out when the upload owns it.
+pub(super) async fn answer(
+    route: &Route,
+    head: &RequestHead,
+    body: &mut Option<RequestBody>,
+    peer: Option<IpAddr>,
+    account: &mut Account,
+) -> Result<Reply, Failed> {
+    let address = route.router.resolve(head)?;
+    let Some(bucket) = route.engine.buckets.get(address.bucket).map(Arc::clone) else {
+        return Err(
+            S3Error::new(ErrorCode::NoSuchBucket, "The specified bucket does not exist").into()
+        );
+    };
+    account.bucket.clone_from(&bucket.name);
+    let operation = Operation::parse(head, &address.key)?;
+    account.operation = operation.name();
+    let permit = route.admission.enter().await?;
+    let authorize = Authorize {
+        bucket: Arc::clone(&bucket),
+        head: head.clone(),
+        operation: operation.clone(),
+        hosts: Hosts::new(route.hosts.candidates(head, peer)),
+        now: OffsetDateTime::now_utc(),
+    };
+    let mut authorized = route.auth.ask(authorize).await??;
+    account.principal = Arc::clone(&authorized.principal);
+
+    let job = match &operation {
+        Operation::HeadBucket => return Ok(head_bucket(&bucket)),
+        Operation::GetBucketLocation => {
+            let document = xml::location_document(&bucket.region);
+            return Ok(Reply::xml(200, Vec::new(), document.into_bytes()));
+        }
+        Operation::PutObject { .. } | Operation::UploadPart { .. } => {
+            let Some(taken) = body.take() else { return Err(no_body().into()) };
+            body_job(route, address.bucket, &bucket, head, &operation, authorized, taken, permit)?
+        }
+        Operation::CompleteMultipartUpload { .. } => {
+            let Some(unread) = body.as_mut() else { return Err(no_body().into()) };
+            let document = read_document(unread, head, &mut authorized).await?;
+            let parts = xml::parse_complete(&document)?;
+            route.engine.metrics.multipart_parts.observe(parts.parts.len() as f64);
+            let proof = xml::expected_multipart_etag(&parts.parts).map_or(Proof::None, Proof::ETag);
+            let length = Some(document.len() as u64);
+            let payload = PayloadHash::of(&document);
+            let request = prepare::upstream(&bucket, &operation, &mut authorized, payload, length);
+            let kind = kind_of(&operation, &request.headers)?;
+            let content = Content::Document(document);
+            UploadJob {
+                bucket_index: address.bucket,
+                bucket: Arc::clone(&bucket),
+                kind,
+                request,
+                content,
+                plan: None,
+                proof,
+                permit,
+            }
+        }
+        Operation::CreateMultipartUpload { .. }
+        | Operation::AbortMultipartUpload { .. }
+        | Operation::ListParts { .. } => {
+            if body.as_ref().is_some_and(|body| !body.is_done()) {
+                let message = "This request does not take a body.";
+                return Err(S3Error::new(ErrorCode::UnexpectedContent, message).into());
+            }
+            let length = matches!(operation, Operation::CreateMultipartUpload { .. }).then_some(0);
+            let request =
+                prepare::upstream(&bucket, &operation, &mut authorized, PayloadHash::Empty, length);
+            let kind = kind_of(&operation, &request.headers)?;
+            UploadJob {
+                bucket_index: address.bucket,
+                bucket: Arc::clone(&bucket),
+                kind,
+                request,
+                content: Content::None,
+                plan: None,
+                proof: Proof::None,
+                permit,
+            }
+        }
+    };
+    account.plan = job.plan.map_or("-", |(plan, _)| plan.as_str());
+    let principal = Arc::clone(&account.principal);
+    let end: UploadEnd = route.uploads.ask(BeginUpload(job)).await?;
+    account.bytes = end.volume.spliced + end.volume.copied;
+    account.restarts = end.restarts;
+    let close = !end.body_taken;
+    let answer = end.result.map_err(|error| Failed { error, close })?;
+    render(route, &bucket, &operation, &principal, answer).map_err(Failed::from)
+}
+
+pub(super) fn no_body() -> S3Error {
+    S3Error::new(ErrorCode::MissingRequestBodyError, "Request body is empty.")
+}
+
+fn kind_of(
+    operation: &Operation,
+    headers: &[(String, Vec<u8>)],
+) -> Result<mizuchi_actors::upload::machine::Kind, S3Error> {
+    prepare::kind(operation, headers)
+        .ok_or_else(|| S3Error::new(ErrorCode::NotImplemented, "This operation is not uploaded."))
+}
+
+#[allow(clippy::too_many_arguments)]
+fn body_job(
+    route: &Route,
+    bucket_index: usize,
+    bucket: &Arc<Bucket>,
+    head: &RequestHead,
+    operation: &Operation,
+    mut authorized: Authorized,
+    body: RequestBody,
+    permit: tokio::sync::OwnedSemaphorePermit,
+) -> Result<UploadJob, Failed> {
+    let unread = !body.is_done();
+    let close = |error: S3Error| Failed { error, close: unread };
+    let length =
+        prepare::payload_length(head, body.framing(), &authorized.payload).map_err(close)?;
+    let most = match operation {
+        Operation::PutObject { .. } => bucket.upload.max_object_size.min(prepare::MAX_SINGLE),
+        _ => prepare::MAX_SINGLE,
+    };
+    if length > most {
+        let message = "Your proposed upload exceeds the maximum allowed size";
+        return Err(close(S3Error::new(ErrorCode::EntityTooLarge, message)));
+    }
+    let proof = prepare::proof(&authorized.headers);
+    let mut request =
+        prepare::upstream(bucket, operation, &mut authorized, PayloadHash::Unsigned, Some(length));
+    // The checks are read from the headers that pass on.
+    authorized.headers.clone_from(&request.headers);
+    let engine = &route.engine;
+    let planned =
+        prepare::plan_body(engine, bucket, head, authorized, body, length, route.replay.clone())
+            .map_err(close)?;
+    request.payload = planned.payload;
+    let kind = kind_of(operation, &request.headers).map_err(close)?;
+    Ok(UploadJob {
+        bucket_index,
+        bucket: Arc::clone(bucket),
+        kind,
+        request,
+        content: planned.content,
+        plan: Some(planned.plan),
+        proof,
+        permit,
+    })
+}

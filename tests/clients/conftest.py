@@ -1,0 +1,80 @@
+"""One moto and one gateway for the session; every test finds the backend's bucket empty."""
+
+import os
+
+import pytest
+from support import ACCESS_KEY, BINARY, BUCKET, MB, SCRIPTS, Gateway, Moto, run, write_file
+
+# Nobody's configuration, and no proxy, between the clients and the gateway.
+for name in list(os.environ):
+    if name.startswith(("AWS_", "RCLONE_")) or name.lower().endswith("_proxy"):
+        del os.environ[name]
+os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
+os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+
+
+@pytest.fixture(scope="session")
+def moto_process(tmp_path_factory):
+    process = Moto(tmp_path_factory.mktemp("moto"))
+    yield process
+    process.stop()
+
+
+@pytest.fixture
+def moto(moto_process):
+    """The backend, its bucket empty."""
+    moto_process.reset()
+    return moto_process
+
+
+@pytest.fixture(scope="session")
+def gateway(moto_process, tmp_path_factory):
+    assert BINARY.exists(), f"{BINARY} is missing: make build, or set MIZUCHI_BIN"
+    process = Gateway(tmp_path_factory.mktemp("gateway"), moto_process.endpoint)
+    yield process
+    assert process.stop() == 0
+
+
+@pytest.fixture
+def s3(gateway):
+    """boto3 with its default settings, as a client of the gateway."""
+    return gateway.client()
+
+
+@pytest.fixture
+def presign(s3):
+    """Makes presigned PUT URLs."""
+
+    def url(key, **parameters):
+        parameters = {"Bucket": BUCKET, "Key": key, **parameters}
+        return s3.generate_presigned_url("put_object", Params=parameters, ExpiresIn=300)
+
+    return url
+
+
+@pytest.fixture
+def aws(gateway):
+    """Runs aws-cli against the gateway."""
+
+    def command(*words, **options):
+        return run([SCRIPTS / "aws", "--endpoint-url", gateway.endpoint, *words], **options)
+
+    return command
+
+
+@pytest.fixture(scope="session")
+def big_file(tmp_path_factory):
+    """200 MB, and their SHA-256."""
+    path = tmp_path_factory.mktemp("big") / "200MB"
+    return path, write_file(path, 200 * MB)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A failure shows what the gateway said during the test."""
+    report = (yield).get_result()
+    gateway = getattr(item, "funcargs", {}).get("gateway")
+    if call.when == "setup" and gateway:
+        item.log_start = len(gateway.log())
+    if report.failed and gateway:
+        report.sections.append(("gateway", gateway.log()[getattr(item, "log_start", 0) :]))

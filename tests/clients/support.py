@@ -1,0 +1,241 @@
+"""What the tests drive: the gateway, its backend moto, and the command-line clients."""
+
+import hashlib
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import boto3
+from botocore.config import Config
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+BINARY = Path(os.environ.get("MIZUCHI_BIN", REPOSITORY / "target/release/mizuchi"))
+# Where the interpreter's own scripts are: aws and moto_server of the same venv.
+SCRIPTS = Path(sys.executable).parent
+
+ACCESS_KEY = "AKIATESTTESTTESTTEST"
+SECRET_KEY = "test/secret+key"
+REGION = "us-east-1"
+# The client's name for the bucket, and the backend's.
+BUCKET = "uploads"
+STORE = "store"
+
+# The longest wait for a condition, seconds.
+PATIENCE = 20
+MB = 1_000_000
+
+
+def eventually(what, condition):
+    """The first true value of `condition()`."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.01)
+    raise AssertionError(f"not within {PATIENCE} s: {what}")
+
+
+def payload(size, seed=0):
+    """`size` bytes that look random and are the same in every run."""
+    return random.Random(f"{size} {seed}").randbytes(size)
+
+
+def write_file(path, size):
+    """A file of `size` bytes, no two of its blocks alike; its SHA-256."""
+    digest = hashlib.sha256()
+    source = random.Random(size)
+    with open(path, "wb") as file:
+        while size > 0:
+            block = source.randbytes(min(size, MB))
+            size -= len(block)
+            digest.update(block)
+            file.write(block)
+    return digest.hexdigest()
+
+
+def s3_client(endpoint, access_key, secret_key, **config):
+    """boto3, which must succeed at the first attempt: a retry would hide a fault."""
+    config.setdefault("retries", {"total_max_attempts": 1})
+    config.setdefault("s3", {"addressing_style": "path"})
+    config.setdefault("signature_version", "s3v4")
+    verify = config.pop("verify", None)
+    return boto3.session.Session().client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name=REGION,
+        aws_access_key_id=access_key,
+        aws_secret_access_key=secret_key,
+        verify=verify,
+        config=Config(**config),
+    )
+
+
+class Process:
+    """A server whose standard error is a log file."""
+
+    def __init__(self, command, directory, environment=None):
+        self.log_file = directory / "log"
+        environment = {**os.environ, **(environment or {})}
+        with open(self.log_file, "wb") as log:
+            self.child = subprocess.Popen(
+                [str(word) for word in command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+            )
+
+    def log(self):
+        return self.log_file.read_text(errors="replace")
+
+    def announced(self, pattern):
+        """The group of `pattern` in the log, once it is there."""
+
+        def look():
+            found = re.search(pattern, self.log())
+            if not found and self.child.poll() is not None:
+                raise AssertionError(f"ended with {self.child.returncode}:\n{self.log()}")
+            return found
+
+        return eventually(f"{pattern} in the log", look).group(1)
+
+    def stop(self):
+        """SIGTERM; the exit status."""
+        self.child.terminate()
+        try:
+            return self.child.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
+            self.child.wait()
+            raise
+
+
+class Moto(Process):
+    """The backend: moto's S3 over a real socket, read back through boto3."""
+
+    def __init__(self, directory):
+        super().__init__([SCRIPTS / "moto_server", "-H", "127.0.0.1", "-p", "0"], directory)
+        self.endpoint = self.announced(r"Running on (http://127\.0\.0\.1:[1-9]\d*)")
+        self.s3 = s3_client(self.endpoint, "backend", "backend")
+
+    def reset(self):
+        """One empty bucket, `STORE`."""
+        request = urllib.request.Request(f"{self.endpoint}/moto-api/reset", method="POST")
+        urllib.request.urlopen(request, timeout=PATIENCE).close()
+        self.s3.create_bucket(Bucket=STORE)
+
+    def keys(self):
+        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=STORE)
+        return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+
+    def head(self, key):
+        return self.s3.head_object(Bucket=STORE, Key=key)
+
+    def body(self, key):
+        return self.s3.get_object(Bucket=STORE, Key=key)["Body"].read()
+
+    def sha256(self, key):
+        digest = hashlib.sha256()
+        for block in self.s3.get_object(Bucket=STORE, Key=key)["Body"].iter_chunks(MB):
+            digest.update(block)
+        return digest.hexdigest()
+
+    def pending(self):
+        """Multipart uploads that were neither completed nor aborted."""
+        return self.s3.list_multipart_uploads(Bucket=STORE).get("Uploads", [])
+
+
+SETTINGS = """\
+server:
+  address: 127.0.0.1:0
+  workers: 2
+  shutdown_grace: 10s
+  state_directory: {directory}/state
+admin:
+  address: 127.0.0.1:0
+embedded:
+  directory: {directory}/objects
+auth:
+  sigv4:
+    credentials:
+      - access_key: {access_key}
+        secret_key: {secret_key}
+        principal: tester
+buckets:
+  - name: {bucket}
+    s3:
+      bucket: {store}
+      region: {region}
+      endpoint: {endpoint}
+      access_key: backend
+      secret_key: backend
+  - name: embedded
+    s3:
+      bucket: files
+      endpoint: embedded
+"""
+
+
+class Gateway(Process):
+    """`mizuchi serve`: the bucket `uploads` in front of moto, `embedded` in front of a folder."""
+
+    def __init__(self, directory, backend, prefix=()):
+        self.objects = directory / "objects" / "files"
+        settings = directory / "settings.yaml"
+        text = SETTINGS.format(
+            directory=directory,
+            endpoint=backend,
+            access_key=ACCESS_KEY,
+            secret_key=SECRET_KEY,
+            bucket=BUCKET,
+            store=STORE,
+            region=REGION,
+        )
+        settings.write_text(text)
+        command = [*prefix, BINARY, "serve", "--settings", settings]
+        super().__init__(command, directory, {"RUST_LOG": "info"})
+        self.endpoint = self.announced(r"uploads on (http://\S+)")
+        self.admin = self.announced(r"admin on (http://\S+)")
+
+    def client(self, access_key=ACCESS_KEY, secret_key=SECRET_KEY, **config):
+        return s3_client(self.endpoint, access_key, secret_key, **config)
+
+    def metric(self, prefix):
+        """The sum of the series whose line begins with `prefix`."""
+        with urllib.request.urlopen(f"{self.admin}/metrics", timeout=PATIENCE) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(prefix))
+
+    def access_lines(self):
+        return [line for line in self.log().splitlines() if " operation=" in line]
+
+
+def run(command, **options):
+    """A command-line client; its outcome, whatever it is. It gets no one's configuration."""
+    environment = {
+        **os.environ,
+        "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_MAX_ATTEMPTS": "1",
+        **options.pop("environment", {}),
+    }
+    return subprocess.run(
+        [str(word) for word in command],
+        env=environment,
+        capture_output=True,
+        timeout=options.pop("timeout", 120),
+        **options,
+    )
+
+
+def succeeded(outcome):
+    """The standard output of a client that must have succeeded."""
+    assert outcome.returncode == 0, outcome.stderr.decode(errors="replace")
+    return outcome.stdout.decode()
