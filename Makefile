@@ -2,7 +2,7 @@
 CARGO ?= cargo
 VENV  := .venv
 
-.PHONY: run build test test-rust test-clients lint fmt doc audit bench faults-long soak clients clean
+.PHONY: run build test test-rust test-clients lint fmt faults-long clients clean
 
 ## run: the gateway on its embedded backend, with credentials made on the first start
 run:
@@ -20,6 +20,10 @@ test-rust:
 
 test-clients: build clients
 	$(VENV)/bin/python -m pytest -q tests/clients
+
+## faults-long: the fault tests with ten times the rounds and 10,000 aborted clients
+faults-long:
+	MIZUCHI_LONG=1 $(CARGO) test --test integration -- --nocapture faults overload
 
 ## clients: boto3, aws-cli, moto in a venv; rclone and curl from Debian
 clients: $(VENV)/.installed

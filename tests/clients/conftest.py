@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from support import ACCESS_KEY, BINARY, BUCKET, MB, SCRIPTS, Gateway, Moto, run, write_file
+from support import BINARY, BUCKET, MB, SCRIPTS, Gateway, Moto, run, write_file
 
 # Nobody's configuration, and no proxy, between the clients and the gateway.
 for name in list(os.environ):
@@ -29,7 +29,8 @@ def moto(moto_process):
 
 @pytest.fixture(scope="session")
 def gateway(moto_process, tmp_path_factory):
-    assert BINARY.exists(), f"{BINARY} is missing: make build, or set MIZUCHI_BIN"
+    if not BINARY.exists():
+        pytest.exit(f"{BINARY} is missing: make build, or set MIZUCHI_BIN", returncode=2)
     process = Gateway(tmp_path_factory.mktemp("gateway"), moto_process.endpoint)
     yield process
     assert process.stop() == 0

@@ -68,7 +68,7 @@ def s3_client(endpoint, access_key, secret_key, **config):
     return boto3.session.Session().client(
         "s3",
         endpoint_url=endpoint,
-        region_name=REGION,
+        region_name=config.pop("region_name", REGION),
         aws_access_key_id=access_key,
         aws_secret_access_key=secret_key,
         verify=verify,

@@ -12,6 +12,11 @@ use std::time::{Duration, Instant};
 /// The longest that any condition is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How often a fault is tried: `long` under `make faults-long`, which sets MIZUCHI_LONG.
+pub fn times(short: usize, long: usize) -> usize {
+    if std::env::var_os("MIZUCHI_LONG").is_some() { long } else { short }
+}
+
 /// Polls until the condition holds; panics with `what` when it never does.
 pub async fn eventually<F, Fut>(what: &str, mut condition: F)
 where
