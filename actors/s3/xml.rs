@@ -27,7 +27,7 @@ pub struct ErrorDocument {
 /// Reads an S3 error document; None when the bytes are none. White space before it is skipped: a
 /// backend sends it to keep a long Complete alive.
 pub fn parse_error(body: &[u8]) -> Option<ErrorDocument> {
-    let fields = children(body, "Error").ok()?;
+    let fields = children(body, |root| root == "Error").ok()?;
     let field =
         |name: &str| fields.iter().find(|(have, _)| have == name).map(|(_, value)| value.clone());
     Some(ErrorDocument { code: field("Code")?, message: field("Message").unwrap_or_default() })
@@ -35,7 +35,7 @@ pub fn parse_error(body: &[u8]) -> Option<ErrorDocument> {
 
 /// The UploadId of an InitiateMultipartUploadResult.
 pub fn parse_initiate(body: &[u8]) -> Result<String, XmlError> {
-    children(body, "InitiateMultipartUploadResult")?
+    children(body, |root| root != "Error")?
         .into_iter()
         .find(|(name, value)| name == "UploadId" && !value.is_empty())
         .map(|(_, value)| value)
@@ -43,13 +43,13 @@ pub fn parse_initiate(body: &[u8]) -> Result<String, XmlError> {
 }
 
 /// The text of the root's direct children that have no children of their own.
-fn children(body: &[u8], root: &str) -> Result<Vec<(String, String)>, XmlError> {
+fn children(body: &[u8], is: fn(&str) -> bool) -> Result<Vec<(String, String)>, XmlError> {
     let mut reader = Reader::new(body)?;
     let mut found = Vec::new();
     let mut text = String::new();
     while let Some(node) = reader.next()? {
         match node {
-            Node::Open { name, depth: 1, .. } if name != root => return Err(XmlError::Unexpected),
+            Node::Open { name, depth: 1, .. } if !is(&name) => return Err(XmlError::Unexpected),
             Node::Open { .. } => text.clear(),
             Node::Text(more) => text.push_str(&more),
             Node::Close { name, depth: 2 } => found.push((name, std::mem::take(&mut text))),
@@ -59,8 +59,9 @@ fn children(body: &[u8], root: &str) -> Result<Vec<(String, String)>, XmlError> 
     Ok(found)
 }
 
-/// Copies a document whose root is `root`, with the text of the root's direct children replaced
-/// where `replace` names them. Everything else is kept, unknown elements too.
+/// Copies a document with the text of the root's direct children replaced where `replace` names
+/// them. Everything else is kept, unknown elements too. The root becomes `root`: servers disagree on
+/// its name (`ListPartsOutput`), clients do not care. An `<Error>` is an error.
 pub fn rewrite(body: &[u8], root: &str, replace: &[(&str, &str)]) -> Result<Vec<u8>, XmlError> {
     let mut reader = Reader::new(body)?;
     let mut out = String::with_capacity(body.len() + 256);
@@ -68,10 +69,11 @@ pub fn rewrite(body: &[u8], root: &str, replace: &[(&str, &str)]) -> Result<Vec<
     let mut replaced: Option<&str> = None;
     while let Some(node) = reader.next()? {
         match node {
+            Node::Open { name, depth: 1, .. } if name == "Error" => {
+                return Err(XmlError::Unexpected);
+            }
             Node::Open { name, attributes, depth } => {
-                if depth == 1 && name != root {
-                    return Err(XmlError::Unexpected);
-                }
+                let name = if depth == 1 { root.to_owned() } else { name };
                 if depth == 2 {
                     replaced =
                         replace.iter().find(|(have, _)| *have == name).map(|(_, value)| *value);
@@ -93,7 +95,7 @@ pub fn rewrite(body: &[u8], root: &str, replace: &[(&str, &str)]) -> Result<Vec<
                 }
                 if replaced.is_none() {
                     out.push_str("</");
-                    out.push_str(&name);
+                    out.push_str(if depth == 1 { root } else { &name });
                     out.push('>');
                 }
             }
@@ -126,7 +128,9 @@ mod tests {
             ),
             "{text}"
         );
-        assert!(rewrite(body, "Other", &[]).is_err());
+        let renamed = rewrite(b"<ListPartsOutput><A/></ListPartsOutput>", "ListPartsResult", &[]);
+        assert!(renamed.unwrap().ends_with(b"<ListPartsResult><A></A></ListPartsResult>"));
+        assert!(rewrite(b"<Error><Code>x</Code></Error>", "ListPartsResult", &[]).is_err());
     }
 
     #[test]
