@@ -2,7 +2,7 @@
 CARGO ?= cargo
 VENV  := .venv
 
-.PHONY: run build test test-rust test-clients lint fmt faults-long clients clean
+.PHONY: run build test test-rust test-clients lint fmt audit faults-long clients clean
 
 ## run: the gateway on its embedded backend, with credentials made on the first start
 run:
@@ -37,6 +37,10 @@ lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
+
+## audit: RustSec advisories (needs cargo-audit); AUDIT_DB=DIR for a local copy of the database
+audit:
+	cargo audit $(if $(AUDIT_DB),--db $(AUDIT_DB) --no-fetch --stale)
 
 fmt:
 	$(CARGO) fmt --all

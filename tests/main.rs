@@ -12,3 +12,4 @@ mod faults;
 mod http;
 mod overload;
 mod pipeline;
+mod sigv4;

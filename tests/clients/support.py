@@ -169,12 +169,16 @@ auth:
         principal: tester
 buckets:
   - name: {bucket}
-    s3:
+    s3: &moto
       bucket: {store}
       region: {region}
       endpoint: {endpoint}
       access_key: backend
       secret_key: backend
+  - name: acl
+    s3: *moto
+    upload:
+      allow: [acl]
   - name: embedded
     s3:
       bucket: files
@@ -183,7 +187,8 @@ buckets:
 
 
 class Gateway(Process):
-    """`mizuchi serve`: the bucket `uploads` in front of moto, `embedded` in front of a folder."""
+    """`mizuchi serve`: `uploads` and `acl`, which allows ACLs, in front of moto; `embedded` in
+    front of a folder."""
 
     def __init__(self, directory, backend, prefix=()):
         self.objects = directory / "objects" / "files"

@@ -92,7 +92,7 @@ impl Setup {
             }
         };
         command.arg("serve").arg("--settings").arg(&settings);
-        command.env("RUST_LOG", "info").stderr(Stdio::piped()).stdout(Stdio::null());
+        command.stderr(Stdio::piped()).stdout(Stdio::null());
         for (name, value) in &self.environment {
             command.env(name, value);
         }
