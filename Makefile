@@ -23,7 +23,7 @@ test-clients: build clients
 
 ## faults-long: the fault tests with ten times the rounds and 10,000 aborted clients
 faults-long:
-	MIZUCHI_LONG=1 $(CARGO) test --test integration -- --nocapture faults overload
+	MIZUCHI_LONG=1 $(CARGO) test --test integration -- --nocapture faults overload streaming
 
 ## clients: boto3, aws-cli, moto in a venv; rclone and curl from Debian
 clients: $(VENV)/.installed

@@ -1,0 +1,333 @@
+//! security.md, "Streaming bodies (aws-chunked)", and R16: what a client says of its bytes must hold.
+
+use crate::support::backend::Backend;
+use crate::support::client::{Answer, Client, Request, signer, write_head};
+use crate::support::gateway::{Gateway, Setup};
+use crate::support::payload;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use md5::Digest as _;
+use mizuchi_actors::payload::{ChecksumAlgorithm, Hasher};
+use mizuchi_actors::sigv4::{PayloadHash, UpstreamRequest};
+use sha2::Sha256;
+use time::OffsetDateTime;
+
+/// A gateway that verifies everything itself.
+async fn pair() -> (Backend, Gateway) {
+    let backend = Backend::start().await;
+    let gateway = Setup::new(&backend, backend.s3.address)
+        .env("MIZUCHI__BUCKETS__0__S3__VERIFIES", "")
+        .start()
+        .await;
+    (backend, gateway)
+}
+
+/// An aws-chunked upload, with everything that a test may want to spoil.
+#[derive(Clone)]
+struct Streamed {
+    mode: PayloadHash,
+    key: String,
+    chunks: Vec<Vec<u8>>,
+    decoded: Option<String>,
+    trailer: Option<(ChecksumAlgorithm, String)>,
+    declared: Option<String>,
+    last_chunk: bool,
+    headers: Vec<(&'static str, &'static str)>,
+}
+
+impl Streamed {
+    fn new(key: &str, mode: PayloadHash, body: &[u8]) -> Streamed {
+        let chunks: Vec<Vec<u8>> = body.chunks(65536).map(<[u8]>::to_vec).collect();
+        Streamed {
+            mode,
+            key: key.to_owned(),
+            chunks,
+            decoded: Some(body.len().to_string()),
+            trailer: None,
+            declared: None,
+            last_chunk: true,
+            headers: Vec::new(),
+        }
+    }
+
+    fn with_trailer(mut self, algorithm: ChecksumAlgorithm) -> Streamed {
+        let mut hasher = Hasher::new(algorithm);
+        self.chunks.iter().for_each(|chunk| hasher.update(chunk));
+        self.trailer = Some((algorithm, hasher.finish_value()));
+        self.declared = Some(algorithm.header().to_owned());
+        self
+    }
+
+    /// The head and the body.
+    fn wire(&self, host: &str) -> (Vec<u8>, Vec<u8>) {
+        let mut headers = vec![("content-encoding".to_owned(), b"aws-chunked".to_vec())];
+        if let Some(decoded) = &self.decoded {
+            headers.push(("x-amz-decoded-content-length".to_owned(), decoded.clone().into()));
+        }
+        if let Some(declared) = &self.declared {
+            headers.push(("x-amz-trailer".to_owned(), declared.clone().into()));
+        }
+        for (name, value) in &self.headers {
+            headers.retain(|(have, _)| have != name);
+            headers.push(((*name).to_owned(), value.as_bytes().to_vec()));
+        }
+        let mut request = UpstreamRequest {
+            method: "PUT",
+            host: host.to_owned(),
+            path: format!("/uploads/{}", self.key),
+            query: Vec::new(),
+            headers,
+        };
+        let mut chain = signer().sign(&mut request, self.mode, OffsetDateTime::now_utc());
+        let signed = self.mode != PayloadHash::UnsignedTrailer;
+        let hex = |bytes: [u8; 32]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let mut body = Vec::new();
+        let last = if self.last_chunk { vec![Vec::new()] } else { Vec::new() };
+        for chunk in self.chunks.iter().chain(&last) {
+            let size = format!("{:x}", chunk.len());
+            body.extend(size.as_bytes());
+            if signed {
+                let signature = chain.chunk(&Sha256::digest(chunk).into());
+                body.extend(format!(";chunk-signature={}", hex(signature)).as_bytes());
+            }
+            body.extend(b"\r\n");
+            if !chunk.is_empty() {
+                body.extend(chunk);
+                body.extend(b"\r\n");
+            }
+        }
+        if let Some((algorithm, value)) = &self.trailer {
+            let name = algorithm.header();
+            body.extend(format!("{name}:{value}\r\n").as_bytes());
+            if signed {
+                let canonical = Sha256::digest(format!("{name}:{value}\n"));
+                let signature = hex(chain.trailer(&canonical.into()));
+                body.extend(format!("x-amz-trailer-signature:{signature}\r\n").as_bytes());
+            }
+        }
+        if self.last_chunk {
+            body.extend(b"\r\n");
+        }
+        (write_head(&request, Some(body.len() as u64)), body)
+    }
+
+    async fn send(&self, gateway: &Gateway) -> Answer {
+        let mut client = Client::connect(gateway).await;
+        let (head, body) = self.wire(&gateway.address.to_string());
+        client.raw(&head, &body).await
+    }
+}
+
+const ALGORITHMS: [ChecksumAlgorithm; 5] = ChecksumAlgorithm::ALL;
+
+#[tokio::test]
+async fn all_three_modes_arrive_decoded() {
+    let (backend, gateway) = pair().await;
+    for length in [0, 1, 65536, 65536 + 1024, (1 << 20) + 7] {
+        let body = payload(length);
+        let mut cases = vec![Streamed::new("signed", PayloadHash::SignedChunks, &body)];
+        for algorithm in ALGORITHMS {
+            let name = algorithm.header();
+            let unsigned = Streamed::new(&format!("u-{name}"), PayloadHash::UnsignedTrailer, &body);
+            cases.push(unsigned.with_trailer(algorithm));
+            let signed =
+                Streamed::new(&format!("s-{name}"), PayloadHash::SignedChunksTrailer, &body);
+            cases.push(signed.with_trailer(algorithm));
+        }
+        for case in cases {
+            let answer = case.send(&gateway).await;
+            assert_eq!(answer.status, 200, "{} {length}: {}", case.key, answer.text());
+            assert_eq!(backend.object(&case.key).unwrap(), body, "{} {length}", case.key);
+        }
+    }
+    gateway.settled().await;
+}
+
+#[tokio::test]
+async fn every_attack_on_the_framing_is_refused_and_leaves_no_object() {
+    let (backend, gateway) = pair().await;
+    let body = payload(200_000);
+    let signed = Streamed::new("k", PayloadHash::SignedChunks, &body);
+    let unsigned = Streamed::new("k", PayloadHash::UnsignedTrailer, &body)
+        .with_trailer(ChecksumAlgorithm::Crc32);
+    let with = |base: &Streamed, spoil: fn(&mut Streamed)| {
+        let mut spoiled = base.clone();
+        spoil(&mut spoiled);
+        spoiled
+    };
+    for (name, case, status, code) in [
+        ("final chunk missing", with(&signed, |s| s.last_chunk = false), 400, "IncompleteBody"),
+        ("no decoded length", with(&signed, |s| s.decoded = None), 411, "MissingContentLength"),
+        (
+            "a bad decoded length",
+            with(&signed, |s| s.decoded = Some("+5".into())),
+            411,
+            "MissingContentLength",
+        ),
+        (
+            "decoded length too small",
+            with(&signed, |s| s.decoded = Some("199999".into())),
+            400,
+            "IncompleteBody",
+        ),
+        (
+            "decoded length too large",
+            with(&signed, |s| s.decoded = Some("200001".into())),
+            400,
+            "IncompleteBody",
+        ),
+        (
+            "small chunk first",
+            with(&signed, |s| s.chunks.insert(0, vec![1; 100])),
+            400,
+            "InvalidChunkSizeError",
+        ),
+        (
+            "trailer wrong",
+            with(&unsigned, |s| s.trailer = Some((ChecksumAlgorithm::Crc32, "AAAAAA==".into()))),
+            400,
+            "BadDigest",
+        ),
+        (
+            "trailer malformed",
+            with(&unsigned, |s| s.trailer = Some((ChecksumAlgorithm::Crc32, "!".into()))),
+            400,
+            "MalformedTrailerError",
+        ),
+        ("trailer not declared", with(&unsigned, |s| s.declared = None), 400, "InvalidRequest"),
+        ("trailer missing", with(&unsigned, |s| s.trailer = None), 400, "MalformedTrailerError"),
+    ] {
+        let answer = case.send(&gateway).await;
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (status, code),
+            "{name}: {}",
+            answer.text()
+        );
+        assert_eq!(backend.object("k"), None, "{name}");
+    }
+    let host = gateway.address.to_string();
+    let (head, good) = signed.wire(&host);
+    let text = |needle: &[u8]| good.windows(needle.len()).position(|w| w == needle).unwrap();
+    let mut bad_signature = good.clone();
+    let at = text(b"chunk-signature=") + 20;
+    bad_signature[at] = if bad_signature[at] == b'0' { b'1' } else { b'0' };
+    let mut endless = b"10000".to_vec();
+    endless.resize(good.len(), b';');
+    let huge = [b"ffffffffffffffff;chunk-signature=".as_slice(), &good[33..]].concat();
+    // The first two chunks change places, signatures and all: sizes stay the same.
+    let frame = text(b"\r\n") + 2 + 65536 + 2;
+    let swapped = [&good[frame..2 * frame], &good[..frame], &good[2 * frame..]].concat();
+    for (name, body, codes) in [
+        ("bad chunk signature", bad_signature, ["SignatureDoesNotMatch", ""]),
+        ("chunks reordered", swapped, ["SignatureDoesNotMatch", ""]),
+        ("endless size line", endless, ["InvalidChunkSizeError", "IncompleteBody"]),
+        ("huge size", huge, ["InvalidChunkSizeError", "IncompleteBody"]),
+    ] {
+        let mut client = Client::connect(&gateway).await;
+        let answer = client.raw(&head, &body).await;
+        assert!(codes.contains(&answer.code().as_str()), "{name}: {}", answer.text());
+        assert_eq!(backend.object("k"), None, "{name}");
+    }
+    gateway.settled().await;
+}
+
+/// "unsigned-trailer with a forged seed signature: 403 SignatureDoesNotMatch".
+#[tokio::test]
+async fn a_forged_seed_signature_is_refused() {
+    let (backend, gateway) = pair().await;
+    let case = Streamed::new("k", PayloadHash::UnsignedTrailer, &payload(100_000))
+        .with_trailer(ChecksumAlgorithm::Crc32);
+    let (head, body) = case.wire(&gateway.address.to_string());
+    let head = String::from_utf8(head).unwrap();
+    let at = head.find("Signature=").unwrap() + 10;
+    let forged = format!("{}{}{}", &head[..at], "0".repeat(64), &head[at + 64..]);
+    let mut client = Client::connect(&gateway).await;
+    let answer = client.raw(forged.as_bytes(), &body).await;
+    assert_eq!((answer.status, answer.code().as_str()), (403, "SignatureDoesNotMatch"));
+    assert_eq!(backend.object("k"), None);
+}
+
+/// R16: "payload bit flips under SHA-256, MD5, CRC, chunk signature, trailer: 0 objects, the exact
+/// code".
+#[tokio::test]
+async fn flipped_bits_never_become_objects() {
+    let (backend, gateway) = pair().await;
+    let body = payload(150_000);
+    let sha256: [u8; 32] = Sha256::digest(&body).into();
+    let md5 = STANDARD.encode(md5::Md5::digest(&body));
+    let mut crc = Hasher::new(ChecksumAlgorithm::Crc32c);
+    crc.update(&body);
+    let crc = crc.finish_value();
+    let rounds = crate::support::times(40, 2000);
+    for round in 0..rounds {
+        let at = round * 3_701 % body.len();
+        let bit = 1u8 << (round % 8);
+        let mut flipped = body.clone();
+        flipped[at] ^= bit;
+        let put = || Request::put("k", flipped.len());
+        for (request, code) in [
+            (put().payload(PayloadHash::Hash(sha256)), "XAmzContentSHA256Mismatch"),
+            (put().header("content-md5", &md5), "BadDigest"),
+            (put().header("x-amz-checksum-crc32c", &crc), "BadDigest"),
+        ] {
+            let mut client = Client::connect(&gateway).await;
+            let answer = client.send(request, &flipped).await;
+            assert_eq!((answer.status, answer.code().as_str()), (400, code), "{}", answer.text());
+        }
+        let host = gateway.address.to_string();
+        for (case, code) in [
+            (Streamed::new("k", PayloadHash::SignedChunks, &body), "SignatureDoesNotMatch"),
+            (
+                Streamed::new("k", PayloadHash::UnsignedTrailer, &body)
+                    .with_trailer(ChecksumAlgorithm::Sha256),
+                "BadDigest",
+            ),
+        ] {
+            let (head, mut wire) = case.wire(&host);
+            // A byte of the payload, wherever the framing has put it.
+            let needle = &body[at..(at + 16).min(body.len())];
+            let Some(place) = wire.windows(needle.len()).position(|window| window == needle) else {
+                continue;
+            };
+            wire[place] ^= bit;
+            let mut client = Client::connect(&gateway).await;
+            let answer = client.raw(&head, &wire).await;
+            assert_eq!(answer.code(), code, "{}", answer.text());
+        }
+        assert_eq!(backend.object("k"), None);
+    }
+    gateway.settled().await;
+}
+
+/// "`aws-chunked` stored as Content-Encoding: never", also when the framing stands inside of
+/// Transfer-Encoding: chunked.
+#[tokio::test]
+async fn both_framings_at_once_are_undone() {
+    let (backend, gateway) = pair().await;
+    let body = payload(100_000);
+    let mut case = Streamed::new("k", PayloadHash::UnsignedTrailer, &body)
+        .with_trailer(ChecksumAlgorithm::Crc64Nvme);
+    case.headers = vec![("content-encoding", "aws-chunked,gzip")];
+    let (head, inner) = case.wire(&gateway.address.to_string());
+    let head = String::from_utf8(head).unwrap();
+    let head: String = head
+        .split_inclusive("\r\n")
+        .filter(|line| !line.starts_with("Content-Length"))
+        .collect::<String>()
+        .replace("\r\n\r\n", "\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let mut wire = Vec::new();
+    for piece in inner.chunks(10_007) {
+        wire.extend(format!("{:X}\r\n", piece.len()).as_bytes());
+        wire.extend(piece);
+        wire.extend(b"\r\n");
+    }
+    wire.extend(b"0\r\n\r\n");
+    let mut client = Client::connect(&gateway).await;
+    let answer = client.raw(head.as_bytes(), &wire).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(backend.object("k").unwrap(), body);
+    // The connection goes on: the framing ended exactly where it should.
+    let answer = client.send(Request::put("next", 3), b"abc").await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
