@@ -2,7 +2,7 @@
 CARGO ?= cargo
 VENV  := .venv
 
-.PHONY: run build test test-rust test-clients lint fmt audit faults-long clients clean
+.PHONY: run build test test-rust test-clients lint fmt audit bench faults-long clients clean
 
 ## run: the gateway on its embedded backend, with credentials made on the first start
 run:
@@ -20,6 +20,10 @@ test-rust:
 
 test-clients: build clients
 	$(VENV)/bin/python -m pytest -q tests/clients
+
+## bench: CPU per GB of splice against copy, and latencies, in one run
+bench:
+	$(CARGO) bench --bench side_by_side
 
 ## faults-long: the fault tests with ten times the rounds and 10,000 aborted clients
 faults-long:
