@@ -27,6 +27,7 @@ pub struct Address {
 pub struct Router {
     /// Longest prefix first.
     by_prefix: Vec<(usize, BucketAddress)>,
+    /// Longest first: "b.s3.example.com" is under "s3.example.com" before "example.com".
     domains: Vec<String>,
 }
 
@@ -35,7 +36,9 @@ impl Router {
     pub fn new(buckets: Vec<BucketAddress>, domains: Vec<String>) -> Self {
         let mut by_prefix: Vec<_> = buckets.into_iter().enumerate().collect();
         by_prefix.sort_by_key(|(_, bucket)| std::cmp::Reverse(bucket.path_prefix.len()));
-        let domains = domains.into_iter().map(|domain| domain.to_ascii_lowercase()).collect();
+        let mut domains: Vec<String> =
+            domains.into_iter().map(|domain| domain.to_ascii_lowercase()).collect();
+        domains.sort_by_key(|domain| std::cmp::Reverse(domain.len()));
         Router { by_prefix, domains }
     }
 
@@ -95,7 +98,8 @@ fn strip(path: &str, prefix: &str) -> Result<Option<String>, S3Error> {
         end = at;
     }
     let (front, rest) = path.split_at(end);
-    if names::decode(front)? != prefix {
+    // With fewer slashes of its own, `front` could equal the prefix only by an encoded one.
+    if front.matches('/').count() != segments || names::decode(front)? != prefix {
         return Ok(None);
     }
     Ok(Some(rest.strip_prefix('/').unwrap_or_default().to_owned()))
@@ -134,6 +138,7 @@ mod tests {
         assert_eq!(resolve("h", "/a").unwrap(), (0, String::new()));
         assert_eq!(resolve("h", "/a//k").unwrap(), (0, "/k".into()));
         assert_eq!(resolve("h", "/a%2Fb/k").unwrap_err().code, "NoSuchBucket");
+        assert_eq!(resolve("h", "/a%2Fb").unwrap_err().code, "NoSuchBucket");
         assert_eq!(resolve("h", "/%61/k%20").unwrap(), (0, "k%20".into()));
         assert_eq!(resolve("h", "/abc/k").unwrap_err().code, "NoSuchBucket");
         assert_eq!(resolve("h", "/").unwrap_err().code, "MethodNotAllowed");
@@ -146,5 +151,17 @@ mod tests {
         assert_eq!(resolve("deep.s3.example.com", "/").unwrap(), (1, String::new()));
         assert_eq!(resolve("nobody.s3.example.com", "/k").unwrap_err().code, "NoSuchBucket");
         assert_eq!(resolve("s3.example.com", "/a/k").unwrap(), (0, "k".into()));
+    }
+
+    #[test]
+    fn the_longest_domain_wins_whatever_the_order() {
+        let bucket = BucketAddress { name: "a".into(), path_prefix: "/a".into() };
+        let domains = vec!["example.com".into(), "s3.example.com".into()];
+        let router = Router::new(vec![bucket], domains);
+        for host in ["a.s3.example.com", "a.example.com"] {
+            let text = format!("PUT /k HTTP/1.1\r\nHost: {host}\r\n\r\n");
+            let head = RequestHead::parse(Bytes::from(text)).unwrap();
+            assert_eq!(router.resolve(&head).unwrap().key, "k", "{host}");
+        }
     }
 }

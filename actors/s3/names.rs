@@ -112,6 +112,23 @@ impl fmt::Debug for BackendUploadId {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// However a key's bytes are escaped, it decodes to them: once.
+        #[test]
+        fn an_escaped_key_is_itself(key in "[^\0]{1,60}") {
+            let raw: String = key.bytes().map(|byte| format!("%{byte:02X}")).collect();
+            let decoded = ObjectKey::decode(&raw).unwrap();
+            prop_assert_eq!(decoded.as_str(), key);
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in "[%0-9a-zé\0]{0,40}") {
+            let _ = ObjectKey::decode(&text);
+            let _ = PartNumber::parse(&text);
+        }
+    }
 
     #[test]
     fn keys_are_decoded_once_and_mean_themselves() {

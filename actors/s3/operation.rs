@@ -2,7 +2,9 @@
 //!
 //! Every S3 gateway that took "a PUT to a key" for a PutObject has written an ACL document, a tag
 //! set or a copy's empty body over somebody's object. Here a request is a PutObject only when
-//! nothing in it says otherwise: a query parameter that is not known is a refusal.
+//! nothing in it says otherwise: a query parameter that is not known, or that belongs to another
+//! operation, is a refusal. So there is no list of S3's subresources to keep up with, only one of the
+//! parameters that are known.
 
 use super::error::{ErrorCode, S3Error};
 use super::names::{self, ObjectKey, PartNumber};
@@ -105,6 +107,9 @@ impl Operation {
     /// Errors: 405 MethodNotAllowed (reads, listings, deletions), 501 NotImplemented (copies and
     /// every other subresource), 400 InvalidArgument, InvalidURI, KeyTooLongError.
     pub fn parse(head: &RequestHead, key: &str) -> Result<Operation, S3Error> {
+        if !matches!(head.method(), "GET" | "HEAD" | "PUT" | "POST" | "DELETE") {
+            return Err(not_allowed());
+        }
         let query = Query::parse(head.query())?;
         if head.has("x-amz-copy-source") {
             return Err(not_implemented("x-amz-copy-source"));
@@ -114,7 +119,11 @@ impl Operation {
         }
         let key = ObjectKey::decode(key)?;
         let upload_id = || query.upload_id.clone().ok_or_else(|| invalid("uploadId is missing"));
-        match (head.method(), query.subresource()?) {
+        match (head.method(), query.subresource(head.method())?) {
+            // They shape the answer of ListParts: elsewhere the client means something else.
+            ("PUT" | "POST" | "DELETE", _) if query.shapes_a_list() => {
+                Err(not_implemented("max-parts or part-number-marker"))
+            }
             ("PUT", Subresource::None) => Ok(Operation::PutObject { key }),
             ("PUT", Subresource::Part(part_number)) => {
                 Ok(Operation::UploadPart { key, part_number, upload_id: upload_id()? })
@@ -141,25 +150,43 @@ impl Operation {
 }
 
 fn of_bucket(method: &str, query: &Query) -> Result<Operation, S3Error> {
-    match (method, query.unknown.as_deref(), query.location) {
-        ("HEAD", None, false) => Ok(Operation::HeadBucket),
-        ("GET", None, true) => Ok(Operation::GetBucketLocation),
-        (_, Some(name), _) if !LISTING.contains(&name) => Err(not_implemented(name)),
+    if let Some(name) = &query.unknown {
+        return Err(not_implemented(name));
+    }
+    let plain = query.reading.is_none()
+        && !query.uploads
+        && query.upload_id.is_none()
+        && query.part_number.is_none()
+        && !query.shapes_a_list();
+    match (method, query.location) {
+        ("HEAD", false) if plain => Ok(Operation::HeadBucket),
+        ("GET", true) if plain => Ok(Operation::GetBucketLocation),
         _ => Err(not_allowed()),
     }
 }
 
-/// Parameters of listings: refused like the listing itself, as a method.
-const LISTING: [&str; 9] = [
-    "list-type",
-    "prefix",
-    "delimiter",
-    "max-keys",
-    "marker",
+/// Parameters that only qualify a read, a listing or a deletion: refused like it, as a method. On a
+/// write they are as unknown as any other.
+const READING: [&str; 19] = [
     "continuation-token",
-    "start-after",
+    "delimiter",
     "encoding-type",
     "fetch-owner",
+    "key-marker",
+    "list-type",
+    "marker",
+    "max-keys",
+    "max-uploads",
+    "prefix",
+    "response-cache-control",
+    "response-content-disposition",
+    "response-content-encoding",
+    "response-content-language",
+    "response-content-type",
+    "response-expires",
+    "start-after",
+    "upload-id-marker",
+    "versionId",
 ];
 
 enum Subresource {
@@ -178,6 +205,8 @@ struct Query {
     part_number: Option<String>,
     max_parts: Option<u32>,
     part_number_marker: Option<u32>,
+    /// The first of [`READING`].
+    reading: Option<String>,
     unknown: Option<String>,
 }
 
@@ -187,49 +216,68 @@ impl Query {
         for pair in raw.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let (name, value) = (names::decode(name)?, names::decode(value)?);
-            let number =
-                || value.parse().map_err(|_| invalid("A number in the query does not parse."));
+            let number = || {
+                let digits = value.bytes().all(|byte| byte.is_ascii_digit());
+                let number = value.parse().ok().filter(|_| digits);
+                number.ok_or_else(|| invalid("A number in the query does not parse."))
+            };
             match name.as_str() {
                 "uploads" => query.uploads = true,
                 "location" => query.location = true,
                 "uploadId" => once(&mut query.upload_id, value)?,
                 "partNumber" => once(&mut query.part_number, value)?,
-                "max-parts" => query.max_parts = Some(number()?),
-                "part-number-marker" => query.part_number_marker = Some(number()?),
+                "max-parts" => once(&mut query.max_parts, number()?)?,
+                "part-number-marker" => once(&mut query.part_number_marker, number()?)?,
                 // SDKs name the operation; it is decided by everything else.
                 "x-id" => {}
                 _ if is_presigning(&name) => {}
+                _ if READING.contains(&name.as_str()) => {
+                    query.reading = query.reading.or(Some(name));
+                }
                 _ => query.unknown = query.unknown.or(Some(name)),
             }
         }
         Ok(query)
     }
 
-    fn subresource(&self) -> Result<Subresource, S3Error> {
+    fn shapes_a_list(&self) -> bool {
+        self.max_parts.is_some() || self.part_number_marker.is_some()
+    }
+
+    fn subresource(&self, method: &str) -> Result<Subresource, S3Error> {
         if let Some(name) = &self.unknown {
             return Err(not_implemented(name));
         }
         if self.location {
             return Err(not_implemented("location"));
         }
+        let writes = matches!(method, "PUT" | "POST");
+        if let Some(name) = &self.reading {
+            return Err(if writes { not_implemented(name) } else { not_allowed() });
+        }
         match (self.uploads, &self.upload_id, &self.part_number) {
             (false, None, None) => Ok(Subresource::None),
             (true, None, None) => Ok(Subresource::Uploads),
             (false, Some(_), None) => Ok(Subresource::Upload),
             (false, Some(_), Some(number)) => PartNumber::parse(number).map(Subresource::Part),
+            // GetObject and HeadObject of one part.
+            (false, None, Some(_)) if !writes => Err(not_allowed()),
             (false, None, Some(_)) => Err(invalid("partNumber needs an uploadId.")),
             (true, _, _) => Err(invalid("uploads does not go with uploadId or partNumber.")),
         }
     }
 }
 
-/// The parameters of a presigned URL, which the verifier reads.
+/// The parameters of a presigned URL, which the verifier reads, and the headers that presigners move
+/// into the query. These `headers::plan` refuses or ignores, after the signature: a parameter that
+/// stands in for a signed header is a wrong signature first. A copy is refused here, as its header is.
 fn is_presigning(name: &str) -> bool {
-    const OLD: [&str; 3] = ["AWSAccessKeyId", "Signature", "Expires"];
-    name.get(..6).is_some_and(|start| start.eq_ignore_ascii_case("x-amz-")) || OLD.contains(&name)
+    const OLD: [&str; 3] = ["AWSAccessKeyId", "Expires", "Signature"];
+    let lower = name.to_ascii_lowercase();
+    OLD.contains(&name) || (lower.starts_with("x-amz-") && !lower.starts_with("x-amz-copy-source"))
 }
 
-fn once(slot: &mut Option<String>, value: String) -> Result<(), S3Error> {
+fn once<T>(slot: &mut Option<T>, value: T) -> Result<(), S3Error> {
     match slot.replace(value) {
         None => Ok(()),
         Some(_) => Err(invalid("A query parameter is given twice.")),
@@ -307,12 +355,88 @@ mod tests {
             ("PUT", "k", "partNumber=0&uploadId=u", "InvalidArgument"),
             ("PUT", "k", "uploadId=u&uploadId=v&partNumber=1", "InvalidArgument"),
             ("PUT", "k", "versionId=1", "NotImplemented"),
+            ("PUT", "k", "max-parts=1", "NotImplemented"),
+            ("PUT", "k", "X-Amz-Copy-Source=a", "NotImplemented"),
+            ("PUT", "k", "x-amz-copy-source-range=a", "NotImplemented"),
+            ("PUT", "k", "prefix=a", "NotImplemented"),
+            ("PUT", "k", "uploads", "MethodNotAllowed"),
+            ("PUT", "k", "partNumber=1&uploadId=u&part-number-marker=1", "NotImplemented"),
+            ("GET", "k", "versionId=1", "MethodNotAllowed"),
+            ("HEAD", "k", "partNumber=1", "MethodNotAllowed"),
+            ("GET", "k", "response-content-type=a", "MethodNotAllowed"),
+            ("GET", "k", "uploadId=u&max-parts=+1", "InvalidArgument"),
+            ("GET", "k", "uploadId=u&max-parts=1&max-parts=2", "InvalidArgument"),
+            ("DELETE", "k", "versionId=1", "MethodNotAllowed"),
+            ("HEAD", "k", "uploadId=u", "MethodNotAllowed"),
+            ("TRACE", "k", "acl", "MethodNotAllowed"),
+            ("HEAD", "", "uploads", "MethodNotAllowed"),
+            ("HEAD", "", "uploadId=u", "MethodNotAllowed"),
+            ("GET", "", "location&uploads", "MethodNotAllowed"),
+            ("GET", "", "location&policy", "NotImplemented"),
+            ("GET", "", "versions", "NotImplemented"),
         ] {
             assert_eq!(name(method, key, query), code, "{method} {key}?{query}");
         }
     }
 
+    /// S3 API Reference, "Actions": each names its object by one of these parameters.
+    #[test]
+    fn no_subresource_of_s3_is_taken_for_an_upload() {
+        for name in [
+            "accelerate",
+            "acl",
+            "analytics",
+            "attributes",
+            "cors",
+            "delete",
+            "encryption",
+            "intelligent-tiering",
+            "inventory",
+            "legal-hold",
+            "lifecycle",
+            "location",
+            "logging",
+            "metadataConfiguration",
+            "metadataTable",
+            "metrics",
+            "notification",
+            "object-lock",
+            "ownershipControls",
+            "policy",
+            "policyStatus",
+            "publicAccessBlock",
+            "renameObject",
+            "replication",
+            "requestPayment",
+            "restore",
+            "retention",
+            "select",
+            "session",
+            "tagging",
+            "torrent",
+            "versioning",
+            "versions",
+            "website",
+        ] {
+            for method in ["PUT", "POST", "GET", "HEAD", "DELETE"] {
+                for query in [name.to_owned(), format!("{name}&uploadId=u&partNumber=1")] {
+                    let code = parse(method, "k", &query).unwrap_err().code;
+                    assert_eq!(code, "NotImplemented", "{method} {query}");
+                }
+            }
+        }
+    }
+
     proptest! {
+        #[test]
+        fn no_request_makes_it_panic(
+            method in "GET|HEAD|PUT|POST|DELETE|PATCH|[A-Z]{1,8}",
+            key in "[%a-f0-9/+.]{0,12}",
+            query in "(uploads|uploadId|partNumber|max-parts|location|acl|[%=&+a-z0-9]){0,12}",
+        ) {
+            let _ = parse(&method, &key, &query);
+        }
+
         /// A subresource is never taken for a PutObject, whatever its name.
         #[test]
         fn an_unknown_parameter_is_never_a_put(parameter in "[a-z][a-zA-Z-]{0,20}") {

@@ -10,9 +10,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chacha20poly1305::aead::{Aead, Payload};
 use chacha20poly1305::{KeyInit, XChaCha20Poly1305};
+use zeroize::Zeroizing;
 
-/// Bytes of the longest sealed id that is looked at: backends' ids are under 1 KiB.
-const MAX_SEALED: usize = 4096;
+/// Bytes of the longest sealed id that is made, or looked at: backends' ids are under 1 KiB.
+pub const MAX_SEALED: usize = 4096;
 
 /// The form of the sealed id: a later form gets another number.
 const VERSION: u8 = 1;
@@ -31,14 +32,16 @@ impl std::fmt::Debug for UploadIdSealer {
 }
 
 impl UploadIdSealer {
-    /// A sealer with this key.
+    /// A sealer with this key; the copy that came as the argument is wiped.
     pub fn new(key: [u8; 32]) -> Self {
-        UploadIdSealer { cipher: XChaCha20Poly1305::new(&key.into()) }
+        let key = Zeroizing::new(key);
+        UploadIdSealer { cipher: XChaCha20Poly1305::new((&*key).into()) }
     }
 
     /// Seals the backend's id. `nonce` must be random: it is never used twice.
     ///
-    /// Errors only when the cipher does (an id of many gigabytes): as InternalError.
+    /// Errors: 500 InternalError when the backend's id is so long that its sealed form would be over
+    /// [`MAX_SEALED`], and so could never be opened again.
     pub fn seal(
         &self,
         id: &BackendUploadId,
@@ -49,13 +52,13 @@ impl UploadIdSealer {
     ) -> Result<String, S3Error> {
         let aad = binding(bucket, key, principal);
         let payload = Payload { msg: id.as_str().as_bytes(), aad: &aad };
-        let sealed = self.cipher.encrypt(&nonce.into(), payload).map_err(|_| {
-            S3Error::new(ErrorCode::InternalError, "The uploadId could not be sealed.")
-        })?;
+        let failed = || S3Error::new(ErrorCode::InternalError, "The uploadId could not be sealed.");
+        let sealed = self.cipher.encrypt(&nonce.into(), payload).map_err(|_| failed())?;
         let mut bytes = vec![VERSION];
         bytes.extend_from_slice(&nonce);
         bytes.extend_from_slice(&sealed);
-        Ok(URL_SAFE_NO_PAD.encode(bytes))
+        let text = URL_SAFE_NO_PAD.encode(bytes);
+        if text.len() > MAX_SEALED { Err(failed()) } else { Ok(text) }
     }
 
     /// Opens a sealed id. Whatever is wrong with it, the answer is the same 404 NoSuchUpload.
@@ -119,7 +122,42 @@ mod tests {
         assert!(UploadIdSealer::new([8; 32]).open(&sealed, "b", "k", "p").is_err());
     }
 
+    /// What is handed out must open again: an id that would not is an error at once.
+    #[test]
+    fn an_id_too_long_to_open_is_never_handed_out() {
+        let sealer = UploadIdSealer::new([7; 32]);
+        let seal = |length: usize| {
+            sealer.seal(&BackendUploadId::new("i".repeat(length)), "b", "k", "p", [1; 24])
+        };
+        // 4,096 characters hold 3,072 bytes: version, nonce, tag and 3,031 of the id.
+        let longest = seal(3031).unwrap();
+        assert_eq!(longest.len(), MAX_SEALED);
+        assert!(sealer.open(&longest, "b", "k", "p").is_ok());
+        assert_eq!(seal(3032).unwrap_err().code, "InternalError");
+    }
+
+    #[test]
+    fn debug_says_nothing() {
+        assert_eq!(format!("{:?}", UploadIdSealer::new([7; 32])), "UploadIdSealer(…)");
+    }
+
     proptest! {
+        #[test]
+        fn it_opens_only_for_its_own_binding(
+            id in "\\PC{0,40}", at in "[a-c/]{0,4}", other in "[a-c/]{0,4}", nonce: [u8; 24],
+        ) {
+            let sealer = UploadIdSealer::new([7; 32]);
+            let id = BackendUploadId::new(id);
+            let sealed = sealer.seal(&id, &at, &at, &at, nonce).unwrap();
+            prop_assert_eq!(sealer.open(&sealed, &at, &at, &at).unwrap(), id);
+            for (bucket, key, principal) in
+                [(&other, &at, &at), (&at, &other, &at), (&at, &at, &other)]
+            {
+                let opened = sealer.open(&sealed, bucket, key, principal);
+                prop_assert_eq!(opened.is_ok(), at == other);
+            }
+        }
+
         #[test]
         fn a_flipped_bit_closes_it(bit in 0usize..400) {
             let sealer = UploadIdSealer::new([7; 32]);

@@ -12,8 +12,8 @@ pub use complete::{CompleteRequest, CompletedPart, expected_multipart_etag, pars
 pub use reader::{MAX_DEPTH, MAX_DOCUMENT, XmlError};
 pub use write::{complete_document, error_document, location_document};
 
-use quick_xml::escape::escape;
 use reader::{Node, Reader};
+use write::text as escaped;
 
 /// An S3 error document.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,13 +85,13 @@ pub fn rewrite(body: &[u8], root: &str, replace: &[(&str, &str)]) -> Result<Vec<
                     out.push('>');
                 }
             }
-            Node::Text(text) if replaced.is_none() => out.push_str(&escape(text)),
+            Node::Text(text) if replaced.is_none() => out.push_str(&escaped(&text)),
             Node::Text(_) => {}
             Node::Close { name, depth } => {
                 if depth == 2
                     && let Some(value) = replaced.take()
                 {
-                    out.push_str(&escape(value));
+                    out.push_str(&escaped(value));
                 }
                 if replaced.is_none() {
                     out.push_str("</");
@@ -156,7 +156,35 @@ mod tests {
         );
     }
 
+    /// XML 1.0, 2.2: most control characters cannot be in a document, not even as references; keys
+    /// of S3 may hold them.
+    #[test]
+    fn a_key_with_control_characters_leaves_the_document_well_formed() {
+        let out = rewrite(b"<R><Key>x</Key></R>", "R", &[("Key", "a\u{1}b\rc")]).unwrap();
+        let text = std::str::from_utf8(&out).unwrap();
+        assert!(text.contains("<Key>a\u{fffd}b&#13;c</Key>"), "{text}");
+        assert_eq!(
+            children(&out, |root| root == "R").unwrap(),
+            [("Key".into(), "a\u{fffd}b\rc".into())]
+        );
+    }
+
     proptest! {
+        /// Whatever the backend adds, the client sees it; only what is replaced differs.
+        #[test]
+        fn rewriting_keeps_every_other_element(
+            fields in proptest::collection::vec(("[A-Z][a-z]{3,8}", "[ -~\r\né]{0,20}"), 0..8),
+            key in "[ -~é]{0,20}",
+        ) {
+            let body: String =
+                fields.iter().map(|(name, value)| format!("<{name}>{}</{name}>", escaped(value))).collect();
+            let body = format!("<R>{body}<Key>old</Key></R>");
+            let out = rewrite(body.as_bytes(), "R", &[("Key", &key)]).unwrap();
+            let mut expected = fields;
+            expected.push(("Key".into(), key));
+            prop_assert_eq!(children(&out, |root| root == "R").unwrap(), expected);
+        }
+
         #[test]
         fn no_document_makes_it_panic(body in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = parse_error(&body);

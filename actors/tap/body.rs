@@ -13,6 +13,9 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::time::{Instant, timeout};
 
+/// Bytes that a read has room for, at the least.
+const MIN_READ: usize = 16 * 1024;
+
 /// Why a body did not come whole. Always the client's doing.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
@@ -205,7 +208,12 @@ impl RequestBody {
                     _ => max,
                 };
                 let buffer: &mut BytesMut = &mut state.buffer;
-                buffer.reserve(room);
+                // A new allocation only when little is left of the last: one for every read would
+                // pin a whole one behind each small segment that is kept for replay.
+                if buffer.capacity() - buffer.len() < room.min(MIN_READ) {
+                    buffer.reserve(room);
+                }
+                let room = room.min(buffer.capacity() - buffer.len());
                 let mut limited = bytes::BufMut::limit(buffer, room);
                 shared.socket.try_read_buf(&mut limited)
             };

@@ -3,7 +3,19 @@
 import os
 
 import pytest
-from support import BINARY, BUCKET, MB, SCRIPTS, Gateway, Moto, run, write_file
+from support import (
+    ACCESS_KEY,
+    BINARY,
+    BUCKET,
+    MB,
+    SCRIPTS,
+    SECRET_KEY,
+    UPLOAD_ONLY,
+    Gateway,
+    Moto,
+    run,
+    write_file,
+)
 
 # Nobody's configuration, and no proxy, between the clients and the gateway.
 for name in list(os.environ):
@@ -59,6 +71,19 @@ def aws(gateway):
 
     def command(*words, **options):
         return run([SCRIPTS / "aws", "--endpoint-url", gateway.endpoint, *words], **options)
+
+    return command
+
+
+@pytest.fixture
+def rclone(gateway):
+    """Runs rclone against the gateway. No retries: they would hide a fault."""
+    remote = ["--config", "", "--retries", "1", "--low-level-retries", "1"]
+    remote += ["--s3-provider", "Other", "--s3-endpoint", gateway.endpoint]
+    remote += ["--s3-access-key-id", ACCESS_KEY, "--s3-secret-access-key", SECRET_KEY]
+
+    def command(*words, flags=UPLOAD_ONLY, **options):
+        return run(["rclone", *remote, *flags, *words], **options)
 
     return command
 

@@ -24,6 +24,12 @@ REGION = "us-east-1"
 # The client's name for the bucket, and the backend's.
 BUCKET = "uploads"
 STORE = "store"
+# The same with `upload.allow: [acl]`: Debian's rclone sends `x-amz-acl: private` whatever its flags.
+RCLONE_BUCKET = "acl"
+
+# What rclone must be told of an upload-only S3: no HEAD of what it uploaded, no bucket to make, and
+# no look at what is there.
+UPLOAD_ONLY = ["--s3-no-head", "--s3-no-check-bucket", "--no-check-dest"]
 
 # The longest wait for a condition, seconds.
 PATIENCE = 20
@@ -175,7 +181,7 @@ buckets:
       endpoint: {endpoint}
       access_key: backend
       secret_key: backend
-  - name: acl
+  - name: {rclone_bucket}
     s3: *moto
     upload:
       allow: [acl]
@@ -199,6 +205,7 @@ class Gateway(Process):
             access_key=ACCESS_KEY,
             secret_key=SECRET_KEY,
             bucket=BUCKET,
+            rclone_bucket=RCLONE_BUCKET,
             store=STORE,
             region=REGION,
         )

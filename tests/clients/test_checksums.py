@@ -119,7 +119,7 @@ def test_wrong_content_sha256(gateway):
     s3 = gateway.client(request_checksum_calculation="when_required")
 
     def another_body(request, **_):
-        request.body = b"B" + request.body[1:]
+        request.body = io.BytesIO(b"B" + request.body.read()[1:])
 
     s3.meta.events.register("before-send.s3.PutObject", another_body)
     with pytest.raises(s3.exceptions.ClientError) as refused:

@@ -4,11 +4,8 @@ moto takes all of these as they are, sent straight to it; what a client itself m
 in that client's test.
 """
 
-import subprocess
-import urllib.parse
-
 import pytest
-from support import ACCESS_KEY, BUCKET, REGION, SECRET_KEY, run, succeeded
+from support import BUCKET, RCLONE_BUCKET, run, succeeded
 
 KEYS = [
     "with space",
@@ -77,7 +74,6 @@ def test_boto3_multipart(s3, moto, key):
 def test_curl_presigned(presign, moto, key):
     """A presigned URL. `--path-as-is`: curl by itself removes `..` and `.` before it sends, and
     asks for another key than was signed."""
-    put = ["curl", "-sS", "--fail-with-body", "--path-as-is", "-T", "-", "-H", "Content-Length: "]
     put = ["curl", "-sS", "--fail-with-body", "--path-as-is", "-X", "PUT", "--data-binary", "@-"]
     succeeded(run([*put, "-H", "Content-Type:", presign(key)], input=body_of(key)))
     arrived(moto, key)
@@ -91,13 +87,16 @@ def test_curl_presigned_without_path_as_is(presign, moto):
     assert not moto.keys()
 
 
-@pytest.mark.parametrize("key", KEYS[:12], ids=lambda key: ascii(key)[1:-1])
+@ALL
 def test_aws_s3_cp(aws, moto, tmp_path, key):
-    """`aws s3 cp FILE s3://BUCKET/KEY`."""
+    """`aws s3 cp FILE s3://BUCKET/KEY`. A key that ends in a slash is a folder to aws-cli: it puts
+    the file's name behind it."""
     file = tmp_path / "file"
     file.write_bytes(body_of(key))
     succeeded(aws("s3", "cp", "--no-progress", file, f"s3://{BUCKET}/{key}"))
-    arrived(moto, key)
+    stored = key + "file" if key.endswith("/") else key
+    assert moto.keys() == [stored]
+    assert moto.body(stored) == body_of(key)
 
 
 def test_aws_s3_cp_recursive(aws, moto, tmp_path):
@@ -117,6 +116,30 @@ def test_aws_s3_cp_recursive(aws, moto, tmp_path):
     assert sorted(moto.keys()) == sorted(keys)
     for key in keys:
         assert moto.body(key) == body_of(key)
+
+
+# Keys are paths to rclone, which cleans them before it sends; the rest it has no name for.
+CLEANED = {
+    "double//slash": "double/slash",
+    "dots/../up": "up",
+    "./dot/./file": "dot/file",
+    "/leading": "leading",
+    "//two leading": "two leading",
+}
+NO_PATHS = {"../up", "..", "trailing/"}
+
+
+@pytest.mark.parametrize(
+    "key", [key for key in KEYS if key not in NO_PATHS], ids=lambda key: ascii(key)[1:-1][:40]
+)
+def test_rclone(rclone, moto, tmp_path, key):
+    """`rclone copyto FILE :s3:BUCKET/KEY`, with the key as rclone cleans it (`CLEANED`)."""
+    file = tmp_path / "file"
+    file.write_bytes(body_of(key))
+    succeeded(rclone("copyto", file, f":s3:{RCLONE_BUCKET}/{key}"))
+    stored = CLEANED.get(key, key)
+    assert moto.keys() == [stored]
+    assert moto.body(stored) == body_of(key)
 
 
 def test_key_too_long(s3, moto):

@@ -2,7 +2,7 @@
 
 import pytest
 from botocore.exceptions import ClientError
-from support import BUCKET, STORE, succeeded
+from support import BUCKET, STORE
 
 OBJECT = {"Bucket": BUCKET, "Key": "object"}
 KEEP = b"what was there before"
@@ -12,6 +12,7 @@ NOT_ALLOWED = {
     "delete_object": OBJECT,
     "list_objects": {"Bucket": BUCKET},
     "list_objects_v2": {"Bucket": BUCKET, "Prefix": "o"},
+    "list_multipart_uploads": {"Bucket": BUCKET},
     "delete_bucket": {"Bucket": BUCKET},
     "create_bucket": {"Bucket": BUCKET},
 }
@@ -23,7 +24,6 @@ NOT_IMPLEMENTED = {
     "put_object_tagging": {**OBJECT, "Tagging": {"TagSet": [{"Key": "a", "Value": "b"}]}},
     "get_object_attributes": {**OBJECT, "ObjectAttributes": ["ETag"]},
     "restore_object": {**OBJECT, "RestoreRequest": {"Days": 1}},
-    "list_multipart_uploads": {"Bucket": BUCKET},
     "list_object_versions": {"Bucket": BUCKET},
     "delete_objects": {"Bucket": BUCKET, "Delete": {"Objects": [{"Key": "object"}]}},
     "get_bucket_policy": {"Bucket": BUCKET},
@@ -91,11 +91,10 @@ def test_aws_cli(aws, moto, existing, words):
     assert moto.keys() == ["object"]
 
 
-def test_connection_goes_on(s3, gateway, moto):
+def test_connection_goes_on(s3, moto):
     """A refusal costs the client no connection: the next upload works."""
     for _ in range(3):
         with pytest.raises(ClientError):
             s3.get_object(**OBJECT)
         s3.put_object(**OBJECT, Body=b"body")
     assert moto.body("object") == b"body"
-    assert succeeded

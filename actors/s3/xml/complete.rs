@@ -1,4 +1,8 @@
 //! CompleteMultipartUpload's document: the list of parts.
+//!
+//! The backend is sent the client's own bytes, so that no field (a checksum, or one that S3 adds
+//! later) is lost. Then both must read the same list in them: a field given twice, or one with
+//! elements inside, reads differently in different parsers and is refused here.
 
 use super::reader::{Node, Reader, XmlError};
 use crate::s3::error::{ErrorCode, S3Error};
@@ -36,12 +40,16 @@ pub fn parse_complete(body: &[u8]) -> Result<CompleteRequest, S3Error> {
             Node::Open { name, depth: 2, .. } if name != "Part" => {
                 return Err(malformed(XmlError::Unexpected));
             }
+            // Elements inside a part's fields: none is defined.
+            Node::Open { depth: 4.., .. } => return Err(malformed(XmlError::Unexpected)),
             Node::Open { .. } => text.clear(),
             Node::Text(more) => text.push_str(&more),
             Node::Close { name, depth: 3 } if name == "PartNumber" => {
-                number = Some(PartNumber::parse(text.trim())?);
+                once(&mut number, PartNumber::parse(text.trim())?)?;
             }
-            Node::Close { name, depth: 3 } if name == "ETag" => etag = Some(text.trim().to_owned()),
+            Node::Close { name, depth: 3 } if name == "ETag" => {
+                once(&mut etag, text.trim().to_owned())?;
+            }
             Node::Close { depth: 2, .. } => {
                 let (Some(number), Some(etag)) = (number.take(), etag.take()) else {
                     return Err(malformed(XmlError::Unexpected));
@@ -61,6 +69,13 @@ pub fn parse_complete(body: &[u8]) -> Result<CompleteRequest, S3Error> {
     Ok(CompleteRequest { parts })
 }
 
+fn once<T>(slot: &mut Option<T>, value: T) -> Result<(), S3Error> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(malformed(XmlError::Unexpected)),
+    }
+}
+
 fn malformed(error: XmlError) -> S3Error {
     let message = format!(
         "The XML you provided was not well-formed or did not validate against our published schema ({error})"
@@ -69,12 +84,16 @@ fn malformed(error: XmlError) -> S3Error {
 }
 
 /// The ETag of the object that these parts make: the MD5 of the parts' MD5s, and their count. None
-/// when a part's ETag is no MD5 (SSE-KMS, SSE-C).
+/// when a part's ETag is no MD5 (SSE-KMS, SSE-C), or there are no parts.
 pub fn expected_multipart_etag(parts: &[CompletedPart]) -> Option<String> {
+    if parts.is_empty() {
+        return None;
+    }
     let mut md5 = Md5::new();
     for part in parts {
         let hex = part.etag.trim_matches('"');
-        if hex.len() != 32 {
+        // All digits: from_str_radix alone would take "+f".
+        if hex.len() != 32 || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return None;
         }
         for pair in hex.as_bytes().chunks(2) {
@@ -128,6 +147,33 @@ mod tests {
         assert_eq!(code(&document(&[("10001", "a")])), "InvalidArgument");
     }
 
+    /// The backend reads the same bytes: what two parsers may read differently is refused.
+    #[test]
+    fn a_field_means_one_thing_or_is_refused() {
+        let part = |fields: &str| {
+            code(&format!(
+                "<CompleteMultipartUpload><Part>{fields}</Part></CompleteMultipartUpload>"
+            ))
+        };
+        for fields in [
+            "<PartNumber>1</PartNumber><PartNumber>2</PartNumber><ETag>a</ETag>",
+            "<PartNumber>1</PartNumber><ETag>a</ETag><ETag>b</ETag>",
+            "<PartNumber>1</PartNumber><ETag>a<X>b</X></ETag>",
+        ] {
+            assert_eq!(part(fields), "MalformedXML", "{fields}");
+        }
+    }
+
+    /// S3: "upload up to 10,000 parts"; with their checksums they fit the bound of the document.
+    #[test]
+    fn ten_thousand_parts_are_read() {
+        let numbers: Vec<String> = (1..=10_000).map(|number: u32| number.to_string()).collect();
+        let parts: Vec<(&str, &str)> =
+            numbers.iter().map(|number| (number.as_str(), "b")).collect();
+        let body = document(&parts);
+        assert_eq!(parse_complete(body.as_bytes()).unwrap().parts.len(), 10_000);
+    }
+
     /// printf '\x90\x01…' | md5sum of two parts' digests, as `aws s3api` shows it.
     #[test]
     fn the_etag_of_the_whole_is_known() {
@@ -143,5 +189,7 @@ mod tests {
         let expected: String = Md5::digest(both).iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(expected_multipart_etag(&parts), Some(format!("{expected}-2")));
         assert_eq!(expected_multipart_etag(&[part("1", "opaque".into())]), None);
+        assert_eq!(expected_multipart_etag(&[part("1", "+f".repeat(16))]), None);
+        assert_eq!(expected_multipart_etag(&[]), None);
     }
 }

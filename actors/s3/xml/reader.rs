@@ -121,6 +121,13 @@ impl<'a> Reader<'a> {
         if self.open.len() == MAX_DEPTH || attributes.len() > MAX_ATTRIBUTES {
             return Err(XmlError::TooLarge);
         }
+        // Attributes are copied raw by a rewrite: no reference in them is needed, none is trusted.
+        if attributes.contains('&') {
+            return Err(XmlError::Forbidden);
+        }
+        if attributes.contains('<') {
+            return Err(XmlError::Malformed);
+        }
         self.open.push(name.clone());
         Ok(Node::Open { name, attributes, depth: self.open.len() })
     }
@@ -161,6 +168,8 @@ mod tests {
             ("<!DOCTYPE a><a/>", XmlError::Forbidden),
             ("<!DOCTYPE a [<!ENTITY x \"y\">]><a>&x;</a>", XmlError::Forbidden),
             ("<a>&x;</a>", XmlError::Forbidden),
+            ("<a x='&y;'/>", XmlError::Forbidden),
+            ("<a x='<'/>", XmlError::Malformed),
             ("<?php ?><a/>", XmlError::Forbidden),
             (deep.as_str(), XmlError::TooLarge),
             (wide.as_str(), XmlError::TooLarge),

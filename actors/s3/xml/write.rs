@@ -6,11 +6,12 @@ use quick_xml::escape::escape;
 const DECLARATION: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
 const NAMESPACE: &str = "http://s3.amazonaws.com/doc/2006-03-01/";
 
-/// Escapes text; what XML 1.0 cannot hold (control characters) becomes U+FFFD.
-fn text(raw: &str) -> String {
+/// Escapes text; what XML 1.0 cannot hold (control characters) becomes U+FFFD. A CR is written as a
+/// reference: a parser reads a bare one as LF (XML 1.0, 2.11), and a key with one would change.
+pub(super) fn text(raw: &str) -> String {
     let allowed = |c: char| matches!(c, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..);
     let clean: String = raw.chars().map(|c| if allowed(c) { c } else { '\u{fffd}' }).collect();
-    escape(clean).into_owned()
+    escape(clean).replace('\r', "&#13;")
 }
 
 /// An error document (S3 API Reference, "REST error responses").
@@ -57,6 +58,6 @@ mod tests {
         let error = S3Error::new(ErrorCode::NoSuchKey, "a < b & \u{1}");
         let document = error_document(&error, "/b/<script>\r\n", "R", "H");
         assert!(document.contains("<Message>a &lt; b &amp; \u{fffd}</Message>"), "{document}");
-        assert!(document.contains("/b/&lt;script&gt;"), "{document}");
+        assert!(document.contains("/b/&lt;script&gt;&#13;"), "{document}");
     }
 }
