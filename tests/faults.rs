@@ -175,3 +175,48 @@ async fn stale_backend_connections_are_not_used() {
         assert_eq!(answer.status, 200, "{index}: {}", answer.text());
     }
 }
+
+/// R22, under load: what was acknowledged is at the backend, the rest got a clean error or the end
+/// of its connection, and the process ends by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigterm_under_load_loses_nothing_that_was_acknowledged() {
+    let (backend, _proxy, mut gateway) = trio().await;
+    let mut loops = Vec::new();
+    for worker in 0..20usize {
+        let mut client = Client::connect(&gateway).await;
+        loops.push(tokio::spawn(async move {
+            let body = payload(50_000 + worker * 10_000);
+            let mut acknowledged = Vec::new();
+            for index in 0.. {
+                let key = format!("load/{worker}/{index}");
+                let answer = client.send(Request::put(&key, body.len()), &body).await;
+                match answer.status {
+                    200 => acknowledged.push((key, body.clone())),
+                    // The connection ended between two answers, or in the drain.
+                    503 | 999 => break,
+                    status => panic!("{status} {}", answer.text()),
+                }
+                if answer.header("connection").as_deref() == Some("close") {
+                    break;
+                }
+            }
+            acknowledged
+        }));
+    }
+    eventually("the load is on", async || {
+        gateway
+            .metric(
+                "mizuchi_uploads_total{bucket=\"uploads\",operation=\"PutObject\",status=\"200\"}",
+            )
+            .await
+            > 100.0
+    })
+    .await;
+    gateway.signal("TERM");
+    assert!(gateway.ended().await.success(), "{}", gateway.log());
+    for one in loops {
+        for (key, body) in one.await.unwrap() {
+            assert_eq!(backend.object(&key).as_ref(), Some(&body), "{key} was acknowledged");
+        }
+    }
+}

@@ -147,3 +147,81 @@ async fn chunked_transfer_coding_without_a_decoded_length_is_411() {
     let answer = client.send(request, b"3\r\nabc\r\n0\r\n\r\n").await;
     assert_eq!((answer.status, answer.code().as_str()), (411, "MissingContentLength"));
 }
+
+/// "empty chunk-size line; flood of chunk extensions: 400 and close".
+#[tokio::test]
+async fn odd_chunks_are_refused_and_the_connection_closed() {
+    let (backend, gateway) = pair().await;
+    let flood = format!("1{}\r\nx\r\n0\r\n\r\n", ";a=b".repeat(100));
+    for wire in [
+        "\r\nx\r\n0\r\n\r\n",
+        "+1\r\nx\r\n0\r\n\r\n",
+        "1\nx\r\n0\r\n\r\n",
+        "1\r\nxx\r\n0\r\n\r\n",
+        &flood,
+    ] {
+        let mut client = Client::connect(&gateway).await;
+        let request = Request {
+            length: None,
+            payload: mizuchi_actors::sigv4::PayloadHash::UnsignedTrailer,
+            ..Request::put("k", 0)
+        }
+        .header("transfer-encoding", "chunked")
+        .header("x-amz-decoded-content-length", "1");
+        let answer = client.send(request, wire.as_bytes()).await;
+        assert_eq!(answer.status, 400, "{wire:?}: {}", answer.text());
+        assert!(client.ends().await, "{wire:?}: the connection went on");
+        assert_eq!(backend.object("k"), None);
+    }
+}
+
+/// "upstream framing: regenerated; the client's TE, CL, Expect and hop-by-hop headers are never
+/// forwarded".
+#[tokio::test]
+async fn what_belongs_to_the_client_s_connection_stays_there() {
+    use tokio::io::AsyncReadExt;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let backend = Backend::start().await;
+    let gateway = Setup::new(&backend, listener.local_addr().unwrap()).start().await;
+    let mut client = Client::connect(&gateway).await;
+    let request = Request::put("k", 5)
+        .header("connection", "keep-alive, x-hop")
+        .header("x-hop", "1")
+        .header("keep-alive", "timeout=5")
+        .header("te", "trailers")
+        .header("expect", "100-continue")
+        .header("upgrade", "h2c")
+        .header("x-forwarded-for", "1.2.3.4")
+        .header("authorization-x", "secret")
+        .header("content-type", "text/plain");
+    let head = request.sign(&client.host, &signer(), OffsetDateTime::now_utc());
+    client.socket.write_all(&head).await.unwrap();
+    assert_eq!(client.one(false).await.status, 100);
+    client.socket.write_all(b"hello").await.unwrap();
+    let (mut upstream, _) = listener.accept().await.unwrap();
+    let mut wire = Vec::new();
+    while !wire.ends_with(b"hello") {
+        assert!(upstream.read_buf(&mut wire).await.unwrap() > 0);
+    }
+    let text = String::from_utf8(wire).unwrap().to_ascii_lowercase();
+    for name in [
+        "connection",
+        "x-hop",
+        "keep-alive",
+        "te",
+        "expect",
+        "upgrade",
+        "x-forwarded-for",
+        "authorization-x",
+        "transfer-encoding",
+    ] {
+        assert!(!text.contains(&format!("\r\n{name}:")), "{name} was forwarded:\n{text}");
+    }
+    assert!(text.contains("\r\ncontent-length: 5\r\n"), "{text}");
+    assert!(text.contains("\r\ncontent-type: text/plain\r\n"), "{text}");
+    upstream
+        .write_all(b"HTTP/1.1 200 OK\r\nETag: \"x\"\r\nContent-Length: 0\r\n\r\n")
+        .await
+        .unwrap();
+    assert_eq!(client.one(false).await.status, 200);
+}

@@ -13,4 +13,5 @@ mod faults;
 mod http;
 mod overload;
 mod pipeline;
+mod replay;
 mod sigv4;

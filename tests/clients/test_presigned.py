@@ -72,7 +72,7 @@ def test_curl_from_a_pipe_has_no_length(presign, moto):
 
 
 def test_curl_signs_by_itself(gateway, moto, tmp_path):
-    """curl's own SigV4 (`--aws-sigv4`)."""
+    """curl's own SigV4 (`--aws-sigv4`), told the header that S3 requires."""
     file = tmp_path / "file"
     file.write_bytes(payload(MB))
     sign = ["--aws-sigv4", f"aws:amz:{REGION}:s3", "--user", f"{ACCESS_KEY}:{SECRET_KEY}"]
