@@ -99,7 +99,8 @@ pub(super) enum Phase {
     Head,
     /// The body of request `seq` is read, by its [`RequestBody`] alone.
     Body(BodyPhase),
-    /// Nothing more is read: actix sees the end of the stream.
+    /// Nothing more is read: actix sees the end of the stream. What the client still sends is
+    /// drained before the connection is closed.
     Ended,
 }
 

@@ -232,6 +232,13 @@ impl AsyncWrite for TapStream {
         if self.closing.is_none() {
             // The client may have reset the connection already: nothing is lost by that here.
             let _ = shutdown(self.shared.socket.as_raw_fd(), Shutdown::Write);
+            let between_requests = {
+                let state = self.shared.lock();
+                matches!(state.phase, Phase::Head) && state.buffer.is_empty()
+            };
+            if between_requests {
+                return Poll::Ready(Ok(()));
+            }
         }
         ready!(self.poll_drain(cx));
         Poll::Ready(Ok(()))
