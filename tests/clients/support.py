@@ -24,7 +24,7 @@ REGION = "us-east-1"
 # The client's name for the bucket, and the backend's.
 BUCKET = "uploads"
 STORE = "store"
-# The same with `upload.allow: [acl]`: Debian's rclone sends `x-amz-acl: private` whatever its flags.
+# The same with `upload.allow: [acl]`: Debian's rclone always sends `x-amz-acl: private`.
 RCLONE_BUCKET = "acl"
 
 # What rclone must be told of an upload-only S3: no HEAD of what it uploaded, no bucket to make, and

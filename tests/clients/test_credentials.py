@@ -72,7 +72,8 @@ def test_aws_cli(aws, moto, tmp_path, access_key, secret_key, code, size):
 def test_aws_s3_cp(aws, moto, big_file, access_key, secret_key, code):
     """`aws s3 cp` prints S3's code."""
     bad = {"AWS_ACCESS_KEY_ID": access_key, "AWS_SECRET_ACCESS_KEY": secret_key}
-    outcome = aws("s3", "cp", "--no-progress", big_file[0], f"s3://{BUCKET}/object", environment=bad)
+    copy = ["s3", "cp", "--no-progress", big_file[0], f"s3://{BUCKET}/object"]
+    outcome = aws(*copy, environment=bad)
     assert outcome.returncode != 0
     assert f"({code})" in outcome.stderr.decode()
     assert not moto.pending()

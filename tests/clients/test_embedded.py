@@ -24,6 +24,7 @@ def test_multipart(s3, gateway, tmp_path):
     """A multipart upload makes one file."""
     file = tmp_path / "file"
     file.write_bytes(payload(30 * MB))
-    s3.upload_file(str(file), "embedded", "parts", Config=TransferConfig(multipart_chunksize=8 * MB))
+    parts = TransferConfig(multipart_chunksize=8 * MB)
+    s3.upload_file(str(file), "embedded", "parts", Config=parts)
     digest = hashlib.sha256((gateway.objects / "parts").read_bytes())
     assert digest.hexdigest() == hashlib.sha256(payload(30 * MB)).hexdigest()

@@ -43,8 +43,9 @@ def test_aws_cli(aws, moto, tmp_path):
     """`aws s3 cp` with its options, and the Content-Type that it guesses from the name."""
     file = tmp_path / "page.html"
     file.write_bytes(b"<p>")
-    options = ["--metadata", "colour=blue", "--storage-class", "STANDARD_IA", "--no-progress"]
-    succeeded(aws("s3", "cp", *options, "--content-encoding", "gzip", file, f"s3://{BUCKET}/object"))
+    options = ["--metadata", "colour=blue", "--storage-class", "STANDARD_IA"]
+    options += ["--content-encoding", "gzip", "--no-progress"]
+    succeeded(aws("s3", "cp", *options, file, f"s3://{BUCKET}/object"))
     head = moto.head("object")
     assert head["ContentType"] == "text/html"
     assert head["Metadata"] == {"colour": "blue"}

@@ -1,7 +1,7 @@
 """Awkward keys: each arrives at the backend byte for byte, as one key, and with its own body.
 
-moto takes all of these as they are, sent straight to it; what a client itself makes of a key is said
-in that client's test.
+moto takes all of these as they are, sent straight to it; what a client itself makes of a key is
+said in that client's test.
 """
 
 import pytest

@@ -1,4 +1,4 @@
-"""Multipart uploads of 200 MB with real clients, and what a client sees of an upload in progress."""
+"""Multipart uploads of 200 MB with real clients, and what a client sees of one in progress."""
 
 import io
 

@@ -50,7 +50,7 @@ def test_replaces(s3, moto):
 
 
 def test_bucket_probes(s3):
-    """HeadBucket and GetBucketLocation answer for the client's bucket: tools ask before they upload."""
+    """HeadBucket and GetBucketLocation answer for the client's bucket: tools probe them."""
     assert s3.head_bucket(Bucket=BUCKET)["BucketRegion"] == "us-east-1"
     # us-east-1 is the empty location.
     assert s3.get_bucket_location(Bucket=BUCKET)["LocationConstraint"] is None

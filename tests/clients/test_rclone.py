@@ -58,8 +58,8 @@ def test_rcat(rclone, moto):
 
 
 def test_rcat_of_unknown_size(rclone, moto):
-    """Standard input past `--streaming-upload-cutoff`: the object arrives whole, but rclone then asks
-    for its size whatever `--s3-no-head` says, and reports that an upload-only S3 does not tell."""
+    """Standard input past `--streaming-upload-cutoff`: the object arrives whole, but rclone then
+    asks for its size whatever `--s3-no-head` says, and reports that it is not told."""
     outcome = rclone("rcat", f":s3:{RCLONE_BUCKET}/object", input=payload(12 * MB))
     assert moto.body("object") == payload(12 * MB)
     assert not moto.pending()
