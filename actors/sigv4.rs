@@ -16,6 +16,13 @@ mod presigned;
 mod signer;
 mod verifier;
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod rusoto_oracle;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod vectors;
+
 pub use canonical::uri_encode;
 pub use chunks::{ChunkSigner, ChunkVerifier};
 pub use credentials::{Credential, Credentials};
