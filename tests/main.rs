@@ -9,6 +9,7 @@ mod tidy;
 
 mod backend_faults;
 mod cli;
+mod endpoints;
 mod faults;
 mod http;
 mod overload;
