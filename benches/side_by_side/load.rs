@@ -74,3 +74,20 @@ fn head(host: &str, size: u64) -> String {
     }
     head + "\r\n"
 }
+
+/// Opens `count` connections that never finish what they began: nine in ten a head, one in ten a
+/// body. They are slow for as long as the result lives.
+pub(crate) fn slow_clients(address: SocketAddr, count: usize) -> Result<Vec<TcpStream>> {
+    let mut clients = Vec::with_capacity(count);
+    for index in 0..count {
+        let mut socket = TcpStream::connect(address)?;
+        if index % 10 == 0 {
+            socket.write_all(head(&address.to_string(), 1 << 20).as_bytes())?;
+            socket.write_all(b"x")?;
+        } else {
+            socket.write_all(b"PUT /uploads/slow HTTP/1.1\r\nHost: h\r\nX-")?;
+        }
+        clients.push(socket);
+    }
+    Ok(clients)
+}

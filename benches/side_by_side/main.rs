@@ -19,6 +19,10 @@ use std::time::{Duration, Instant};
 const MAX_STEAL: f64 = 0.08;
 /// How often one round is made again for it.
 const MAX_REPEATS: usize = 3;
+/// Clients that never finish, beside a bystander.
+const SLOW_CLIENTS: usize = 5000;
+/// The bystander's requests.
+const BYSTANDER_REQUESTS: usize = 1000;
 /// Requests of one latency cell.
 const LATENCY_REQUESTS: usize = 40;
 
@@ -129,6 +133,35 @@ fn main() -> Result<()> {
             cell(copy.address)?
         );
     }
+    bystander(splice.address)
+}
+
+/// R17: what 5,000 slow clients cost a bystander.
+fn bystander(address: SocketAddr) -> Result<()> {
+    println!("\n## A bystander's 4 KiB PUTs, {BYSTANDER_REQUESTS} each, milliseconds p50 / p99\n");
+    println!("| alone | beside {SLOW_CLIENTS} slow clients | p99, ratio |\n|---|---|---|");
+    let measure = || -> Result<(f64, f64)> {
+        let mut times = Vec::new();
+        for _ in 0..BYSTANDER_REQUESTS {
+            times.push(load::put(address, 4096, 1)?.as_secs_f64() * 1000.0);
+        }
+        times.sort_by(f64::total_cmp);
+        let at = |share: usize| times.get(times.len() * share / 100).copied().unwrap_or(f64::NAN);
+        Ok((at(50), at(99)))
+    };
+    measure()?;
+    let alone = measure()?;
+    let slow = load::slow_clients(address, SLOW_CLIENTS)?;
+    let beside = measure()?;
+    drop(slow);
+    println!(
+        "| {:.2} / {:.2} | {:.2} / {:.2} | {:.2} |",
+        alone.0,
+        alone.1,
+        beside.0,
+        beside.1,
+        beside.1 / alone.1
+    );
     Ok(())
 }
 
