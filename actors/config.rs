@@ -112,6 +112,8 @@ pub struct Verifies {
     pub md5: bool,
     /// x-amz-checksum-*.
     pub checksum: bool,
+    /// Trailers of STREAMING-UNSIGNED-PAYLOAD-TRAILER: bodies that came with one are sent so.
+    pub trailer: bool,
 }
 
 /// `s3.timeouts`.

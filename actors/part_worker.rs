@@ -119,7 +119,10 @@ impl Attempt {
             if let Err(error) = first {
                 return Ok(body_failed(error, Sent::Nothing, source, None));
             }
-            more = source.trailers().to_vec();
+            // In the head where it is not sent yet; a body that is framed again has it as trailer.
+            if *small {
+                more = source.trailers().to_vec();
+            }
         }
         let lease = LeaseConnection {
             request: Some(Arc::clone(&self.request)),

@@ -308,6 +308,7 @@ pub(crate) fn engine_bucket(
                 sha256: s3.verifies.sha256 && !in_process,
                 md5: s3.verifies.md5 && !in_process,
                 checksum: s3.verifies.checksum && !in_process,
+                trailer: s3.verifies.trailer && !in_process,
             },
             allow_unsigned: s3.allow_unsigned,
             timeouts: Timeouts {

@@ -331,3 +331,34 @@ async fn both_framings_at_once_are_undone() {
     let answer = client.send(Request::put("next", 3), b"abc").await;
     assert_eq!(answer.status, 200, "{}", answer.text());
 }
+
+/// A backend that takes trailers (`s3.verifies: [trailer]`) gets the body framed again, with the
+/// checksum to store; a restart sends the same frames.
+#[tokio::test]
+async fn trailers_go_on_to_a_backend_that_takes_them() {
+    let backend = Backend::start().await;
+    let proxy = crate::support::proxy::Proxy::start(backend.s3.address).await;
+    let gateway = Setup::new(&backend, proxy.address)
+        .env("MIZUCHI__BUCKETS__0__S3__VERIFIES", "trailer")
+        .start()
+        .await;
+    for length in [1000, 65536, 300_000, (3 << 20) + 5] {
+        let body = payload(length);
+        for (mode, key) in [
+            (PayloadHash::UnsignedTrailer, "unsigned"),
+            (PayloadHash::SignedChunksTrailer, "signed"),
+        ] {
+            // A smaller one would be delivered whole before the reset: ambiguous, not replayable.
+            if length > 2 << 20 {
+                proxy.script([crate::support::proxy::Fault::ResetAfter(length / 3)]);
+            }
+            let case = Streamed::new(key, mode, &body).with_trailer(ChecksumAlgorithm::Crc32);
+            let answer = case.send(&gateway).await;
+            assert_eq!(answer.status, 200, "{key} {length}: {}", answer.text());
+            assert_eq!(backend.object(key).unwrap(), body, "{key} {length}");
+            let crc = case.trailer.unwrap().1;
+            assert_eq!(answer.header("x-amz-checksum-crc32"), Some(crc), "{key} {length}");
+        }
+    }
+    gateway.settled().await;
+}

@@ -3,10 +3,11 @@
 use super::kept::{Kept, ReplayResources, Segment};
 use super::pipe::Pipe;
 use crate::backend::{BackendError, Connection};
-use crate::payload::BodyVerifier;
+use crate::payload::{BodyVerifier, EncodeError, UnsignedTrailerEncoder};
 use crate::s3::error::{ErrorCode, S3Error};
 use crate::tap::{BodyError, RequestBody};
 use bytes::Bytes;
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -52,7 +53,19 @@ enum Intake {
     /// Through a pipe. `pending` bytes stand in `pipe` and are neither kept nor wholly sent.
     Splice { pipe: Option<Pipe>, pending: usize },
     /// Through memory, verified on the way.
-    Copy { verifier: Box<BodyVerifier>, finished: bool },
+    Copy(Box<CopyIntake>),
+}
+
+/// See [`Intake::Copy`].
+#[derive(Debug)]
+struct CopyIntake {
+    verifier: BodyVerifier,
+    /// Frames the payload again, for a backend that is to store the trailer's checksum.
+    framing: Option<UnsignedTrailerEncoder>,
+    /// What is to be sent and has not been taken yet.
+    ready: VecDeque<Bytes>,
+    /// The body is complete and verified; `ready` holds the rest.
+    finished: bool,
 }
 
 /// A part's body and its replay buffer; outlives the attempts.
@@ -79,9 +92,16 @@ impl PartSource {
         }
     }
 
-    /// A part whose bytes are read and verified.
-    pub fn copy(body: RequestBody, resources: ReplayResources, verifier: BodyVerifier) -> Self {
-        let intake = Intake::Copy { verifier: Box::new(verifier), finished: false };
+    /// A part whose bytes are read and verified, and framed again if `framing` is given.
+    pub fn copy(
+        body: RequestBody,
+        resources: ReplayResources,
+        verifier: BodyVerifier,
+        framing: Option<UnsignedTrailerEncoder>,
+    ) -> Self {
+        let ready = VecDeque::new();
+        let intake =
+            Intake::Copy(Box::new(CopyIntake { verifier, framing, ready, finished: false }));
         PartSource {
             body,
             intake,
@@ -105,7 +125,7 @@ impl PartSource {
     pub fn is_taken(&self) -> bool {
         match &self.intake {
             Intake::Splice { pending, .. } => self.body.is_done() && *pending == 0,
-            Intake::Copy { finished, .. } => *finished,
+            Intake::Copy(copy) => copy.finished && copy.framing.is_none() && copy.ready.is_empty(),
         }
     }
 
@@ -168,7 +188,7 @@ impl PartSource {
         out.replay(&self.kept).await?;
         match &self.intake {
             Intake::Splice { .. } => self.pump_spliced(&mut out).await?,
-            Intake::Copy { .. } => self.pump_copied(&mut out).await?,
+            Intake::Copy(_) => self.pump_copied(&mut out).await?,
         }
         out.close();
         Ok(())
@@ -196,20 +216,36 @@ impl PartSource {
     /// The next verified bytes of the copy path; None when the body is complete and verified.
     /// Dropped while it waits, it has lost nothing.
     async fn next_copied(&mut self) -> Result<Option<Bytes>, SendError> {
-        let Intake::Copy { verifier, finished } = &mut self.intake else { return Ok(None) };
+        let Intake::Copy(copy) = &mut self.intake else { return Ok(None) };
+        let internal = |error: EncodeError| SendError::Internal(io::Error::other(error));
         loop {
-            if let Some(bytes) = verifier.pop() {
-                self.volume.copied += bytes.len() as u64;
+            if let Some(bytes) = copy.ready.pop_front() {
                 return Ok(Some(bytes));
             }
-            if *finished {
-                return Ok(None);
+            if let Some(bytes) = copy.verifier.pop() {
+                self.volume.copied += bytes.len() as u64;
+                match &mut copy.framing {
+                    Some(framing) => copy.ready.extend(framing.encode(bytes).map_err(internal)?),
+                    None => return Ok(Some(bytes)),
+                }
+                continue;
+            }
+            if copy.finished {
+                match copy.framing.take() {
+                    // The last chunk and the trailers: known only now.
+                    Some(framing) => {
+                        let end = framing.finish(&self.trailers).map_err(internal)?;
+                        copy.ready.push_back(end);
+                        continue;
+                    }
+                    None => return Ok(None),
+                }
             }
             match self.body.read(COPY_READ).await.map_err(client_fault)? {
-                Some(bytes) => verifier.push(bytes).map_err(SendError::Client)?,
+                Some(bytes) => copy.verifier.push(bytes).map_err(SendError::Client)?,
                 None => {
-                    self.trailers = verifier.finish().map_err(SendError::Client)?;
-                    *finished = true;
+                    self.trailers = copy.verifier.finish().map_err(SendError::Client)?;
+                    copy.finished = true;
                 }
             }
         }

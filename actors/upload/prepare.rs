@@ -7,7 +7,8 @@ use crate::auth_actor::Authorized;
 use crate::config::{Bucket, Engine};
 use crate::http::{Framing, RequestHead};
 use crate::payload::{
-    BodyMode, BodySpec, BodyVerifier, ChecksumAlgorithm, parse_content_md5, parse_declared,
+    BodyMode, BodySpec, BodyVerifier, ChecksumAlgorithm, UnsignedTrailerEncoder, parse_content_md5,
+    parse_declared,
 };
 use crate::s3::error::{ErrorCode, S3Error};
 use crate::s3::operation::Operation;
@@ -15,6 +16,7 @@ use crate::s3::upstream::UpstreamTemplate;
 use crate::sigv4::{ChunkVerifier, PayloadHash, PayloadMode};
 use crate::tap::RequestBody;
 use crate::transfer::{PartSource, Plan, PlanInput, Reason, ReplayResources, plan};
+use std::num::NonZeroU64;
 
 /// S3's largest part, and largest object in one PutObject: 5 GiB (S3 User Guide, "Amazon S3
 /// multipart upload limits").
@@ -100,12 +102,17 @@ pub fn verifier(
         }
         PayloadMode::UnsignedTrailer => BodyMode::UnsignedTrailer,
     };
+    let trailers = declared_trailers(head)?;
+    let Checks { checksums, md5 } = checks;
+    BodyVerifier::new(BodySpec { mode, decoded_length, trailers, checksums, md5 })
+}
+
+fn declared_trailers(head: &RequestHead) -> Result<Vec<ChecksumAlgorithm>, S3Error> {
     let mut trailers = Vec::new();
     for declared in head.values("x-amz-trailer") {
         trailers.extend(parse_declared(&String::from_utf8_lossy(declared))?);
     }
-    let Checks { checksums, md5 } = checks;
-    BodyVerifier::new(BodySpec { mode, decoded_length, trailers, checksums, md5 })
+    Ok(trailers)
 }
 
 /// A PutObject's or UploadPart's body, planned.
@@ -116,6 +123,10 @@ pub struct PlannedBody {
     pub plan: (Plan, Reason),
     /// What x-amz-content-sha256 says upstream.
     pub payload: PayloadHash,
+    /// Content-Length upstream.
+    pub length: u64,
+    /// Headers that the framing upstream needs.
+    pub headers: Vec<(String, Vec<u8>)>,
 }
 
 /// Plans a body of `length` payload bytes.
@@ -159,16 +170,58 @@ pub fn plan_body(
              x-amz-content-sha256 with the body's SHA-256.",
         ));
     }
+    let small = length < engine.zero_copy.min_body;
+    let mut planned =
+        PlannedBody { content: Content::None, plan: chosen, payload, length, headers: Vec::new() };
     let source = match chosen.0 {
         Plan::Splice => PartSource::splice(body, replay),
         Plan::Copy => {
+            let framing = if small || !verifies.trailer {
+                None
+            } else {
+                framing(head, &authorized, length, &mut planned)?
+            };
             let verifier = verifier(head, authorized.payload, authorized.chunks, length, checks)?;
-            PartSource::copy(body, replay, verifier)
+            PartSource::copy(body, replay, verifier, framing)
         }
     };
-    let small = length < engine.zero_copy.min_body;
-    let content = Content::Body { source: Box::new(source), small };
-    Ok(PlannedBody { content, plan: chosen, payload })
+    planned.content = Content::Body { source: Box::new(source), small };
+    Ok(planned)
+}
+
+/// Bytes of the chunks in which a body goes on to a backend that takes trailers.
+const UPSTREAM_CHUNK: NonZeroU64 = NonZeroU64::MIN.saturating_add(256 * 1024 - 1);
+
+/// The framing for a body whose trailer the backend is to store, with the headers it needs. A small
+/// one needs none: its trailer is known before its head is sent.
+fn framing(
+    head: &RequestHead,
+    authorized: &Authorized,
+    length: u64,
+    planned: &mut PlannedBody,
+) -> Result<Option<UnsignedTrailerEncoder>, S3Error> {
+    let trailers = declared_trailers(head)?;
+    let names: Vec<&str> = trailers.iter().map(|trailer| trailer.header()).collect();
+    let names = names.join(",");
+    if names.is_empty() {
+        return Ok(None);
+    }
+    let Some(framing) = UnsignedTrailerEncoder::new(length, UPSTREAM_CHUNK, trailers) else {
+        return Ok(None);
+    };
+    let own = authorized.headers.iter().find(|(name, _)| name == "content-encoding");
+    let encoding = match own {
+        Some((_, value)) => [b"aws-chunked,", value.as_slice()].concat(),
+        None => b"aws-chunked".to_vec(),
+    };
+    planned.payload = PayloadHash::UnsignedTrailer;
+    planned.length = framing.encoded_length();
+    planned.headers = vec![
+        ("content-encoding".to_owned(), encoding),
+        (DECODED_LENGTH.to_owned(), length.to_string().into_bytes()),
+        ("x-amz-trailer".to_owned(), names.into_bytes()),
+    ];
+    Ok(Some(framing))
 }
 
 /// The upstream request of an operation. `length`: its body's, None for none.

@@ -179,6 +179,11 @@ fn body_job(
         prepare::plan_body(engine, bucket, head, authorized, body, length, route.replay.clone())
             .map_err(close)?;
     request.payload = planned.payload;
+    request.length = Some(planned.length);
+    for (name, value) in planned.headers {
+        request.headers.retain(|(have, _)| *have != name);
+        request.headers.push((name, value));
+    }
     let kind = kind_of(operation, &request.headers).map_err(close)?;
     Ok(UploadJob {
         bucket_index,
