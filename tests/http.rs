@@ -225,3 +225,16 @@ async fn what_belongs_to_the_client_s_connection_stays_there() {
         .unwrap();
     assert_eq!(client.one(false).await.status, 200);
 }
+
+/// R15: "extra bytes are never parsed" as part of the upload: they are the next request, and a
+/// malformed one.
+#[tokio::test]
+async fn bytes_past_the_body_are_no_part_of_it() {
+    let (backend, gateway) = pair().await;
+    let mut client = Client::connect(&gateway).await;
+    let head = Request::put("k", 5).sign(&client.host, &signer(), OffsetDateTime::now_utc());
+    assert_eq!(client.raw(&head, b"helloEXTRA\r\n\r\n").await.status, 200);
+    assert_eq!(client.one(false).await.status, 400);
+    assert!(client.ends().await);
+    assert_eq!(backend.object("k").unwrap(), b"hello");
+}

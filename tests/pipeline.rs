@@ -176,3 +176,44 @@ async fn health_and_readiness_are_on_the_admin_listener() {
     assert_eq!(crate::support::gateway::get(gateway.admin, "/healthz").await, "ok\n");
     assert_eq!(crate::support::gateway::get(gateway.admin, "/readyz").await, "ready\n");
 }
+
+/// "Path and virtual-host style."
+#[tokio::test]
+async fn the_host_may_name_the_bucket() {
+    let backend = Backend::start().await;
+    let gateway = Setup::new(&backend, backend.s3.address)
+        .env("MIZUCHI__SERVER__VIRTUAL_HOST_DOMAINS", "s3.example.com")
+        .start()
+        .await;
+    let mut client = Client::connect(&gateway).await;
+    client.host = "uploads.s3.example.com".to_owned();
+    let request = Request { path: "/a/key".to_owned(), ..Request::put("", 3) };
+    let answer = client.send(request, b"abc").await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(backend.object("a/key").unwrap(), b"abc");
+    client.host = "nobody.s3.example.com".to_owned();
+    let request = Request { path: "/a/key".to_owned(), ..Request::put("", 3) };
+    assert_eq!(client.send(request, b"abc").await.code(), "NoSuchBucket");
+}
+
+/// The access line as JSON: request id, principal, operation, bytes, plan, duration.
+#[tokio::test]
+async fn the_access_line_may_be_json() {
+    let backend = Backend::start().await;
+    let gateway = Setup::new(&backend, backend.s3.address)
+        .env("MIZUCHI__LOGGING__FORMAT", "json")
+        .start()
+        .await;
+    let mut client = Client::connect(&gateway).await;
+    let answer = client.send(Request::put("k", 100_000), &payload(100_000)).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let id = answer.header("x-amz-request-id").unwrap();
+    let log = gateway.log();
+    let line = log.lines().find(|line| line.contains(&id)).unwrap();
+    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    assert_eq!(line["operation"], "PutObject");
+    assert_eq!(line["principal"], "tester");
+    assert_eq!(line["bytes"], 100_000);
+    assert_eq!(line["plan"], "splice");
+    assert!(line["duration_ms"].as_f64().unwrap() > 0.0);
+}

@@ -62,6 +62,8 @@ pub(super) struct Account {
     pub(super) bytes: u64,
     pub(super) plan: &'static str,
     pub(super) restarts: u32,
+    /// Parts that a CompleteMultipartUpload names.
+    pub(super) parts: Option<usize>,
 }
 
 async fn serve(route: Route, message: Serve) -> Reply {
@@ -78,6 +80,7 @@ async fn serve(route: Route, message: Serve) -> Reply {
         bytes: 0,
         plan: "-",
         restarts: 0,
+        parts: None,
     };
     let (path, head_request, result, close) = match arrival {
         Err(error) => (String::from("-"), false, Err(refusal(&error)), true),

@@ -83,7 +83,7 @@ pub(super) async fn answer(
             let Some(unread) = body.as_mut() else { return Err(no_body().into()) };
             let document = read_document(unread, head, &mut authorized).await?;
             let parts = xml::parse_complete(&document)?;
-            route.engine.metrics.multipart_parts.observe(parts.parts.len() as f64);
+            account.parts = Some(parts.parts.len());
             let proof = xml::expected_multipart_etag(&parts.parts).map_or(Proof::None, Proof::ETag);
             let length = Some(document.len() as u64);
             let payload = PayloadHash::of(&document);
@@ -131,6 +131,9 @@ pub(super) async fn answer(
     account.restarts = end.restarts;
     let close = !end.body_taken;
     let answer = end.result.map_err(|error| Failed { error, close })?;
+    if let Some(parts) = account.parts {
+        route.engine.metrics.multipart_parts.observe(parts as f64);
+    }
     render(route, &bucket, &operation, &principal, answer).map_err(Failed::from)
 }
 

@@ -127,7 +127,8 @@ impl Setup {
 
 fn after(text: &str, mark: &str) -> Option<SocketAddr> {
     let rest = &text[text.find(mark)? + mark.len()..];
-    rest.split_whitespace().next()?.parse().ok()
+    // A JSON line ends the address with a quote.
+    rest.split(|c: char| c.is_whitespace() || c == '"').next()?.parse().ok()
 }
 
 impl Gateway {
