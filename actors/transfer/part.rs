@@ -134,11 +134,6 @@ impl PartSource {
         !self.kept.is_lost()
     }
 
-    /// Frees the replay buffer.
-    pub fn give_up_replay(&mut self) {
-        self.kept.give_up();
-    }
-
     /// Waits for the first byte of the body (`100 Continue` is sent to a client that asked), so
     /// that no backend connection is held for a client that sends nothing.
     pub async fn ready(&mut self) -> Result<(), SendError> {
