@@ -2,6 +2,7 @@
 
 use crate::backend::{Endpoint, EndpointHealth, RetryBudget};
 use crate::metrics::Metrics;
+use crate::orphans::Ledger;
 use crate::s3::headers::Permissions;
 use crate::s3::upload_id::UploadIdSealer;
 use crate::sigv4::{Signer, Verifier};
@@ -24,6 +25,8 @@ pub struct Engine {
     pub overflow: Option<PathBuf>,
     /// `server.zero_copy`.
     pub zero_copy: ZeroCopy,
+    /// Multipart uploads that somebody must end.
+    pub ledger: Arc<Ledger>,
     /// The process's metrics.
     pub metrics: Metrics,
 }
@@ -65,6 +68,37 @@ pub struct UploadRules {
     pub permissions: Permissions,
     /// How failed attempts are made again.
     pub restart: RestartPolicy,
+    /// How a PutObject goes in parts.
+    pub split: SplitRules,
+    /// `list_multipart_uploads`: whether a caller may list its own multipart uploads.
+    pub list_multipart_uploads: bool,
+    /// `client_uploads_ttl`: how old a client's own multipart upload may become before it is
+    /// aborted; None: they are never touched.
+    pub client_uploads_ttl: Option<Duration>,
+}
+
+impl UploadRules {
+    /// Whether clients' own multipart uploads are put on record.
+    pub fn records_clients(&self) -> bool {
+        self.list_multipart_uploads || self.client_uploads_ttl.is_some()
+    }
+}
+
+/// `upload.split` and what belongs to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SplitRules {
+    /// False: `split: never`.
+    pub auto: bool,
+    /// A PutObject of more bytes is split.
+    pub threshold: u64,
+    /// Bytes of a part; more where 10,000 would not suffice.
+    pub part_size: u64,
+    /// Parts of one upload in flight.
+    pub concurrent_parts: usize,
+    /// Whether a PutObject may come without a length.
+    pub unknown_length: bool,
+    /// How long an upload may take whose parts the gateway makes.
+    pub ttl: Duration,
 }
 
 /// `buckets[].s3`: the S3 service behind a bucket.
@@ -84,6 +118,8 @@ pub struct Backend {
     pub verifies: Verifies,
     /// Whether UNSIGNED-PAYLOAD may be sent.
     pub allow_unsigned: bool,
+    /// Every PutObject and UploadPart carries a checksum: one is added where none came along.
+    pub require_checksum: bool,
     /// How long each step may take.
     pub timeouts: Timeouts,
     /// How many idle connections a worker keeps, per endpoint.
@@ -114,6 +150,9 @@ pub struct Verifies {
     pub checksum: bool,
     /// Trailers of STREAMING-UNSIGNED-PAYLOAD-TRAILER: bodies that came with one are sent so.
     pub trailer: bool,
+    /// CRCs over the whole object of a multipart upload (`x-amz-checksum-type: FULL_OBJECT`), and
+    /// `x-amz-mp-object-size`.
+    pub full_object: bool,
 }
 
 /// `s3.timeouts`.

@@ -100,6 +100,16 @@ metrics! {
     /// Requests in flight.
     uploads_in_flight: IntGauge = IntGauge::new(
         "mizuchi_uploads_in_flight", "Uploads that the supervisors know");
+    /// PutObjects in flight that go in parts.
+    splits_in_flight: IntGauge = IntGauge::new(
+        "mizuchi_splits_in_flight", "PutObjects in flight that go to the backend in parts");
+    /// Multipart uploads on record that somebody must end.
+    uploads_on_record: IntGauge = IntGauge::new(
+        "mizuchi_uploads_on_record", "Multipart uploads of the gateway's own on record, and Creates whose answers were lost");
+    /// Sweeps of such uploads.
+    sweeps: IntCounterVec = IntCounterVec::new(
+        Opts::new("mizuchi_orphan_sweeps_total", "Looks at multipart uploads that nobody ended, by what came of them"),
+        &["result"]);
     /// Part workers alive.
     parts_in_flight: IntGauge = IntGauge::new(
         "mizuchi_parts_in_flight", "Part workers alive");

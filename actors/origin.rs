@@ -1,5 +1,6 @@
-//! The S3 calls that the gateway itself originates, through rusoto_s3: today the HEAD that proves
-//! whether an object whose answer was lost has arrived (R11).
+//! The S3 calls that the gateway itself originates, through rusoto_s3: the HEAD that proves whether
+//! an object whose answer was lost has arrived (R11), and what the sweep of orphaned multipart uploads
+//! needs (ListMultipartUploads, ListParts, AbortMultipartUpload).
 //!
 //! rusoto is no longer maintained (RUSTSEC-2022-0071), so it stays behind this one module, and none
 //! of its own HTTP or TLS runs: its dispatcher signs with rusoto_signature, once, and sends every
@@ -7,6 +8,7 @@
 
 use crate::config::Bucket;
 use crate::guardian::ActorRef;
+use crate::orphans::Listed;
 use crate::s3_client_actor::{LeaseConnection, Release, S3ClientActor};
 use crate::upload::job::Proof;
 use crate::upload::machine::Proven;
@@ -16,12 +18,23 @@ use rusoto_core::request::{
 use rusoto_core::signature::SignedRequest;
 use rusoto_core::{ByteStream, Client, Region, RusotoError};
 use rusoto_credential::AwsCredentials;
-use rusoto_s3::{HeadObjectOutput, HeadObjectRequest, S3, S3Client};
-use std::sync::Arc;
+use rusoto_s3::{
+    AbortMultipartUploadError, AbortMultipartUploadRequest, HeadObjectOutput, HeadObjectRequest,
+    ListMultipartUploadsRequest, ListPartsRequest, S3, S3Client,
+};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use time::OffsetDateTime;
+use time::format_description::well_known::{Rfc2822, Rfc3339};
 
-/// Most bytes of an answer's body: a HEAD has none.
-const MAX_ANSWER: usize = 64 * 1024;
+/// Most bytes of an answer's body: a page of ListMultipartUploads with [`PAGE`] keys of 1 KiB.
+const MAX_ANSWER: usize = 1024 * 1024;
+
+/// Uploads of one page of ListMultipartUploads.
+const PAGE: i64 = 500;
+
+/// Pages that are read of one key's uploads.
+const MAX_PAGES: usize = 20;
 
 /// Asks the backend whether the object under `key` (the prefix included) is the one that `proof`
 /// describes.
@@ -34,10 +47,7 @@ pub async fn prove(
     if *proof == Proof::None {
         return Proven::Unknown;
     }
-    let dispatcher = Dispatcher { bucket: Arc::clone(bucket), client };
-    // The endpoint is the pool's choice: the name here only fills the field.
-    let region = Region::Custom { name: bucket.region.clone(), endpoint: "http://backend".into() };
-    let s3 = S3Client::new_with_client(Client::new_not_signing(dispatcher), region);
+    let (s3, _) = s3(bucket, client);
     let request = HeadObjectRequest {
         bucket: bucket.backend.bucket.clone(),
         key: key.to_owned(),
@@ -71,10 +81,124 @@ fn proves(found: &HeadObjectOutput, proof: &Proof) -> bool {
     }
 }
 
+/// Why a sweep came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum SweepError {
+    /// The backend does not know the operation, or does not allow it: asking again is of no use.
+    #[error("the backend refuses {0}")]
+    Refused(String),
+    /// It may work later.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// A key's multipart uploads, and how far the backend's clock is ahead of this machine's,
+/// milliseconds.
+pub async fn list_uploads(
+    bucket: &Arc<Bucket>,
+    client: ActorRef<S3ClientActor>,
+    key: &str,
+) -> Result<(Vec<Listed>, i64), SweepError> {
+    let (s3, clock) = s3(bucket, client);
+    let mut found = Vec::new();
+    let mut request = ListMultipartUploadsRequest {
+        bucket: bucket.backend.bucket.clone(),
+        prefix: Some(key.to_owned()),
+        max_uploads: Some(PAGE),
+        ..ListMultipartUploadsRequest::default()
+    };
+    for _ in 0..MAX_PAGES {
+        let page = s3.list_multipart_uploads(request.clone()).await.map_err(sweep_error)?;
+        found.extend(page.uploads.unwrap_or_default().into_iter().filter_map(|one| {
+            let initiated = one.initiated.and_then(|text| milliseconds(&text));
+            Some(Listed { key: one.key?, upload_id: one.upload_id?, initiated })
+        }));
+        if !page.is_truncated.unwrap_or(false) {
+            break;
+        }
+        request.key_marker = page.next_key_marker;
+        request.upload_id_marker = page.next_upload_id_marker;
+    }
+    let ahead = clock.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or(0);
+    Ok((found, ahead))
+}
+
+/// Whether an upload has parts.
+pub async fn has_parts(
+    bucket: &Arc<Bucket>,
+    client: ActorRef<S3ClientActor>,
+    key: &str,
+    upload_id: &str,
+) -> Result<bool, SweepError> {
+    let (s3, _) = s3(bucket, client);
+    let request = ListPartsRequest {
+        bucket: bucket.backend.bucket.clone(),
+        key: key.to_owned(),
+        upload_id: upload_id.to_owned(),
+        max_parts: Some(1),
+        ..ListPartsRequest::default()
+    };
+    let parts = s3.list_parts(request).await.map_err(sweep_error)?.parts;
+    Ok(parts.is_some_and(|parts| !parts.is_empty()))
+}
+
+/// Aborts an upload; one that is not there any more counts as aborted.
+pub async fn abort(
+    bucket: &Arc<Bucket>,
+    client: ActorRef<S3ClientActor>,
+    key: &str,
+    upload_id: &str,
+) -> Result<(), SweepError> {
+    let (s3, _) = s3(bucket, client);
+    let request = AbortMultipartUploadRequest {
+        bucket: bucket.backend.bucket.clone(),
+        key: key.to_owned(),
+        upload_id: upload_id.to_owned(),
+        ..AbortMultipartUploadRequest::default()
+    };
+    match s3.abort_multipart_upload(request).await {
+        Ok(_) | Err(RusotoError::Service(AbortMultipartUploadError::NoSuchUpload(_))) => Ok(()),
+        Err(RusotoError::Unknown(answer)) if answer.status.as_u16() == 404 => Ok(()),
+        Err(error) => Err(sweep_error(error)),
+    }
+}
+
+fn sweep_error<E: std::error::Error + 'static>(error: RusotoError<E>) -> SweepError {
+    match &error {
+        RusotoError::Unknown(answer) => {
+            let text = format!("{} {}", answer.status.as_u16(), answer.body_as_str());
+            match answer.status.as_u16() {
+                403 | 405 | 501 => SweepError::Refused(text),
+                _ => SweepError::Failed(text),
+            }
+        }
+        error => SweepError::Failed(error.to_string()),
+    }
+}
+
+/// Milliseconds since 1970 of S3's timestamps (`2026-01-02T03:04:05.000Z`).
+fn milliseconds(text: &str) -> Option<u64> {
+    let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    u64::try_from(time.unix_timestamp_nanos() / 1_000_000).ok()
+}
+
+/// How far the backend's clock is ahead, milliseconds, once an answer has told.
+type Clock = Arc<Mutex<Option<i64>>>;
+
+fn s3(bucket: &Arc<Bucket>, client: ActorRef<S3ClientActor>) -> (S3Client, Clock) {
+    let clock = Clock::default();
+    let dispatcher =
+        Dispatcher { bucket: Arc::clone(bucket), client, clock: Arc::clone(&clock) };
+    // The endpoint is the pool's choice: the name here only fills the field.
+    let region = Region::Custom { name: bucket.region.clone(), endpoint: "http://backend".into() };
+    (S3Client::new_with_client(Client::new_not_signing(dispatcher), region), clock)
+}
+
 /// rusoto's transport: the bucket's own pool.
 struct Dispatcher {
     bucket: Arc<Bucket>,
     client: ActorRef<S3ClientActor>,
+    clock: Clock,
 }
 
 impl DispatchSignedRequest for Dispatcher {
@@ -84,9 +208,17 @@ impl DispatchSignedRequest for Dispatcher {
         _timeout: Option<Duration>,
     ) -> DispatchSignedRequestFuture {
         let (bucket, client) = (Arc::clone(&self.bucket), self.client.clone());
-        Box::pin(
-            async move { send(&bucket, &client, request).await.map_err(HttpDispatchError::new) },
-        )
+        let clock = Arc::clone(&self.clock);
+        Box::pin(async move {
+            let answer = send(&bucket, &client, request).await.map_err(HttpDispatchError::new)?;
+            let date = answer.headers.get("date");
+            let theirs = date.and_then(|date| OffsetDateTime::parse(date, &Rfc2822).ok());
+            if let Some(theirs) = theirs {
+                let ahead = (theirs - OffsetDateTime::now_utc()).whole_milliseconds();
+                *clock.lock().unwrap_or_else(PoisonError::into_inner) = i64::try_from(ahead).ok();
+            }
+            Ok(answer)
+        })
     }
 }
 
@@ -95,13 +227,15 @@ async fn send(
     client: &ActorRef<S3ClientActor>,
     mut request: SignedRequest,
 ) -> Result<HttpResponse, String> {
-    let lease = LeaseConnection { request: None, more: Vec::new(), attempt: 1 };
+    let lease = LeaseConnection { request: None, more: Vec::new(), length: None, attempt: 1 };
     let mut lease = client
         .ask(lease)
         .await
         .map_err(|error| error.to_string())?
         .map_err(|error| error.to_string())?;
-    request.add_header("x-amz-checksum-mode", "ENABLED");
+    if request.method == "HEAD" {
+        request.add_header("x-amz-checksum-mode", "ENABLED");
+    }
     request.set_hostname(Some(lease.authority.clone()));
     let signer = &bucket.backend.signer;
     let token = signer.session_token().map(|token| token.expose().to_owned());

@@ -13,9 +13,10 @@ use crate::s3::upstream::UpstreamTemplate;
 use crate::s3::xml;
 use crate::s3_client_actor::{Lease, LeaseConnection, Release, S3ClientActor};
 use crate::transfer::{PartSource, SendError};
-use crate::upload::job::{AttemptEnd, BackendAnswer, Content, ContentSlot};
+use crate::upload::job::{AttemptEnd, BackendAnswer, Before, Content, ContentSlot};
 use crate::upload::machine::{Failure, FailureClass, Kind, Sent};
 use actix::prelude::*;
+use base64::Engine as _;
 use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -113,20 +114,37 @@ impl Attempt {
 
     /// Waits for the client, leases a connection and makes the attempt. Err: no connection.
     async fn make(&self, content: &mut Content) -> Result<AttemptEnd, BackendError> {
-        let mut more = Vec::new();
-        if let Content::Body { source, small } = content {
-            let first = if *small { source.take_all().await } else { source.ready().await };
+        let (mut more, mut length) = (Vec::new(), None);
+        if let Content::Body { source, before } = content {
+            let first = match before {
+                Before::First => source.ready().await,
+                Before::All | Before::Measured => source.take_all().await,
+            };
             if let Err(error) = first {
                 return Ok(body_failed(error, Sent::Nothing, source, None));
             }
-            // In the head where it is not sent yet; a body that is framed again has it as trailer.
-            if *small {
-                more = source.trailers().to_vec();
+            match before {
+                // A body that is framed again has them as trailers.
+                Before::First => {}
+                // In the head, which is not sent yet.
+                Before::All => more = source.trailers().to_vec(),
+                Before::Measured => {
+                    if !source.can_replay() {
+                        let lost = SendError::ReplayLost;
+                        return Ok(body_failed(lost, Sent::Nothing, source, None));
+                    }
+                    more.extend(source.md5().map(content_md5));
+                    length = Some(source.kept_bytes());
+                }
             }
+        }
+        if self.kind == Kind::Take {
+            return Ok(AttemptEnd::Done(BackendAnswer::default()));
         }
         let lease = LeaseConnection {
             request: Some(Arc::clone(&self.request)),
             more,
+            length,
             attempt: self.number,
         };
         let lease = match self.client.ask(lease).await {
@@ -288,6 +306,16 @@ impl Attempt {
         }
     }
 
+    /// Whether a success says what it must. One that does not is as good as no answer: nobody knows
+    /// what the backend has done.
+    fn understood(&self, body: &[u8]) -> bool {
+        match self.kind {
+            Kind::Create => xml::parse_initiate(body).is_ok(),
+            Kind::Complete => xml::parse_completed(body).is_ok(),
+            _ => true,
+        }
+    }
+
     /// What a complete answer means.
     fn classify(
         &self,
@@ -300,6 +328,16 @@ impl Attempt {
             // S3: a Complete may answer 200 and carry an <Error> (R10).
             let inside = if self.kind == Kind::Complete { xml::parse_error(&body) } else { None };
             match inside {
+                None if !self.understood(&body) => {
+                    log::warn!("bucket {}: {:?} answered garbage", self.bucket.name, self.kind);
+                    let failure = Failure {
+                        class: FailureClass::BackendLost,
+                        sent: Sent::Wholly,
+                        answered: None,
+                        replayable: can_replay(content),
+                    };
+                    return AttemptEnd::Failed(failure, None);
+                }
                 None => return AttemptEnd::Done(BackendAnswer { status, headers, body }),
                 Some(error) => {
                     let code_status = if error.code == "InternalError" { 500 } else { 400 };
@@ -348,6 +386,10 @@ fn not_s3(status: u16) -> S3Error {
     let status = if (400..600).contains(&status) { status } else { 502 };
     let message = format!("The backend answered {status} without an S3 error document.");
     S3Error::from_backend(status, code.to_owned(), message)
+}
+
+fn content_md5(md5: [u8; 16]) -> (String, String) {
+    ("content-md5".to_owned(), base64::engine::general_purpose::STANDARD.encode(md5))
 }
 
 fn can_replay(content: &Content) -> bool {

@@ -5,6 +5,7 @@ pub mod error;
 pub mod headers;
 pub mod names;
 pub mod operation;
+pub mod split_headers;
 pub mod upload_id;
 pub mod upstream;
 pub mod xml;

@@ -24,6 +24,8 @@ pub struct LeaseConnection {
     pub request: Option<Arc<UpstreamTemplate>>,
     /// Headers known only now.
     pub more: Vec<(String, String)>,
+    /// The body's length, where it is known only now.
+    pub length: Option<u64>,
     /// The attempt's number, from 0: a second attempt gets a fresh connection.
     pub attempt: u32,
 }
@@ -135,7 +137,9 @@ impl Handler<LeaseConnection> for S3ClientActor {
             let now = OffsetDateTime::now_utc();
             let head = message
                 .request
-                .map(|request| request.head(backend, &authority, &message.more, now))
+                .map(|request| {
+                    request.head(backend, &authority, &message.more, message.length, now)
+                })
                 .unwrap_or_default();
             Ok(Lease { connection, head, authority, endpoint: index, _counted: counted })
         })

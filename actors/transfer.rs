@@ -7,13 +7,16 @@
 
 mod budget;
 mod file;
+mod intake;
 mod kept;
+mod outlet;
 mod part;
 mod pipe;
 mod plan;
 
 pub use budget::ReplayBudget;
+pub use intake::Intake;
 pub use kept::{Kept, ReplayResources};
-pub use part::{PartSource, SendError, Volume};
+pub use part::{PartSource, SendError, Share, Volume};
 pub use pipe::{Pipe, PipeCache};
 pub use plan::{Plan, PlanInput, Reason, plan};

@@ -7,6 +7,9 @@ pub mod machine;
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod model;
 pub mod prepare;
+pub mod parts;
 mod restart;
+pub mod split;
+pub mod split_requests;
 
 pub use restart::{RestartLog, RestartPolicy};

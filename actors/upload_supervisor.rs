@@ -1,8 +1,11 @@
 //! The UploadSupervisor: one table of uploads, a pure state machine for each, and the part workers
 //! that it spawns, watches and restarts.
 //!
-//! It decides nothing itself: every end of a worker is an event for the upload's machine
-//! (`upload::machine`), and what the machine asks for is carried out here. It moves no bytes.
+//! It decides nothing itself: every end of a worker is an event for the request's machine
+//! (`upload::machine`), and what the machine asks for is carried out here. A PutObject that goes in
+//! parts has a machine of its own above them (`upload::split`), in `splits`. It moves no bytes.
+
+mod splits;
 
 use crate::config::{Bucket, Engine};
 use crate::guardian::ActorRef;
@@ -14,6 +17,7 @@ use crate::s3::upstream::UpstreamTemplate;
 use crate::s3::xml;
 use crate::s3_client_actor::S3ClientActor;
 use crate::transfer::{Plan, Reason, Volume};
+use crate::orphans::{CreateInFlight, Window};
 use crate::upload::job::{
     AttemptEnd, BackendAnswer, Content, ContentSlot, Proof, UploadEnd, UploadJob,
 };
@@ -25,7 +29,9 @@ use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+pub use splits::BeginSplit;
+use splits::{Split, Step, StepEnd};
+use std::time::{Instant, SystemTime};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 /// Hands an upload over. Resolves when the upload has ended; a caller that goes away changes
@@ -38,12 +44,15 @@ pub struct BeginUpload(pub UploadJob);
 pub struct UploadSupervisor {
     engine: Arc<Engine>,
     clients: Vec<ActorRef<S3ClientActor>>,
-    uploads: HashMap<u64, Entry>,
+    /// Requests to backends.
+    requests: HashMap<u64, Entry>,
+    /// PutObjects that go in parts; each has some of the requests.
+    splits: HashMap<u64, Split>,
     next: u64,
     epoch: Instant,
 }
 
-/// One upload.
+/// One request to a backend, through all its attempts.
 struct Entry {
     machine: Upload<BackendAnswer>,
     bucket_index: usize,
@@ -53,15 +62,52 @@ struct Entry {
     content: ContentSlot,
     plan: Option<(Plan, Reason)>,
     proof: Proof,
-    reply: Option<oneshot::Sender<UploadEnd>>,
+    owner: Owner,
     /// Dropped with the entry: stops the worker that is under way.
     cancel: Option<oneshot::Sender<()>>,
     attempt_started: Instant,
+    /// Of a Create: when one of its attempts may have been carried out without an answer.
+    lost: Option<Window>,
     volume: Volume,
     body_taken: bool,
+    _creating: Option<CreateInFlight>,
+}
+
+/// Whom a request's end is for.
+enum Owner {
+    /// A client's upload that is this one request.
+    Client { reply: Option<oneshot::Sender<UploadEnd>>, _held: Held },
+    /// A step of a split.
+    Split(u64, Step),
+}
+
+/// What a client's upload holds until it has ended.
+struct Held {
     _permit: OwnedSemaphorePermit,
     _counted: Counted,
     _permitted: Counted,
+}
+
+impl Held {
+    fn new(permit: OwnedSemaphorePermit, engine: &Engine) -> Self {
+        Held {
+            _permit: permit,
+            _counted: Counted::new(&engine.metrics.uploads_in_flight),
+            _permitted: Counted::new(&engine.metrics.permits),
+        }
+    }
+}
+
+/// A request on its way into the table.
+struct NewRequest {
+    bucket_index: usize,
+    bucket: Arc<Bucket>,
+    kind: Kind,
+    request: UpstreamTemplate,
+    content: Content,
+    plan: Option<(Plan, Reason)>,
+    proof: Proof,
+    owner: Owner,
 }
 
 impl UploadSupervisor {
@@ -70,16 +116,53 @@ impl UploadSupervisor {
         UploadSupervisor {
             engine,
             clients,
-            uploads: HashMap::new(),
+            requests: HashMap::new(),
+            splits: HashMap::new(),
             next: 0,
             epoch: Instant::now(),
         }
     }
 
-    /// Feeds an event to an upload's machine and carries out what it asks for.
+    /// Puts a request into the table and makes its first attempt. Returns its number.
+    fn begin(&mut self, new: NewRequest, context: &mut Context<Self>) -> u64 {
+        let id = self.number();
+        let (machine, effect) = Upload::begin(new.kind, new.bucket.upload.restart);
+        let ledger = &self.engine.ledger;
+        let creating = (new.kind == Kind::Create)
+            .then(|| ledger.creating(&new.bucket.name, &new.request.key));
+        let entry = Entry {
+            machine,
+            bucket_index: new.bucket_index,
+            bucket: new.bucket,
+            kind: new.kind,
+            request: Arc::new(new.request),
+            content: ContentSlot::new(new.content),
+            plan: new.plan,
+            proof: new.proof,
+            owner: new.owner,
+            cancel: None,
+            attempt_started: Instant::now(),
+            lost: None,
+            volume: Volume::default(),
+            body_taken: false,
+            _creating: creating,
+        };
+        self.requests.insert(id, entry);
+        if let Effect::Start(attempt) = effect {
+            self.start(id, attempt, context);
+        }
+        id
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// Feeds an event to a request's machine and carries out what it asks for.
     fn event(&mut self, id: u64, event: Event<BackendAnswer>, context: &mut Context<Self>) {
         let now = self.epoch.elapsed();
-        let Some(entry) = self.uploads.get_mut(&id) else { return };
+        let Some(entry) = self.requests.get_mut(&id) else { return };
         match entry.machine.step(event, now, rand::random()) {
             None => {}
             Some(Effect::Start(attempt)) => self.start(id, attempt, context),
@@ -89,12 +172,12 @@ impl UploadSupervisor {
                 });
             }
             Some(Effect::Reconcile) => self.reconcile(id, context),
-            Some(Effect::Reply(result)) => self.finish(id, result),
+            Some(Effect::Reply(result)) => self.finish(id, result, context),
         }
     }
 
     fn start(&mut self, id: u64, attempt: u32, context: &mut Context<Self>) {
-        let Some(entry) = self.uploads.get_mut(&id) else { return };
+        let Some(entry) = self.requests.get_mut(&id) else { return };
         let Some(client) = self.clients.get(entry.bucket_index) else { return };
         let attempt = Attempt {
             number: attempt,
@@ -127,13 +210,16 @@ impl UploadSupervisor {
         died: bool,
         context: &mut Context<Self>,
     ) {
-        let Some(entry) = self.uploads.get_mut(&id) else { return };
+        let Some(entry) = self.requests.get_mut(&id) else { return };
         entry.note_transfer(&self.engine);
         let restarts = entry.machine.restarts();
         let (event, cause) = match end {
             Some(AttemptEnd::Done(answer)) => (Event::Moved(attempt, answer), ""),
             Some(AttemptEnd::Failed(failure, endpoint)) => {
                 let cause = failure.class.as_str();
+                if failure.class == FailureClass::BackendLost && failure.sent == Sent::Wholly {
+                    entry.note_lost();
+                }
                 let budget = match failure.class {
                     FailureClass::BackendAnswer | FailureClass::BackendLost => {
                         entry.budget(endpoint)
@@ -144,56 +230,128 @@ impl UploadSupervisor {
             }
             None => {
                 if died {
-                    log::error!("a part worker panicked: attempt {attempt} of upload {id}");
+    log::error!("a part worker panicked: attempt {attempt} of request {id}");
                 }
                 let offered = entry.content.offered().load(Ordering::Acquire);
                 let sent = if offered { Sent::Wholly } else { Sent::Partly };
+                entry.note_lost();
                 (Event::Died(attempt, sent, entry.budget(None)), "died")
             }
         };
         self.event(id, event, context);
-        if self.uploads.get(&id).is_some_and(|entry| entry.machine.restarts() > restarts) {
+        if self.requests.get(&id).is_some_and(|entry| entry.machine.restarts() > restarts) {
             self.engine.metrics.part_restarts.with_label_values(&[cause]).inc();
         }
     }
 
     fn reconcile(&mut self, id: u64, context: &mut Context<Self>) {
-        let Some(entry) = self.uploads.get(&id) else { return };
+        let Some(entry) = self.requests.get(&id) else { return };
         let Some(client) = self.clients.get(entry.bucket_index).cloned() else { return };
         let (bucket, request) = (Arc::clone(&entry.bucket), Arc::clone(&entry.request));
-        let (kind, proof) = (entry.kind, entry.proof.clone());
+        let (kind, proof) = (entry.kind, entry.proof());
         let look = async move {
             let found = origin::prove(&bucket, client, &request.key, &proof).await;
             reconciled(kind, &bucket, &request, found)
         };
         context.spawn(look.into_actor(self).map(move |found, supervisor, context| {
-            let Some(entry) = supervisor.uploads.get(&id) else { return };
+            let Some(entry) = supervisor.requests.get(&id) else { return };
             let budget = entry.budget(None);
             supervisor.event(id, Event::Reconciled(found, budget), context);
         }));
     }
 
-    fn finish(&mut self, id: u64, result: Result<BackendAnswer, S3Error>) {
-        let Some(mut entry) = self.uploads.remove(&id) else { return };
+    fn finish(
+        &mut self,
+        id: u64,
+        result: Result<BackendAnswer, S3Error>,
+        context: &mut Context<Self>,
+    ) {
+        let Some(entry) = self.requests.remove(&id) else { return };
         if let (Some((plan, reason)), true) = (entry.plan, result.is_ok()) {
             let bytes = entry.volume.spliced + entry.volume.copied;
             let labels = [plan.as_str(), reason.as_str()];
             self.engine.metrics.transfer_bytes.with_label_values(&labels).inc_by(bytes);
         }
-        let end = UploadEnd {
-            result,
-            volume: entry.volume,
-            restarts: entry.machine.restarts(),
-            body_taken: entry.body_taken,
-        };
-        if let Some(reply) = entry.reply.take() {
-            // The client may be gone: nobody is left to tell.
-            let _ = reply.send(end);
+        if entry.kind == Kind::Create {
+            self.note_created(&entry, &result);
+        }
+        match entry.owner {
+            Owner::Client { reply, .. } => {
+                let end = UploadEnd {
+                    result,
+                    volume: entry.volume,
+                    restarts: entry.machine.restarts(),
+                    body_taken: entry.body_taken,
+                };
+                if let Some(reply) = reply {
+                    // The client may be gone: nobody is left to tell.
+                    let _ = reply.send(end);
+                }
+            }
+            Owner::Split(split, step) => {
+                let restarts = entry.machine.restarts();
+                let volume = entry.volume;
+                let taken = StepEnd {
+                    id,
+                    step,
+                    result,
+                    volume,
+                    restarts,
+                    body_taken: entry.body_taken,
+                    content: entry.content,
+                };
+                self.step_ended(split, taken, context);
+            }
+        }
+    }
+
+    /// A Create has ended: its id is somebody's, and an attempt without an answer is looked after.
+    fn note_created(&self, entry: &Entry, result: &Result<BackendAnswer, S3Error>) {
+        let (ledger, bucket) = (&self.engine.ledger, &entry.bucket.name);
+        let id = result.as_ref().ok().and_then(|answer| xml::parse_initiate(&answer.body).ok());
+        if let Some(id) = &id {
+            ledger.created(id);
+        }
+        // An answer that nobody can read is as good as none.
+        let unread = (result.is_ok() && id.is_none()).then(|| entry.window());
+        if let Some(window) = entry.lost.or(unread) {
+            ledger.lost_create(bucket, &entry.request.key, window, Instant::now());
         }
     }
 }
 
 impl Entry {
+    /// What would prove that the backend has the object: what the client announced, or the trailers
+    /// that were verified meanwhile.
+    fn proof(&self) -> Proof {
+        let trailer = || {
+            self.content.inspect(|content| match content {
+                Content::Body { source, .. } => source.trailers().first().cloned(),
+                Content::None | Content::Document(_) => None,
+            })
+        };
+        match &self.proof {
+            Proof::None => match trailer().flatten() {
+                Some((name, value)) => Proof::Checksum(name, value),
+                None => Proof::None,
+            },
+            proof => proof.clone(),
+        }
+    }
+
+    /// The time of the attempt under way.
+    fn window(&self) -> Window {
+        let now = wall_clock();
+        let span = self.attempt_started.elapsed().as_millis();
+        Window { from: now.saturating_sub(u64::try_from(span).unwrap_or(u64::MAX)), to: now }
+    }
+
+    /// The attempt may have been carried out, and nobody knows.
+    fn note_lost(&mut self) {
+        let Window { from, to } = self.window();
+        self.lost = Some(Window { from: self.lost.map_or(from, |first| first.from), to });
+    }
+
     /// Whether the endpoint grants a retry. Only asked when an attempt has failed.
     fn budget(&self, endpoint: Option<usize>) -> Budget {
         let endpoints = &self.bucket.backend.endpoints;
@@ -220,6 +378,12 @@ impl Entry {
         self.volume = volume;
         self.body_taken = taken;
     }
+}
+
+/// Milliseconds since 1970.
+fn wall_clock() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.ok().and_then(|since| u64::try_from(since.as_millis()).ok()).unwrap_or(0)
 }
 
 /// What a HEAD means for the machine: a proven object's answer is what the backend would have said.
@@ -257,43 +421,30 @@ impl Handler<BeginUpload> for UploadSupervisor {
         BeginUpload(job): BeginUpload,
         context: &mut Self::Context,
     ) -> Self::Result {
-        let id = self.next;
-        self.next += 1;
-        let (machine, effect) = Upload::begin(job.kind, job.bucket.upload.restart);
         let (reply, ended) = oneshot::channel();
-        let metrics = &self.engine.metrics;
-        let entry = Entry {
-            machine,
+        let held = Held::new(job.permit, &self.engine);
+        let new = NewRequest {
             bucket_index: job.bucket_index,
             bucket: job.bucket,
             kind: job.kind,
-            request: Arc::new(job.request),
-            content: ContentSlot::new(job.content),
+            request: job.request,
+            content: job.content,
             plan: job.plan,
             proof: job.proof,
-            reply: Some(reply),
-            cancel: None,
-            attempt_started: Instant::now(),
-            volume: Volume::default(),
-            body_taken: false,
-            _permit: job.permit,
-            _counted: Counted::new(&metrics.uploads_in_flight),
-            _permitted: Counted::new(&metrics.permits),
+            owner: Owner::Client { reply: Some(reply), _held: held },
         };
-        self.uploads.insert(id, entry);
-        if let Effect::Start(attempt) = effect {
-            self.start(id, attempt, context);
-        }
-        Box::pin(async move {
-            ended.await.unwrap_or_else(|_| UploadEnd {
-                result: Err(S3Error::new(
-                    ErrorCode::InternalError,
-                    "We encountered an internal error. Please try again.",
-                )),
-                volume: Volume::default(),
-                restarts: 0,
-                body_taken: false,
-            })
-        })
+        self.begin(new, context);
+        Box::pin(async move { ended.await.unwrap_or_else(|_| died()) })
+    }
+}
+
+/// The end of an upload whose supervisor died.
+fn died() -> UploadEnd {
+    let message = "We encountered an internal error. Please try again.";
+    UploadEnd {
+        result: Err(S3Error::new(ErrorCode::InternalError, message)),
+        volume: Volume::default(),
+        restarts: 0,
+        body_taken: false,
     }
 }

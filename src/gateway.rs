@@ -8,10 +8,12 @@ use actix_server::{Server, ServerHandle};
 use mizuchi_actors::auth_actor::AuthActor;
 use mizuchi_actors::backend::{Endpoint, EndpointHealth, RetryBudget};
 use mizuchi_actors::config::{
-    Backend, BackendEndpoint, Bucket, Engine, Timeouts, UploadRules, Verifies, ZeroCopy,
+    Backend, BackendEndpoint, Bucket, Engine, SplitRules, Timeouts, UploadRules, Verifies, ZeroCopy,
 };
 use mizuchi_actors::guardian::{ActorRef, Guardian};
 use mizuchi_actors::metrics::Metrics;
+use mizuchi_actors::orphan_sweeper::OrphanSweeper;
+use mizuchi_actors::orphans::Ledger;
 use mizuchi_actors::s3::address::{BucketAddress, Router};
 use mizuchi_actors::s3::headers::Permissions;
 use mizuchi_actors::s3::upload_id::UploadIdSealer;
@@ -147,6 +149,7 @@ fn route_builder(
         trusted: settings.server.trusted_proxies.clone(),
     });
     let overflow = engine.overflow.clone();
+    let memory_per_part = usize::try_from(settings.replay.memory_per_part).unwrap_or(usize::MAX);
     let pipe_size = engine.zero_copy.pipe_buffer_size;
     let access_log = crate::logging::format(settings);
     let host_id: Arc<str> = Arc::from(format!("{:032x}", rand::random::<u128>()));
@@ -163,9 +166,13 @@ fn route_builder(
         }
         let of_auth = Arc::clone(&engine);
         guardian.child(auth.clone(), move || AuthActor::new(Arc::clone(&of_auth)));
-        let of_uploads = Arc::clone(&engine);
+        let (of_uploads, of_sweeper) = (Arc::clone(&engine), Arc::clone(&engine));
+        let clients_of_sweeper = clients.clone();
         guardian.child(uploads.clone(), move || {
             UploadSupervisor::new(Arc::clone(&of_uploads), clients.clone())
+        });
+        guardian.child(ActorRef::new("orphan sweeper"), move || {
+            OrphanSweeper::new(Arc::clone(&of_sweeper), clients_of_sweeper.clone())
         });
         Route {
             engine: Arc::clone(&engine),
@@ -178,12 +185,16 @@ fn route_builder(
                 budget: Arc::clone(&engine.replay),
                 pipes: Arc::new(PipeCache::new(pipe_size)),
                 overflow: overflow.clone(),
+                memory_per_part,
             },
             access_log,
             host_id: Arc::clone(&host_id),
         }
     })
 }
+
+/// The file in the state directory that knows the multipart uploads which somebody must end.
+const UPLOADS_ON_RECORD: &str = "uploads.redb";
 
 async fn engine(settings: &Settings, metrics: Metrics) -> io::Result<Engine> {
     let embedded = start_embedded(settings).await?;
@@ -199,8 +210,15 @@ async fn engine(settings: &Settings, metrics: Metrics) -> io::Result<Engine> {
     if let Some(directory) = &replay.overflow {
         std::fs::create_dir_all(directory)?;
     }
+    let state = settings.server.state_directory.clone();
+    let opened = tokio::task::spawn_blocking(move || {
+        std::fs::create_dir_all(&state)?;
+        Ledger::open(&state.join(UPLOADS_ON_RECORD), std::time::Instant::now())
+    });
+    let ledger = opened.await.map_err(io::Error::other)??;
     Ok(Engine {
         buckets,
+        ledger,
         sealer: UploadIdSealer::new(key),
         replay: ReplayBudget::new(replay.memory, replay.pipes, replay.overflow_limit),
         overflow: replay.overflow.clone(),
@@ -309,8 +327,10 @@ pub(crate) fn engine_bucket(
                 md5: s3.verifies.md5 && !in_process,
                 checksum: s3.verifies.checksum && !in_process,
                 trailer: s3.verifies.trailer && !in_process,
+                full_object: s3.verifies.full_object && !in_process,
             },
             allow_unsigned: s3.allow_unsigned,
+            require_checksum: s3.require_checksum,
             timeouts: Timeouts {
                 connect: s3.timeouts.connect,
                 first_byte: s3.timeouts.first_byte,
@@ -334,6 +354,16 @@ pub(crate) fn engine_bucket(
                 backoff_base: upload.restart.backoff_base,
                 backoff_cap: upload.restart.backoff_cap,
             },
+            split: SplitRules {
+                auto: upload.split.auto,
+                threshold: upload.split.multipart_threshold,
+                part_size: upload.split.part_size,
+                concurrent_parts: upload.split.concurrent_parts,
+                unknown_length: upload.split.unknown_length,
+                ttl: upload.split.ttl,
+            },
+            list_multipart_uploads: upload.list_multipart_uploads,
+            client_uploads_ttl: upload.client_uploads_ttl,
         },
         verifier,
     })

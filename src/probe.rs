@@ -120,7 +120,7 @@ async fn exchange(
     let words = |error: mizuchi_actors::backend::BackendError| error.to_string();
     let mut connection =
         Connection::connect(&Resolver::new(), endpoint, limits.connect).await.map_err(words)?;
-    let head = request.head(backend, endpoint.authority(), &[], OffsetDateTime::now_utc());
+    let head = request.head(backend, endpoint.authority(), &[], None, OffsetDateTime::now_utc());
     connection.send_head_and_body(&head, body, limits.progress).await.map_err(words)?;
     let answer =
         connection.read_response(false, limits.first_byte, MAX_ANSWER).await.map_err(words)?;

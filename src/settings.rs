@@ -31,7 +31,9 @@ mod values;
 pub use auth::{AuthSettings, ClientCredential, SigV4Settings};
 pub use backend::{BackendEndpoints, BackendSettings, PoolSettings, TimeoutSettings, Verifies};
 pub use backend_credentials::BackendCredentials;
-pub use bucket::{BucketSettings, RestartSettings, UploadPermissions, UploadSettings};
+pub use bucket::{
+    BucketSettings, RestartSettings, SplitSettings, UploadPermissions, UploadSettings,
+};
 pub use findings::{SettingsError, SettingsErrors};
 pub use load::{Loaded, load};
 pub use network::{Cidr, Endpoint};

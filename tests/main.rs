@@ -8,6 +8,7 @@ mod support;
 mod tidy;
 
 mod backend_faults;
+mod backend_matrix;
 mod cli;
 mod endpoints;
 mod faults;
@@ -16,3 +17,4 @@ mod overload;
 mod pipeline;
 mod replay;
 mod sigv4;
+mod splits;

@@ -51,6 +51,23 @@ impl ChecksumAlgorithm {
         Self::ALL.into_iter().find(|algorithm| name.eq_ignore_ascii_case(algorithm.header()))
     }
 
+    /// Whether it is a CRC: then S3 can tell that of the whole from those of the parts.
+    pub fn is_crc(self) -> bool {
+        use ChecksumAlgorithm::{Crc32, Crc32c, Crc64Nvme};
+        matches!(self, Crc32 | Crc32c | Crc64Nvme)
+    }
+
+    /// S3's name of it, as in `x-amz-checksum-algorithm`.
+    pub fn name(self) -> &'static str {
+        match self {
+            ChecksumAlgorithm::Crc32 => "CRC32",
+            ChecksumAlgorithm::Crc32c => "CRC32C",
+            ChecksumAlgorithm::Crc64Nvme => "CRC64NVME",
+            ChecksumAlgorithm::Sha1 => "SHA1",
+            ChecksumAlgorithm::Sha256 => "SHA256",
+        }
+    }
+
     /// Bytes of the digest.
     pub fn digest_len(self) -> usize {
         match self {

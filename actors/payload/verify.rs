@@ -49,13 +49,22 @@ impl std::fmt::Debug for BodyMode {
     }
 }
 
+/// How many bytes a payload has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PayloadLength {
+    /// As announced: x-amz-decoded-content-length, or Content-Length of a plain body.
+    Exactly(u64),
+    /// Nobody knows yet; more than this is 400 EntityTooLarge.
+    AtMost(u64),
+}
+
 /// What is to be verified of one body.
 #[derive(Debug)]
 pub struct BodySpec {
     /// How the payload is authenticated.
     pub mode: BodyMode,
-    /// Bytes of the payload: x-amz-decoded-content-length, or Content-Length of a plain body.
-    pub decoded_length: u64,
+    /// Bytes of the payload. Of an aws-chunked body they are always announced.
+    pub length: PayloadLength,
     /// `x-amz-trailer`, see [`super::parse_declared`]. Empty unless `mode` has trailers.
     pub trailers: Vec<ChecksumAlgorithm>,
     /// Checksums that came in headers and are verified here, digests of the algorithm's length.
@@ -70,8 +79,8 @@ pub struct BodyVerifier {
     /// None: a plain body. Taken when the body is finished.
     decoder: Option<AwsChunkedDecoder>,
     digests: Digests,
-    /// Payload bytes still to come.
-    left: u64,
+    /// Payload bytes still to come: exactly so many, or at most.
+    left: PayloadLength,
     /// Verified as far as it can be by now; the last block is what is kept back.
     ready: VecDeque<Bytes>,
     phase: Phase,
@@ -89,7 +98,8 @@ impl BodyVerifier {
     ///
     /// 400 InvalidRequest if trailers are declared for a body that has none.
     pub fn new(spec: BodySpec) -> Result<Self, S3Error> {
-        let BodySpec { mode, decoded_length, trailers, checksums, md5 } = spec;
+        let BodySpec { mode, length, trailers, checksums, md5 } = spec;
+        let (PayloadLength::Exactly(decoded_length) | PayloadLength::AtMost(decoded_length)) = length;
         let digests = Digests::new(&mode, &trailers, checksums, md5);
         let chunked =
             |signing, declared| Some(AwsChunkedDecoder::new(signing, declared, decoded_length));
@@ -110,7 +120,7 @@ impl BodyVerifier {
             BodyMode::UnsignedTrailer => chunked(ChunkSigning::Unsigned, Some(trailers)),
         };
         let ready = VecDeque::new();
-        Ok(BodyVerifier { decoder, digests, left: decoded_length, ready, phase: Phase::Open })
+        Ok(BodyVerifier { decoder, digests, left: length, ready, phase: Phase::Open })
     }
 
     /// Takes the next bytes of the body as they came (framed, if the body is). They are hashed
@@ -179,7 +189,7 @@ impl BodyVerifier {
                 None => Some(std::mem::take(&mut bytes)).filter(|block| !block.is_empty()),
             };
             let Some(block) = block else { break };
-            self.left = self.left.checked_sub(block.len() as u64).ok_or_else(too_long)?;
+            self.left = self.left.less(block.len() as u64)?;
             self.digests.update(&block);
             if block.len() < SMALL_BLOCK {
                 small.extend_from_slice(&block);
@@ -201,7 +211,7 @@ impl BodyVerifier {
             Some(decoder) => decoder.finish()?,
             None => Vec::new(),
         };
-        if self.left > 0 {
+        if matches!(self.left, PayloadLength::Exactly(1..)) {
             return Err(S3Error::new(
                 ErrorCode::IncompleteBody,
                 "The body ended before the number of bytes that was announced.",
@@ -211,6 +221,27 @@ impl BodyVerifier {
         let name = |trailer: Trailer| (trailer.algorithm.header().to_owned(), trailer.value);
         Ok(trailers.into_iter().map(name).collect())
     }
+}
+
+impl PayloadLength {
+    /// What is left after `bytes` more. 400 IncompleteBody or EntityTooLarge: less than nothing.
+    fn less(self, bytes: u64) -> Result<Self, S3Error> {
+        match self {
+            PayloadLength::Exactly(left) => {
+                left.checked_sub(bytes).map(PayloadLength::Exactly).ok_or_else(too_long)
+            }
+            PayloadLength::AtMost(left) => {
+                left.checked_sub(bytes).map(PayloadLength::AtMost).ok_or_else(too_large)
+            }
+        }
+    }
+}
+
+fn too_large() -> S3Error {
+    S3Error::new(
+        ErrorCode::EntityTooLarge,
+        "Your proposed upload exceeds the maximum allowed size",
+    )
 }
 
 fn too_long() -> S3Error {
@@ -309,14 +340,14 @@ mod tests {
             SignedTrailer => (BodyMode::SignedChunksTrailer(chain), vec![CRC]),
             UnsignedTrailer => (BodyMode::UnsignedTrailer, vec![CRC]),
         };
-        let decoded_length = payload.len() as u64;
-        BodySpec { mode, decoded_length, trailers, checksums: vec![], md5: None }
+        let length = PayloadLength::Exactly(payload.len() as u64);
+        BodySpec { mode, length, trailers, checksums: vec![], md5: None }
     }
 
     /// Pushes `wire` in pieces; the payload that came out and the outcome. Checks on the way that
     /// something is always kept back.
     fn run(spec: BodySpec, wire: &[u8], step: usize) -> (Vec<u8>, Result<Trailers, S3Error>) {
-        let length = spec.decoded_length;
+        let PayloadLength::Exactly(length) = spec.length else { panic!() };
         let mut verifier = BodyVerifier::new(spec).unwrap();
         let mut out = Vec::new();
         for piece in wire.chunks(step) {
@@ -384,6 +415,20 @@ mod tests {
             assert!(cut >= end);
             assert_eq!(code(spec(kind, b"hello"), &whole[..end]), "IncompleteBody");
         }
+    }
+
+    #[test]
+    fn a_body_of_unknown_length_ends_where_it_ends_and_is_bounded() {
+        let most = |most| BodySpec { length: PayloadLength::AtMost(most), ..spec(Plain, b"hello") };
+        for limit in [5, 6] {
+            assert_eq!(BodyVerifier::new(most(limit)).map(|mut verifier| {
+                verifier.push(Bytes::from_static(b"hello")).unwrap();
+                verifier.finish()
+            }).unwrap(), Ok(vec![]));
+        }
+        let mut verifier = BodyVerifier::new(most(4)).unwrap();
+        let error = verifier.push(Bytes::from_static(b"hello")).unwrap_err();
+        assert_eq!(error.code, "EntityTooLarge");
     }
 
     #[test]

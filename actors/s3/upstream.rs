@@ -27,12 +27,14 @@ pub struct UpstreamTemplate {
 
 impl UpstreamTemplate {
     /// The signed head for one attempt at the endpoint with this `authority` (host and port).
-    /// `more`: headers known only now (checksums that came as trailers).
+    /// `more` and `length`: headers known only now (checksums that came as trailers, the length of
+    /// a body that was measured).
     pub fn head(
         &self,
         backend: &Backend,
         authority: &str,
         more: &[(String, String)],
+        length: Option<u64>,
         now: OffsetDateTime,
     ) -> Vec<u8> {
         let key = uri_encode(self.key.as_bytes(), true);
@@ -46,7 +48,7 @@ impl UpstreamTemplate {
         let mut request =
             UpstreamRequest { method: self.method, host, path, query: self.query.clone(), headers };
         backend.signer.sign(&mut request, self.payload, now);
-        serialize(&request, self.length)
+        serialize(&request, length.or(self.length))
     }
 }
 

@@ -8,9 +8,9 @@ mod complete;
 mod reader;
 mod write;
 
-pub use complete::{CompleteRequest, CompletedPart, expected_multipart_etag, parse_complete};
+pub use complete::{CompleteRequest, CompletedPart, multipart_etag, parse_complete};
 pub use reader::{MAX_DEPTH, MAX_DOCUMENT, XmlError};
-pub use write::{complete_document, error_document, location_document};
+pub use write::{complete_document, complete_request, error_document, location_document};
 
 use reader::{Node, Reader};
 use write::text as escaped;
@@ -40,6 +40,20 @@ pub fn parse_initiate(body: &[u8]) -> Result<String, XmlError> {
         .find(|(name, value)| name == "UploadId" && !value.is_empty())
         .map(|(_, value)| value)
         .ok_or(XmlError::Unexpected)
+}
+
+/// What a CompleteMultipartUploadResult says of the object, as headers of a PutObject's answer: its
+/// ETag and checksums.
+pub fn parse_completed(body: &[u8]) -> Result<Vec<(String, String)>, XmlError> {
+    let fields = children(body, |root| root == "CompleteMultipartUploadResult")?;
+    let header = |(name, value): (String, String)| match name.as_str() {
+        "ETag" => Some(("etag".to_owned(), value)),
+        _ => {
+            let kind = name.strip_prefix("Checksum")?.to_ascii_lowercase();
+            Some((format!("x-amz-checksum-{kind}"), value))
+        }
+    };
+    Ok(fields.into_iter().filter_map(header).collect())
 }
 
 /// The text of the root's direct children that have no children of their own.

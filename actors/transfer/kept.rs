@@ -27,6 +27,10 @@ pub struct ReplayResources {
     pub pipes: Arc<PipeCache>,
     /// Where overflow files go; None: `replay.overflow: none`.
     pub overflow: Option<PathBuf>,
+    /// Bytes of one part that the copy path keeps in the process's own memory before it turns to
+    /// the overflow file (`replay.memory_per_part`): one body that may not be split would otherwise
+    /// grow the process by all of `replay.memory`.
+    pub memory_per_part: usize,
 }
 
 /// One piece of what is kept, in the order of the stream.
@@ -66,13 +70,22 @@ pub struct Kept {
     segments: Vec<Segment>,
     file: Option<ReplayFile>,
     bytes: u64,
+    /// Bytes in memory, pipes not counted.
+    in_memory: usize,
     lost: bool,
 }
 
 impl Kept {
     /// An empty buffer.
     pub fn new(resources: ReplayResources) -> Self {
-        Kept { resources, segments: Vec::new(), file: None, bytes: 0, lost: false }
+        Kept {
+            resources,
+            segments: Vec::new(),
+            file: None,
+            bytes: 0,
+            in_memory: 0,
+            lost: false,
+        }
     }
 
     /// Bytes kept.
@@ -156,14 +169,22 @@ impl Kept {
         if self.lost || bytes.is_empty() {
             return Ok(());
         }
-        let length = bytes.len();
-        if let Some(permit) = self.resources.budget.bytes(length) {
-            self.segments.push(Segment::Bytes { bytes, permit });
-        } else {
-            self.spill(bytes).await?;
+        self.bytes += bytes.len() as u64;
+        let full = self.in_memory + bytes.len() > self.resources.memory_per_part;
+        let spilled = full && self.spill(&bytes).await?;
+        if spilled || self.hold(&bytes) || (!full && self.spill(&bytes).await?) {
+            return Ok(());
         }
-        self.bytes += length as u64;
+        self.give_up();
         Ok(())
+    }
+
+    /// Keeps the bytes in memory, if the budget has room.
+    fn hold(&mut self, bytes: &Bytes) -> bool {
+        let Some(permit) = self.resources.budget.bytes(bytes.len()) else { return false };
+        self.in_memory += bytes.len();
+        self.segments.push(Segment::Bytes { bytes: bytes.clone(), permit });
+        true
     }
 
     fn add_pipe(&mut self) -> bool {
@@ -190,26 +211,22 @@ impl Kept {
         Ok(())
     }
 
-    async fn spill(&mut self, bytes: Bytes) -> io::Result<()> {
-        let room = self.resources.budget.file(bytes.len());
-        let (Some(directory), Some(permit)) = (&self.resources.overflow, room) else {
-            self.give_up();
-            return Ok(());
-        };
+    /// Appends the bytes to the overflow file. False: there is none, or no room in it.
+    async fn spill(&mut self, bytes: &Bytes) -> io::Result<bool> {
+        let Some(directory) = &self.resources.overflow else { return Ok(false) };
+        let Some(permit) = self.resources.budget.file(bytes.len()) else { return Ok(false) };
         let file = match &mut self.file {
             Some(file) => file,
             none => none.insert(ReplayFile::create(directory.clone()).await?),
         };
-        let length = bytes.len();
-        match file.append(bytes).await {
+        match file.append(bytes.clone()).await {
             Ok(offset) => {
-                self.segments.push(Segment::File { offset, length, permit });
-                Ok(())
+                self.segments.push(Segment::File { offset, length: bytes.len(), permit });
+                Ok(true)
             }
             Err(error) => {
-                log::warn!("the replay overflow file failed, the part goes on without: {error}");
-                self.give_up();
-                Ok(())
+                log::warn!("the replay overflow file failed: {error}");
+                Ok(false)
             }
         }
     }

@@ -1,21 +1,17 @@
 //! One part on its way: what is taken from the client, and each attempt to send it.
 
+use super::intake::Intake;
 use super::kept::{Kept, ReplayResources, Segment};
-use super::pipe::Pipe;
+use super::outlet::Outlet;
+use super::pipe::{PAGE, Pipe};
 use crate::backend::{BackendError, Connection};
-use crate::payload::{BodyVerifier, EncodeError, UnsignedTrailerEncoder};
-use crate::s3::error::{ErrorCode, S3Error};
-use crate::tap::{BodyError, RequestBody};
+use crate::payload::Md5;
+use crate::s3::error::S3Error;
 use bytes::Bytes;
-use std::collections::VecDeque;
-use std::future::Future;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
-use tokio::time::timeout;
-
-/// Bytes that one read of the copy path asks for, and so the most that is hashed without a yield.
-const COPY_READ: usize = 256 * 1024;
+use tokio::sync::oneshot;
 
 /// Bytes after which a part lets others run: tokio's own budget counts operations, and one splice
 /// moves a megabyte.
@@ -47,68 +43,57 @@ pub struct Volume {
     pub copied: u64,
 }
 
-/// How the body is taken from the client.
-#[derive(Debug)]
-enum Intake {
-    /// Through a pipe. `pending` bytes stand in `pipe` and are neither kept nor wholly sent.
-    Splice { pipe: Option<Pipe>, pending: usize },
-    /// Through memory, verified on the way.
-    Copy(Box<CopyIntake>),
+impl std::ops::AddAssign for Volume {
+    fn add_assign(&mut self, more: Volume) {
+        self.spliced += more.spliced;
+        self.splices += more.splices;
+        self.copied += more.copied;
+    }
 }
 
-/// See [`Intake::Copy`].
+/// A part's share of the client's body.
 #[derive(Debug)]
-struct CopyIntake {
-    verifier: BodyVerifier,
-    /// Frames the payload again, for a backend that is to store the trailer's checksum.
-    framing: Option<UnsignedTrailerEncoder>,
-    /// What is to be sent and has not been taken yet.
-    ready: VecDeque<Bytes>,
-    /// The body is complete and verified; `ready` holds the rest.
-    finished: bool,
+pub enum Share {
+    /// All that is left of it.
+    Rest,
+    /// At most this many bytes; then the intake goes on through the channel, to the next part.
+    Cut(u64, oneshot::Sender<Intake>),
 }
 
 /// A part's body and its replay buffer; outlives the attempts.
 #[derive(Debug)]
 pub struct PartSource {
-    body: RequestBody,
-    intake: Intake,
+    /// None: the part is taken, and the intake has gone on.
+    intake: Option<Intake>,
+    share: Share,
+    /// What is on its way from the client into `kept`: `pending` bytes stand in the pipe.
+    ingest: Option<Pipe>,
+    pending: usize,
     kept: Kept,
-    /// Checksums that came as trailers and were verified: header name and value.
-    trailers: Vec<(String, String)>,
+    /// The part's own MD5, computed while it is taken.
+    md5: Option<Md5>,
     volume: Volume,
 }
 
 impl PartSource {
-    /// A part whose bytes are spliced.
-    pub fn splice(body: RequestBody, resources: ReplayResources) -> Self {
-        let intake = Intake::Splice { pipe: None, pending: 0 };
+    /// A part that takes its share of what `intake` brings.
+    pub fn new(intake: Intake, share: Share, resources: ReplayResources) -> Self {
         PartSource {
-            body,
-            intake,
+            intake: Some(intake),
+            share,
+            ingest: None,
+            pending: 0,
             kept: Kept::new(resources),
-            trailers: Vec::new(),
+            md5: None,
             volume: Volume::default(),
         }
     }
 
-    /// A part whose bytes are read and verified, and framed again if `framing` is given.
-    pub fn copy(
-        body: RequestBody,
-        resources: ReplayResources,
-        verifier: BodyVerifier,
-        framing: Option<UnsignedTrailerEncoder>,
-    ) -> Self {
-        let ready = VecDeque::new();
-        let intake =
-            Intake::Copy(Box::new(CopyIntake { verifier, framing, ready, finished: false }));
-        PartSource {
-            body,
-            intake,
-            kept: Kept::new(resources),
-            trailers: Vec::new(),
-            volume: Volume::default(),
-        }
+    /// Computes the MD5 of what is taken on the copy path.
+    #[must_use]
+    pub fn with_md5(mut self) -> Self {
+        self.md5 = Some(Md5::new());
+        self
     }
 
     /// What went over so far, all attempts together.
@@ -118,15 +103,28 @@ impl PartSource {
 
     /// Verified trailer checksums; complete when the body was read to its end.
     pub fn trailers(&self) -> &[(String, String)] {
-        &self.trailers
+        self.intake.as_ref().map_or(&[], Intake::trailers)
     }
 
-    /// Whether the client's whole body has been taken and verified.
+    /// The MD5 of what was taken so far, if it was asked for.
+    pub fn md5(&self) -> Option<[u8; 16]> {
+        self.md5.clone().map(Md5::finish)
+    }
+
+    /// Bytes that are kept.
+    pub fn kept_bytes(&self) -> u64 {
+        self.kept.len()
+    }
+
+    /// Whether it has taken the body's end.
+    pub fn is_end(&self) -> bool {
+        self.intake.as_ref().is_some_and(Intake::is_done)
+    }
+
+    /// Whether the part's whole share has been taken and, at the body's end, verified.
     pub fn is_taken(&self) -> bool {
-        match &self.intake {
-            Intake::Splice { pending, .. } => self.body.is_done() && *pending == 0,
-            Intake::Copy(copy) => copy.finished && copy.framing.is_none() && copy.ready.is_empty(),
-        }
+        let Some(intake) = &self.intake else { return true };
+        self.pending == 0 && (intake.is_done() || matches!(self.share, Share::Cut(0, _)))
     }
 
     /// Whether the part can be sent once more from its beginning.
@@ -134,18 +132,26 @@ impl PartSource {
         !self.kept.is_lost()
     }
 
-    /// Waits for the first byte of the body (`100 Continue` is sent to a client that asked), so
-    /// that no backend connection is held for a client that sends nothing.
+    /// Waits for the first byte of the body, so that no backend connection is held for a client
+    /// that sends nothing.
     pub async fn ready(&mut self) -> Result<(), SendError> {
-        self.body.ready().await.map_err(client_fault)
+        match &mut self.intake {
+            Some(intake) if self.kept.is_empty() => intake.ready().await,
+            _ => Ok(()),
+        }
     }
 
-    /// Reads the whole body into the replay buffer, for a small one: it is then sent in one write
-    /// with the head, and a checksum in its trailer can go into the head.
+    /// Reads the part's whole share into the replay buffer before any of it is sent: a small body
+    /// then goes out in one write with its head, and the length of a part of an endless one is known.
     pub async fn take_all(&mut self) -> Result<(), SendError> {
         while let Some(bytes) = self.next_copied().await? {
             self.kept.keep_bytes(bytes).await.map_err(SendError::Internal)?;
         }
+        if let Some(intake) = &mut self.intake {
+            // Whether the body ends here is known only when one more byte has come, or none.
+            intake.look_ahead().await?;
+        }
+        self.hand_on();
         Ok(())
     }
 
@@ -172,21 +178,55 @@ impl PartSource {
         if self.kept.is_lost() {
             return Err(SendError::ReplayLost);
         }
-        if let Intake::Splice { pipe: Some(pipe), pending } = &mut self.intake {
-            // An attempt died between taking bytes and keeping them.
-            self.kept.keep_pipe(pipe, pending).await.map_err(SendError::Internal)?;
-        }
+        // An attempt may have died between taking bytes and keeping them.
+        self.keep_pending().await?;
         let mut out = Outlet::new(connection, stall, offered, &self.kept);
         if self.is_taken() {
             out.offer();
         }
         out.replay(&self.kept).await?;
-        match &self.intake {
-            Intake::Splice { .. } => self.pump_spliced(&mut out).await?,
-            Intake::Copy(_) => self.pump_copied(&mut out).await?,
+        if self.intake.as_ref().is_some_and(Intake::is_spliced) {
+            self.pump_spliced(&mut out).await?;
+        } else {
+            self.pump_copied(&mut out).await?;
         }
         out.close();
         Ok(())
+    }
+
+    async fn keep_pending(&mut self) -> Result<(), SendError> {
+        if let Some(pipe) = &self.ingest {
+            self.kept.keep_pipe(pipe, &mut self.pending).await.map_err(SendError::Internal)?;
+        }
+        Ok(())
+    }
+
+    /// Lets the next part have the intake, when this one's share is taken and kept.
+    fn hand_on(&mut self) {
+        if !self.is_taken() || !matches!(self.share, Share::Cut(..)) {
+            return;
+        }
+        let done = self.intake.as_ref().is_some_and(Intake::is_done);
+        if let (Share::Cut(_, next), Some(intake)) =
+            (std::mem::replace(&mut self.share, Share::Rest), self.intake.take_if(|_| !done))
+        {
+            // Nobody waits for it: the upload has failed meanwhile.
+            let _ = next.send(intake);
+        }
+    }
+
+    /// Bytes that this part may still take.
+    fn room(&self) -> u64 {
+        match &self.share {
+            Share::Rest => u64::MAX,
+            Share::Cut(left, _) => *left,
+        }
+    }
+
+    fn took(&mut self, bytes: usize) {
+        if let Share::Cut(left, _) = &mut self.share {
+            *left = left.saturating_sub(bytes as u64);
+        }
     }
 
     async fn pump_copied(&mut self, out: &mut Outlet<'_>) -> Result<(), SendError> {
@@ -200,6 +240,7 @@ impl PartSource {
             if self.is_taken() {
                 out.offer();
             }
+            self.hand_on();
             out.write(&bytes).await?;
             if since_yield >= YIELD_EVERY {
                 since_yield = 0;
@@ -208,238 +249,101 @@ impl PartSource {
         }
     }
 
-    /// The next verified bytes of the copy path; None when the body is complete and verified.
-    /// Dropped while it waits, it has lost nothing.
+    /// The next verified bytes of the copy path; None when the part's share is taken, or the body
+    /// is complete and verified. Dropped while it waits, it has lost nothing.
     async fn next_copied(&mut self) -> Result<Option<Bytes>, SendError> {
-        let Intake::Copy(copy) = &mut self.intake else { return Ok(None) };
-        let internal = |error: EncodeError| SendError::Internal(io::Error::other(error));
-        loop {
-            if let Some(bytes) = copy.ready.pop_front() {
-                return Ok(Some(bytes));
-            }
-            if let Some(bytes) = copy.verifier.pop() {
-                self.volume.copied += bytes.len() as u64;
-                match &mut copy.framing {
-                    Some(framing) => copy.ready.extend(framing.encode(bytes).map_err(internal)?),
-                    None => return Ok(Some(bytes)),
-                }
-                continue;
-            }
-            if copy.finished {
-                match copy.framing.take() {
-                    // The last chunk and the trailers: known only now.
-                    Some(framing) => {
-                        let end = framing.finish(&self.trailers).map_err(internal)?;
-                        copy.ready.push_back(end);
-                        continue;
-                    }
-                    None => return Ok(None),
-                }
-            }
-            match self.body.read(COPY_READ).await.map_err(client_fault)? {
-                Some(bytes) => copy.verifier.push(bytes).map_err(SendError::Client)?,
-                None => {
-                    self.trailers = copy.verifier.finish().map_err(SendError::Client)?;
-                    copy.finished = true;
-                }
-            }
+        let room = self.room();
+        let Some(intake) = self.intake.as_mut().filter(|_| room > 0) else { return Ok(None) };
+        let before = intake.copied();
+        let next = intake.next(room).await;
+        self.volume.copied += intake.copied() - before;
+        let Some(bytes) = next? else { return Ok(None) };
+        self.took(bytes.len());
+        if let Some(md5) = &mut self.md5 {
+            md5.update(&bytes);
         }
+        Ok(Some(bytes))
     }
 
     async fn pump_spliced(&mut self, out: &mut Outlet<'_>) -> Result<(), SendError> {
-        let Intake::Splice { pipe, pending } = &mut self.intake else { return Ok(()) };
         let mut since_yield = 0;
-        while !self.body.is_done() {
+        while !self.is_taken() {
+            let room = self.room();
+            let Some(intake) = &mut self.intake else { break };
             // What came along with the head stands in memory already.
-            if let Some(bytes) = self.body.take_buffered(COPY_READ).map_err(client_fault)? {
+            if let Some(bytes) = intake.take_buffered(room)? {
                 self.volume.copied += bytes.len() as u64;
-                self.kept.keep_bytes(bytes.clone()).await.map_err(SendError::Internal)?;
-                if self.body.is_done() {
-                    out.offer();
-                }
-                out.write(&bytes).await?;
+                self.took(bytes.len());
+                self.keep_and_write(bytes, out).await?;
                 continue;
             }
-            if pipe.is_none() {
-                *pipe = Some(self.kept.resources().pipes.get().map_err(SendError::Internal)?);
+            if self.ingest.is_none() {
+                self.ingest = Some(self.kept.resources().pipes.get().map_err(SendError::Internal)?);
             }
-            let Some(ingest) = pipe.as_ref() else { continue };
-            let room = ingest.slots() * super::pipe::PAGE;
-            let spliced = self.body.splice(ingest.writer(), room);
-            let moved = out.unless_answered(spliced).await?.map_err(client_fault)?;
-            *pending = moved;
+            let Some(pipe) = &self.ingest else { continue };
+            let most = (pipe.slots() * PAGE).min(usize::try_from(room).unwrap_or(usize::MAX));
+            let moved = out.unless_answered(intake.splice_into(pipe.writer(), most)).await??;
+            self.pending = moved;
             self.volume.spliced += moved as u64;
             self.volume.splices += 1;
             since_yield += moved;
+            let last = intake.is_done() || room == moved as u64;
+            self.took(moved);
             fail::fail_point!("part::spliced");
-            let last = self.body.is_done();
-            if self.kept.is_lost() {
-                if last {
-                    out.offer();
-                }
-                while *pending > 0 {
-                    let sent = out.send_pipe(ingest, *pending, !last).await?;
-                    *pending -= sent;
-                }
-                continue;
-            }
-            let doubled = ingest.tee(out.pipe()?, moved).map_err(SendError::Internal)?;
-            if doubled == moved {
-                self.kept.keep_pipe(ingest, pending).await.map_err(SendError::Internal)?;
-                fail::fail_point!("part::kept");
-                if last {
-                    out.offer();
-                }
-                out.send_doubled(moved, !last).await?;
-            } else {
-                // The kernel granted the second pipe fewer slots: these bytes go through memory.
-                out.discard_doubled();
-                let bytes = ingest.take(moved).map_err(SendError::Internal)?;
-                *pending = 0;
-                self.kept.keep_bytes(bytes.clone()).await.map_err(SendError::Internal)?;
-                if last {
-                    out.offer();
-                }
-                out.write(&bytes).await?;
-            }
+            self.pass_pending(moved, last, out).await?;
             if since_yield >= YIELD_EVERY {
                 since_yield = 0;
                 tokio::task::yield_now().await;
             }
         }
-        if let Some(pipe) = pipe.take() {
+        if let Some(pipe) = self.ingest.take() {
             self.kept.resources().pipes.put(pipe);
         }
         Ok(())
     }
-}
 
-/// The backend's side of one attempt.
-struct Outlet<'a> {
-    connection: &'a mut Connection,
-    stall: Duration,
-    offered: &'a AtomicBool,
-    resources: ReplayResources,
-    /// Holds duplicates on their way out; empty between calls, or thrown away.
-    pipe: Option<Pipe>,
-}
-
-impl<'a> Outlet<'a> {
-    fn new(
-        connection: &'a mut Connection,
-        stall: Duration,
-        offered: &'a AtomicBool,
-        kept: &Kept,
-    ) -> Self {
-        Outlet { connection, stall, offered, resources: kept.resources().clone(), pipe: None }
-    }
-
-    fn offer(&self) {
-        self.offered.store(true, Ordering::Release);
-    }
-
-    fn pipe(&mut self) -> Result<&Pipe, SendError> {
-        match &mut self.pipe {
-            Some(pipe) => Ok(pipe),
-            none => Ok(none.insert(self.resources.pipes.get().map_err(SendError::Internal)?)),
-        }
-    }
-
-    fn close(self) {
-        if let Some(pipe) = self.pipe {
-            self.resources.pipes.put(pipe);
-        }
-    }
-
-    /// Throws the pipe away with whatever stands in it.
-    fn discard_doubled(&mut self) {
-        self.pipe = None;
-    }
-
-    /// Waits for `work`, unless the backend says something first: an answer before the end of the
-    /// body is a refusal, and whoever does not look keeps sending into a closed connection.
-    async fn unless_answered<T>(&self, work: impl Future<Output = T>) -> Result<T, SendError> {
-        tokio::select! {
-            biased;
-            done = work => Ok(done),
-            () = self.connection.answer_or_closed() => Err(SendError::Answered),
-        }
-    }
-
-    async fn write(&mut self, bytes: &[u8]) -> Result<(), SendError> {
-        self.connection.send_all(bytes, self.stall).await.map_err(SendError::Backend)
-    }
-
-    async fn send_pipe(
+    /// Sends and keeps the `moved` bytes that stand in the ingest pipe. `last`: they end the part.
+    async fn pass_pending(
         &mut self,
-        pipe: &Pipe,
-        length: usize,
-        more: bool,
-    ) -> Result<usize, SendError> {
-        let sent = timeout(self.stall, pipe.send(self.connection.stream(), length, more));
-        match self.unless_answered(sent).await? {
-            Err(_) => Err(SendError::Backend(BackendError::stalled())),
-            Ok(Ok(0)) => Err(SendError::Internal(io::Error::other("a pipe lost its bytes"))),
-            Ok(Ok(sent)) => {
-                self.connection.count_spliced(sent);
-                Ok(sent)
+        moved: usize,
+        last: bool,
+        out: &mut Outlet<'_>,
+    ) -> Result<(), SendError> {
+        let Some(pipe) = &self.ingest else { return Ok(()) };
+        if self.kept.is_lost() {
+            if last {
+                out.offer();
             }
-            Ok(Err(error)) => Err(SendError::Backend(BackendError::sending(error))),
-        }
-    }
-
-    /// Sends `length` duplicated bytes from this outlet's own pipe.
-    async fn send_doubled(&mut self, length: usize, more: bool) -> Result<(), SendError> {
-        let Some(pipe) = self.pipe.take() else { return Ok(()) };
-        let mut left = length;
-        while left > 0 {
-            // An error drops the pipe: what stands in it belongs to this attempt alone.
-            left -= self.send_pipe(&pipe, left, more).await?;
-        }
-        self.pipe = Some(pipe);
-        Ok(())
-    }
-
-    /// Sends everything that is kept.
-    async fn replay(&mut self, kept: &Kept) -> Result<(), SendError> {
-        for segment in kept.segments() {
-            match segment {
-                Segment::Bytes { bytes, .. } => self.write(bytes).await?,
-                Segment::File { offset, length, .. } => {
-                    let Some(file) = kept.file() else { return Err(SendError::ReplayLost) };
-                    let bytes = file.read(*offset, *length).await.map_err(SendError::Internal)?;
-                    self.write(&bytes).await?;
-                }
-                Segment::Pipe { pipe, bytes, .. } => {
-                    let doubled = pipe.tee(self.pipe()?, *bytes).map_err(SendError::Internal)?;
-                    if doubled != *bytes {
-                        // A pipe cannot be duplicated in two steps: tee always starts at its
-                        // front. Only a host that grants pipes of different sizes comes here.
-                        return Err(SendError::ReplayLost);
-                    }
-                    self.send_doubled(*bytes, false).await?;
-                }
+            while self.pending > 0 {
+                let sent = out.send_pipe(pipe, self.pending, !last).await?;
+                self.pending -= sent;
             }
-            tokio::task::yield_now().await;
+            self.hand_on();
+            return Ok(());
         }
-        Ok(())
+        let doubled = pipe.tee(out.pipe()?, moved).map_err(SendError::Internal)?;
+        if doubled == moved {
+            self.keep_pending().await?;
+            fail::fail_point!("part::kept");
+            if last {
+                out.offer();
+            }
+            self.hand_on();
+            return out.send_doubled(moved, !last).await;
+        }
+        // The kernel granted the second pipe fewer slots: these bytes go through memory.
+        out.discard_doubled();
+        let bytes = pipe.take(moved).map_err(SendError::Internal)?;
+        self.pending = 0;
+        self.keep_and_write(bytes, out).await
     }
-}
 
-fn client_fault(error: BodyError) -> SendError {
-    let (code, message) = match &error {
-        BodyError::Incomplete | BodyError::Connection(_) => (
-            ErrorCode::IncompleteBody,
-            "You did not provide the number of bytes specified by the Content-Length HTTP header.",
-        ),
-        BodyError::Stalled => (
-            ErrorCode::RequestTimeout,
-            "Your socket connection to the server was not read from or written to within the timeout period.",
-        ),
-        BodyError::Framing(_) => {
-            (ErrorCode::IncompleteBody, "The chunked transfer coding of the body is malformed.")
+    async fn keep_and_write(&mut self, bytes: Bytes, out: &mut Outlet<'_>) -> Result<(), SendError> {
+        self.kept.keep_bytes(bytes.clone()).await.map_err(SendError::Internal)?;
+        if self.is_taken() {
+            out.offer();
         }
-        BodyError::Splice(_) => return SendError::Internal(io::Error::other(error)),
-    };
-    SendError::Client(S3Error::new(code, message))
+        self.hand_on();
+        out.write(&bytes).await
+    }
 }

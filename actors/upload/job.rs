@@ -4,7 +4,10 @@ use super::machine::{Failure, Kind};
 use crate::config::Bucket;
 use crate::s3::error::S3Error;
 use crate::s3::upstream::UpstreamTemplate;
-use crate::transfer::{PartSource, Plan, Reason, Volume};
+use super::split::Shape;
+use crate::payload::ChecksumAlgorithm;
+use crate::s3::split_headers::SplitHeaders;
+use crate::transfer::{Intake, PartSource, Plan, Reason, ReplayResources, Volume};
 use bytes::Bytes;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,13 +41,25 @@ pub enum Content {
     None,
     /// A small document (CompleteMultipartUpload's list of parts).
     Document(Bytes),
-    /// A client's body. `small`: it is read whole before a connection is leased.
+    /// A client's body, or a part of it.
     Body {
         /// The body and its replay buffer.
         source: Box<PartSource>,
-        /// Its announced size is under `min_body`.
-        small: bool,
+        /// How it meets its head.
+        before: Before,
     },
+}
+
+/// What is read of a body before its head is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Before {
+    /// Its first byte.
+    First,
+    /// All of it: it is small, and then goes out in one write with its head, where a checksum that
+    /// came as a trailer still finds its place.
+    All,
+    /// All of it: the head says how long it is, and may carry a Content-MD5 computed here.
+    Measured,
 }
 
 /// What a HEAD must show for an object to be the one that was sent (R11).
@@ -58,8 +73,39 @@ pub enum Proof {
     Checksum(String, String),
 }
 
+/// A PutObject that goes in parts.
+#[derive(Debug)]
+pub struct SplitJob {
+    /// Which bucket, by its place in `Engine::buckets`.
+    pub bucket_index: usize,
+    /// The bucket.
+    pub bucket: Arc<Bucket>,
+    /// How the parts' lengths are known.
+    pub shape: Shape,
+    /// Bytes of every part but the last.
+    pub part_size: u64,
+    /// Bytes of the whole, when that is known.
+    pub length: Option<u64>,
+    /// The PutObject as it came: it is sent so when its body turns out to fit in one part.
+    pub put: UpstreamTemplate,
+    /// The headers, dealt out.
+    pub headers: SplitHeaders,
+    /// A checksum over the whole that Complete shall carry: its value, or None: it comes as trailer.
+    pub whole: Option<(ChecksumAlgorithm, Option<String>)>,
+    /// Each part is taken whole and carries a Content-MD5 (`s3.require_checksum`).
+    pub part_md5: bool,
+    /// The client's body.
+    pub intake: Intake,
+    /// What the parts' replay buffers draw on.
+    pub resources: ReplayResources,
+    /// Which way the body goes, and why.
+    pub plan: (Plan, Reason),
+    /// Admission: held until the upload has ended, its abort included.
+    pub permit: OwnedSemaphorePermit,
+}
+
 /// The backend's successful answer.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct BackendAnswer {
     /// HTTP status, 2xx.
     pub status: u16,
@@ -120,7 +166,7 @@ impl ContentSlot {
         &self.offered
     }
 
-    /// Borrows the content; None while another worker has it, or after [`ContentSlot::clear`].
+    /// Borrows the content; None while another worker has it, or after [`ContentSlot::take`].
     pub fn borrow(&self) -> Option<BorrowedContent> {
         let content = self.lock().take()?;
         Some(BorrowedContent { slot: self.clone(), content: Some(content) })
@@ -131,11 +177,9 @@ impl ContentSlot {
         self.lock().as_ref().map(look)
     }
 
-    /// Drops the content: the body, the replay buffer, and the client's connection if the body was
-    /// not read to its end.
-    pub fn clear(&self) {
-        let content = self.lock().take();
-        drop(content);
+    /// Takes the content out for good; None while a worker has it.
+    pub fn take(&self) -> Option<Content> {
+        self.lock().take()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Content>> {

@@ -28,6 +28,8 @@ pub enum Kind {
     Abort,
     /// ListParts.
     List,
+    /// Nothing is sent: a part is taken from the client, to see how long it is.
+    Take,
 }
 
 /// How much of the request the backend can have.
@@ -289,7 +291,9 @@ impl<A> Upload<A> {
         self.unanswered = true;
         match self.kind {
             // Idempotent: the last one wins, or there is nothing to win.
-            Kind::UploadPart | Kind::List | Kind::Abort => self.again(attempt, budget, now, roll),
+            Kind::UploadPart | Kind::List | Kind::Abort | Kind::Take => {
+                self.again(attempt, budget, now, roll)
+            }
             // A second one makes a second upload; the first is an orphan whoever sends it again.
             Kind::Create => self.again(attempt, budget, now, roll),
             Kind::PutObject { .. } | Kind::Complete => {

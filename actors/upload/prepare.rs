@@ -1,53 +1,45 @@
 //! From an authorized request to a job for the supervisor: how long its body is, which way it
 //! goes, what is sent upstream, and what would prove that it arrived. Pure but for the body's handle.
 
-use super::job::{Content, Proof};
+use super::job::{Before, Content, Proof};
 use super::machine::Kind;
+use super::parts::missing_length;
 use crate::auth_actor::Authorized;
-use crate::config::{Bucket, Engine};
+use crate::config::{Backend, Bucket, Engine};
 use crate::http::{Framing, RequestHead};
 use crate::payload::{
-    BodyMode, BodySpec, BodyVerifier, ChecksumAlgorithm, UnsignedTrailerEncoder, parse_content_md5,
-    parse_declared,
+    BodyMode, BodySpec, BodyVerifier, ChecksumAlgorithm, PayloadLength, UnsignedTrailerEncoder,
+    parse_content_md5, parse_declared,
 };
 use crate::s3::error::{ErrorCode, S3Error};
 use crate::s3::operation::Operation;
 use crate::s3::upstream::UpstreamTemplate;
 use crate::sigv4::{ChunkVerifier, PayloadHash, PayloadMode};
 use crate::tap::RequestBody;
-use crate::transfer::{PartSource, Plan, PlanInput, Reason, ReplayResources, plan};
+use crate::transfer::{Intake, PartSource, Plan, PlanInput, Reason, ReplayResources, Share, plan};
 use std::num::NonZeroU64;
-
-/// S3's largest part, and largest object in one PutObject: 5 GiB (S3 User Guide, "Amazon S3
-/// multipart upload limits").
-pub const MAX_SINGLE: u64 = 5 * 1024 * 1024 * 1024;
 
 /// The header that carries the payload's length inside aws-chunked framing.
 const DECODED_LENGTH: &str = "x-amz-decoded-content-length";
 
-/// The payload's length, decoded: what the object or part will have.
+/// The payload's length, decoded: what the object or part will have; None: a chunked body does not
+/// say.
 ///
 /// Errors: 411 MissingContentLength, 400 InvalidArgument.
 pub fn payload_length(
     head: &RequestHead,
     framing: Framing,
     payload: &PayloadMode,
-) -> Result<u64, S3Error> {
-    let missing = || {
-        S3Error::new(
-            ErrorCode::MissingContentLength,
-            "You must provide the Content-Length HTTP header (for aws-chunked bodies: \
-             x-amz-decoded-content-length).",
-        )
-    };
+) -> Result<Option<u64>, S3Error> {
     if payload.is_streaming() {
-        let text = head.header(DECODED_LENGTH).ok_or_else(missing)?;
+        let text = head.header(DECODED_LENGTH).ok_or_else(missing_length)?;
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        return text.parse().ok().filter(|_| digits).ok_or_else(missing);
+        return text.parse().ok().filter(|_| digits).map(Some).ok_or_else(missing_length);
     }
     match framing {
-        Framing::Length(length) => Ok(length),
-        Framing::Absent | Framing::Chunked => Err(missing()),
+        Framing::Length(length) => Ok(Some(length)),
+        Framing::Chunked => Ok(None),
+        Framing::Absent => Err(missing_length()),
     }
 }
 
@@ -59,13 +51,16 @@ pub struct Checks {
 }
 
 impl Checks {
-    /// Takes from the headers what the backend does not verify itself. Their form was checked when
-    /// the headers were.
-    fn from_headers(headers: &[(String, Vec<u8>)], md5: bool, checksum: bool) -> Self {
+    /// Takes from the headers what is asked for. Their form was checked when the headers were.
+    fn from_headers(
+        headers: &[(String, Vec<u8>)],
+        md5: bool,
+        checksum: impl Fn(ChecksumAlgorithm) -> bool,
+    ) -> Self {
         let mut checks = Checks::default();
         for (name, value) in headers {
             let text = std::str::from_utf8(value).unwrap_or_default();
-            if let Some(algorithm) = ChecksumAlgorithm::from_header(name).filter(|_| checksum) {
+            if let Some(algorithm) = ChecksumAlgorithm::from_header(name).filter(|one| checksum(*one)) {
                 checks
                     .checksums
                     .extend(algorithm.parse_value(text).map(|value| (algorithm, value)));
@@ -81,14 +76,14 @@ impl Checks {
     }
 }
 
-/// The verifier of a body of `length` payload bytes.
+/// The verifier of a body.
 ///
 /// Errors: 400 InvalidRequest for trailers that cannot be.
 pub fn verifier(
     head: &RequestHead,
     payload: PayloadMode,
     chunks: Option<ChunkVerifier>,
-    decoded_length: u64,
+    length: PayloadLength,
     checks: Checks,
 ) -> Result<BodyVerifier, S3Error> {
     let unsigned =
@@ -104,7 +99,7 @@ pub fn verifier(
     };
     let trailers = declared_trailers(head)?;
     let Checks { checksums, md5 } = checks;
-    BodyVerifier::new(BodySpec { mode, decoded_length, trailers, checksums, md5 })
+    BodyVerifier::new(BodySpec { mode, length, trailers, checksums, md5 })
 }
 
 fn declared_trailers(head: &RequestHead) -> Result<Vec<ChecksumAlgorithm>, S3Error> {
@@ -115,7 +110,7 @@ fn declared_trailers(head: &RequestHead) -> Result<Vec<ChecksumAlgorithm>, S3Err
     Ok(trailers)
 }
 
-/// A PutObject's or UploadPart's body, planned.
+/// A body that goes in one request, planned.
 pub struct PlannedBody {
     /// The body with its replay buffer.
     pub content: Content,
@@ -129,7 +124,7 @@ pub struct PlannedBody {
     pub headers: Vec<(String, Vec<u8>)>,
 }
 
-/// Plans a body of `length` payload bytes.
+/// Plans the body of a PutObject that stays whole, or of an UploadPart: `length` payload bytes.
 pub fn plan_body(
     engine: &Engine,
     bucket: &Bucket,
@@ -139,54 +134,140 @@ pub fn plan_body(
     length: u64,
     replay: ReplayResources,
 ) -> Result<PlannedBody, S3Error> {
-    let verifies = bucket.backend.verifies;
-    let wire_length = match body.framing() {
-        Framing::Length(length) => Some(length),
-        Framing::Absent => Some(0),
-        Framing::Chunked => None,
-    };
+    let backend = &bucket.backend;
+    let verifies = backend.verifies;
     let hash_here = matches!(authorized.payload, PayloadMode::Hash(_)) && !verifies.sha256;
-    let checks = Checks::from_headers(&authorized.headers, !verifies.md5, !verifies.checksum);
-    let chosen = plan(PlanInput {
-        enabled: engine.zero_copy.enabled && body.can_splice(),
-        min_body: engine.zero_copy.min_body,
-        wire_length,
-        payload: authorized.payload,
-        verify: hash_here || !checks.is_empty(),
-    });
-    let payload = match authorized.payload {
-        // The backend holds the body against the client's own hash.
-        PayloadMode::Hash(hash) => PayloadHash::Hash(hash),
-        PayloadMode::Unsigned
-        | PayloadMode::Absent
-        | PayloadMode::SignedChunks
-        | PayloadMode::SignedChunksTrailer
-        | PayloadMode::UnsignedTrailer => PayloadHash::Unsigned,
-    };
-    if payload == PayloadHash::Unsigned && !bucket.backend.allow_unsigned {
-        return Err(S3Error::new(
-            ErrorCode::InvalidRequest,
-            "This bucket's backend takes no unsigned payload (s3.allow_unsigned: false): send \
-             x-amz-content-sha256 with the body's SHA-256.",
-        ));
-    }
+    let checks = Checks::from_headers(&authorized.headers, !verifies.md5, |_| !verifies.checksum);
     let small = length < engine.zero_copy.min_body;
+    let trailer_passes = small || verifies.trailer;
+    let carries_checksum = has_checksum(&authorized.headers)
+        || (trailer_passes && !declared_trailers(head)?.is_empty());
+    let measured = backend.require_checksum && !carries_checksum;
+    let verify = hash_here || !checks.is_empty() || measured;
+    let chosen = plan(plan_input(engine, &body, &authorized.payload, verify));
+    let payload = upstream_payload(backend, &authorized.payload)?;
     let mut planned =
         PlannedBody { content: Content::None, plan: chosen, payload, length, headers: Vec::new() };
-    let source = match chosen.0 {
-        Plan::Splice => PartSource::splice(body, replay),
+    let intake = match chosen.0 {
+        Plan::Splice => Intake::splice(body),
         Plan::Copy => {
-            let framing = if small || !verifies.trailer {
-                None
-            } else {
+            let framing = if trailer_passes && !small {
                 framing(head, &authorized, length, &mut planned)?
+            } else {
+                None
             };
+            let length = PayloadLength::Exactly(length);
             let verifier = verifier(head, authorized.payload, authorized.chunks, length, checks)?;
-            PartSource::copy(body, replay, verifier, framing)
+            Intake::copy(body, verifier, framing)
         }
     };
-    planned.content = Content::Body { source: Box::new(source), small };
+    let source = PartSource::new(intake, Share::Rest, replay);
+    let (source, before) = match (measured, small) {
+        (true, _) => (source.with_md5(), Before::Measured),
+        (false, true) => (source, Before::All),
+        (false, false) => (source, Before::First),
+    };
+    planned.content = Content::Body { source: Box::new(source), before };
     Ok(planned)
+}
+
+/// A body that goes in parts, planned.
+pub struct PlannedParts {
+    /// The body.
+    pub intake: Intake,
+    /// Which way it goes, and why.
+    pub plan: (Plan, Reason),
+    /// A checksum over the whole that Complete is to carry: see [`super::job::SplitJob::whole`].
+    pub whole: Option<(ChecksumAlgorithm, Option<String>)>,
+    /// What x-amz-content-sha256 says upstream, should it stay whole after all.
+    pub payload: PayloadHash,
+}
+
+/// Plans the body of a PutObject that goes in parts, of `length` payload bytes.
+///
+/// What the client said of the whole is verified here, as no part shows it; but for a CRC that the
+/// backend itself verifies when the parts are put together (`verifies: full_object`).
+pub fn plan_parts(
+    engine: &Engine,
+    bucket: &Bucket,
+    head: &RequestHead,
+    authorized: Authorized,
+    body: RequestBody,
+    length: PayloadLength,
+) -> Result<PlannedParts, S3Error> {
+    let backend = &bucket.backend;
+    let full_object = backend.verifies.full_object && matches!(length, PayloadLength::Exactly(_));
+    let left_to_backend = |algorithm: ChecksumAlgorithm| full_object && algorithm.is_crc();
+    let whole = whole_checksum(head, &authorized.headers, left_to_backend)?;
+    let checks = Checks::from_headers(&authorized.headers, true, |one| !left_to_backend(one));
+    let hash_here = matches!(authorized.payload, PayloadMode::Hash(_));
+    let verify = hash_here || !checks.is_empty() || backend.require_checksum;
+    let chosen = plan(plan_input(engine, &body, &authorized.payload, verify));
+    let payload = upstream_payload(backend, &authorized.payload)?;
+    // The parts have no hash of their own.
+    upstream_payload(backend, &PayloadMode::Unsigned)?;
+    let intake = match chosen.0 {
+        Plan::Splice => Intake::splice(body),
+        Plan::Copy => {
+            let verifier = verifier(head, authorized.payload, authorized.chunks, length, checks)?;
+            Intake::copy(body, verifier, None)
+        }
+    };
+    Ok(PlannedParts { intake, plan: chosen, whole, payload })
+}
+
+/// The first checksum over the whole, in a header or announced as a trailer, that `passes`.
+fn whole_checksum(
+    head: &RequestHead,
+    headers: &[(String, Vec<u8>)],
+    passes: impl Fn(ChecksumAlgorithm) -> bool,
+) -> Result<Option<(ChecksumAlgorithm, Option<String>)>, S3Error> {
+    for (name, value) in headers {
+        if let Some(algorithm) = ChecksumAlgorithm::from_header(name).filter(|one| passes(*one)) {
+            return Ok(Some((algorithm, Some(String::from_utf8_lossy(value).into_owned()))));
+        }
+    }
+    Ok(declared_trailers(head)?.into_iter().find(|one| passes(*one)).map(|one| (one, None)))
+}
+
+fn has_checksum(headers: &[(String, Vec<u8>)]) -> bool {
+    headers.iter().any(|(name, _)| {
+        name == "content-md5" || ChecksumAlgorithm::from_header(name).is_some()
+    })
+}
+
+fn plan_input(
+    engine: &Engine,
+    body: &RequestBody,
+    payload: &PayloadMode,
+    verify: bool,
+) -> PlanInput {
+    PlanInput {
+        enabled: engine.zero_copy.enabled && body.can_splice(),
+        min_body: engine.zero_copy.min_body,
+        wire_length: match body.framing() {
+            Framing::Length(length) => Some(length),
+            Framing::Absent => Some(0),
+            Framing::Chunked => None,
+        },
+        payload: *payload,
+        verify,
+    }
+}
+
+/// What x-amz-content-sha256 says upstream. 400 InvalidRequest: the backend takes none without a
+/// hash, and there is none.
+fn upstream_payload(backend: &Backend, payload: &PayloadMode) -> Result<PayloadHash, S3Error> {
+    match payload {
+        // The backend holds the body against the client's own hash.
+        PayloadMode::Hash(hash) => Ok(PayloadHash::Hash(*hash)),
+        _ if backend.allow_unsigned => Ok(PayloadHash::Unsigned),
+        _ => Err(S3Error::new(
+            ErrorCode::InvalidRequest,
+            "This bucket's backend takes no unsigned payload (s3.allow_unsigned: false): send \
+             x-amz-content-sha256 with the body's SHA-256, and at most 5 GiB.",
+        )),
+    }
 }
 
 /// Bytes of the chunks in which a body goes on to a backend that takes trailers.

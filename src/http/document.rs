@@ -3,9 +3,9 @@
 use super::request::{Failed, no_body};
 use bytes::Bytes;
 use mizuchi_actors::auth_actor::Authorized;
-use mizuchi_actors::http::{Framing, RequestHead};
+use mizuchi_actors::http::RequestHead;
+use mizuchi_actors::payload::PayloadLength;
 use mizuchi_actors::s3::error::{ErrorCode, S3Error};
-use mizuchi_actors::sigv4::{PayloadHash, PayloadMode};
 use mizuchi_actors::tap::{BodyError, RequestBody};
 use mizuchi_actors::upload::prepare::{self, Checks};
 
@@ -22,44 +22,27 @@ pub(super) async fn read_document(
         let message = "Your request was too big.";
         Failed { error: S3Error::new(ErrorCode::MaxMessageLengthExceeded, message), close: true }
     };
-    let length = match (authorized.payload.is_streaming(), body.framing()) {
-        (false, Framing::Chunked) => None,
-        _ => Some(prepare::payload_length(head, body.framing(), &authorized.payload)?),
-    };
+    let length = prepare::payload_length(head, body.framing(), &authorized.payload)?;
     if length == Some(0) {
         return Err(no_body().into());
     }
     if length.is_some_and(|length| length > MAX_DOCUMENT) {
         return Err(too_long());
     }
+    let length = length.map_or(PayloadLength::AtMost(MAX_DOCUMENT), PayloadLength::Exactly);
+    let chunks = authorized.chunks.take();
+    let mut verifier =
+        prepare::verifier(head, authorized.payload, chunks, length, Checks::default())?;
+    while let Some(bytes) = body.read(MAX_DOCUMENT as usize).await.map_err(body_failed)? {
+        verifier.push(bytes).map_err(|error| match error.code.as_ref() {
+            "EntityTooLarge" => too_long(),
+            _ => error.into(),
+        })?;
+    }
+    verifier.finish()?;
     let mut document = Vec::new();
-    let mut raw = Vec::new();
-    if let Some(length) = length {
-        let chunks = authorized.chunks.take();
-        let mut verifier =
-            prepare::verifier(head, authorized.payload, chunks, length, Checks::default())?;
-        while let Some(bytes) = body.read(MAX_DOCUMENT as usize).await.map_err(body_failed)? {
-            verifier.push(bytes)?;
-        }
-        verifier.finish()?;
-        while let Some(bytes) = verifier.pop() {
-            document.extend_from_slice(&bytes);
-        }
-    } else {
-        while let Some(bytes) = body.read(MAX_DOCUMENT as usize).await.map_err(body_failed)? {
-            raw.extend_from_slice(&bytes);
-            if raw.len() as u64 > MAX_DOCUMENT {
-                return Err(too_long());
-            }
-        }
-        if let PayloadMode::Hash(expected) = authorized.payload
-            && PayloadHash::of(&raw) != PayloadHash::Hash(expected)
-        {
-            let message =
-                "The provided 'x-amz-content-sha256' header does not match what was computed.";
-            return Err(S3Error::new(ErrorCode::XAmzContentSHA256Mismatch, message).into());
-        }
-        document = raw;
+    while let Some(bytes) = verifier.pop() {
+        document.extend_from_slice(&bytes);
     }
     Ok(document.into())
 }

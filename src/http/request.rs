@@ -9,17 +9,21 @@ use mizuchi_actors::auth_actor::{Authorize, Authorized};
 use mizuchi_actors::config::Bucket;
 use mizuchi_actors::guardian::NoAnswer;
 use mizuchi_actors::http::RequestHead;
+use mizuchi_actors::payload::PayloadLength;
 use mizuchi_actors::s3::error::{ErrorCode, S3Error};
 use mizuchi_actors::s3::operation::Operation;
-use mizuchi_actors::s3::xml;
-use mizuchi_actors::sigv4::{Hosts, PayloadHash};
+use mizuchi_actors::s3::upstream::UpstreamTemplate;
+use mizuchi_actors::s3::{split_headers, xml};
+use mizuchi_actors::sigv4::{Hosts, PayloadHash, PayloadMode};
 use mizuchi_actors::tap::RequestBody;
-use mizuchi_actors::upload::job::{Content, Proof, UploadEnd, UploadJob};
+use mizuchi_actors::upload::job::{Content, Proof, SplitJob, UploadEnd, UploadJob};
+use mizuchi_actors::upload::parts::{self, PartsInput, Way};
 use mizuchi_actors::upload::prepare;
-use mizuchi_actors::upload_supervisor::BeginUpload;
+use mizuchi_actors::upload_supervisor::{BeginSplit, BeginUpload};
 use std::net::IpAddr;
 use std::sync::Arc;
 use time::OffsetDateTime;
+use tokio::sync::OwnedSemaphorePermit;
 
 /// An error, and whether the connection can go on.
 pub(super) struct Failed {
@@ -84,13 +88,14 @@ pub(super) async fn answer(
             let document = read_document(unread, head, &mut authorized).await?;
             let parts = xml::parse_complete(&document)?;
             account.parts = Some(parts.parts.len());
-            let proof = xml::expected_multipart_etag(&parts.parts).map_or(Proof::None, Proof::ETag);
+            let proof = xml::multipart_etag(parts.parts.iter().map(|part| part.etag.as_str()))
+                .map_or(Proof::None, Proof::ETag);
             let length = Some(document.len() as u64);
             let payload = PayloadHash::of(&document);
             let request = prepare::upstream(&bucket, &operation, &mut authorized, payload, length);
             let kind = kind_of(&operation, &request.headers)?;
             let content = Content::Document(document);
-            UploadJob {
+            Job::Whole(UploadJob {
                 bucket_index: address.bucket,
                 bucket: Arc::clone(&bucket),
                 kind,
@@ -99,7 +104,7 @@ pub(super) async fn answer(
                 plan: None,
                 proof,
                 permit,
-            }
+            })
         }
         Operation::CreateMultipartUpload { .. }
         | Operation::AbortMultipartUpload { .. }
@@ -112,7 +117,7 @@ pub(super) async fn answer(
             let request =
                 prepare::upstream(&bucket, &operation, &mut authorized, PayloadHash::Empty, length);
             let kind = kind_of(&operation, &request.headers)?;
-            UploadJob {
+            Job::Whole(UploadJob {
                 bucket_index: address.bucket,
                 bucket: Arc::clone(&bucket),
                 kind,
@@ -121,12 +126,15 @@ pub(super) async fn answer(
                 plan: None,
                 proof: Proof::None,
                 permit,
-            }
+            })
         }
     };
-    account.plan = job.plan.map_or("-", |(plan, _)| plan.as_str());
+    account.plan = job.plan();
     let principal = Arc::clone(&account.principal);
-    let end: UploadEnd = route.uploads.ask(BeginUpload(job)).await?;
+    let end: UploadEnd = match job {
+        Job::Whole(job) => route.uploads.ask(BeginUpload(job)).await?,
+        Job::Parts(job) => route.uploads.ask(BeginSplit(job)).await?,
+    };
     account.bytes = end.volume.spliced + end.volume.copied;
     account.restarts = end.restarts;
     let close = !end.body_taken;
@@ -149,6 +157,21 @@ fn kind_of(
         .ok_or_else(|| S3Error::new(ErrorCode::NotImplemented, "This operation is not uploaded."))
 }
 
+/// Work for the supervisor.
+enum Job {
+    Whole(UploadJob),
+    Parts(SplitJob),
+}
+
+impl Job {
+    fn plan(&self) -> &'static str {
+        match self {
+            Job::Whole(job) => job.plan.map_or("-", |(plan, _)| plan.as_str()),
+            Job::Parts(job) => job.plan.0.as_str(),
+        }
+    }
+}
+
 #[allow(clippy::too_many_arguments)]
 fn body_job(
     route: &Route,
@@ -158,44 +181,100 @@ fn body_job(
     operation: &Operation,
     mut authorized: Authorized,
     body: RequestBody,
-    permit: tokio::sync::OwnedSemaphorePermit,
-) -> Result<UploadJob, Failed> {
+    permit: OwnedSemaphorePermit,
+) -> Result<Job, Failed> {
     let unread = !body.is_done();
     let close = |error: S3Error| Failed { error, close: unread };
     let length =
         prepare::payload_length(head, body.framing(), &authorized.payload).map_err(close)?;
-    let most = match operation {
-        Operation::PutObject { .. } => bucket.upload.max_object_size.min(prepare::MAX_SINGLE),
-        _ => prepare::MAX_SINGLE,
-    };
-    if length > most {
-        let message = "Your proposed upload exceeds the maximum allowed size";
-        return Err(close(S3Error::new(ErrorCode::EntityTooLarge, message)));
-    }
-    let proof = prepare::proof(&authorized.headers);
-    let mut request =
-        prepare::upstream(bucket, operation, &mut authorized, PayloadHash::Unsigned, Some(length));
+    let request =
+        prepare::upstream(bucket, operation, &mut authorized, PayloadHash::Unsigned, length);
     // The checks are read from the headers that pass on.
     authorized.headers.clone_from(&request.headers);
-    let engine = &route.engine;
-    let planned =
-        prepare::plan_body(engine, bucket, head, authorized, body, length, route.replay.clone())
-            .map_err(close)?;
-    request.payload = planned.payload;
-    request.length = Some(planned.length);
-    for (name, value) in planned.headers {
-        request.headers.retain(|(have, _)| *have != name);
-        request.headers.push((name, value));
+    let way = way(bucket, operation, &authorized, length).map_err(close)?;
+    let most = match (operation, way) {
+        (Operation::PutObject { .. }, _) => bucket.upload.max_object_size,
+        _ => parts::MAX_SINGLE,
+    };
+    if length.is_some_and(|length| length > most) {
+        return Err(close(too_large()));
     }
-    let kind = kind_of(operation, &request.headers).map_err(close)?;
-    Ok(UploadJob {
-        bucket_index,
-        bucket: Arc::clone(bucket),
-        kind,
-        request,
-        content: planned.content,
-        plan: Some(planned.plan),
-        proof,
-        permit,
-    })
+    match (way, length) {
+        (Way::Parts { shape, size }, _) => {
+            let most = most.min(size.saturating_mul(parts::MAX_PARTS));
+            let payload = length.map_or(PayloadLength::AtMost(most), PayloadLength::Exactly);
+            let planned = prepare::plan_parts(&route.engine, bucket, head, authorized, body, payload)
+                .map_err(close)?;
+            Ok(Job::Parts(SplitJob {
+                bucket_index,
+                bucket: Arc::clone(bucket),
+                shape,
+                part_size: size,
+                length,
+                headers: split_headers::divide(&request.headers),
+                put: UpstreamTemplate { payload: planned.payload, ..request },
+                whole: planned.whole,
+                part_md5: bucket.backend.require_checksum,
+                intake: planned.intake,
+                resources: route.replay.clone(),
+                plan: planned.plan,
+                permit,
+            }))
+        }
+        (Way::Whole, None) => Err(close(parts::missing_length())),
+        (Way::Whole, Some(length)) => {
+            let proof = prepare::proof(&request.headers);
+            let engine = &route.engine;
+            let replay = route.replay.clone();
+            let planned =
+                prepare::plan_body(engine, bucket, head, authorized, body, length, replay)
+                    .map_err(close)?;
+            let mut request = request;
+            request.payload = planned.payload;
+            request.length = Some(planned.length);
+            for (name, value) in planned.headers {
+                request.headers.retain(|(have, _)| *have != name);
+                request.headers.push((name, value));
+            }
+            let kind = kind_of(operation, &request.headers).map_err(close)?;
+            Ok(Job::Whole(UploadJob {
+                bucket_index,
+                bucket: Arc::clone(bucket),
+                kind,
+                request,
+                content: planned.content,
+                plan: Some(planned.plan),
+                proof,
+                permit,
+            }))
+        }
+    }
+}
+
+/// Whether it goes in parts.
+fn way(
+    bucket: &Bucket,
+    operation: &Operation,
+    authorized: &Authorized,
+    length: Option<u64>,
+) -> Result<Way, S3Error> {
+    if !matches!(operation, Operation::PutObject { .. }) {
+        return match length {
+            Some(length) if length > parts::MAX_SINGLE => Err(too_large()),
+            _ => Ok(Way::Whole),
+        };
+    }
+    let has = |prefix: &str| authorized.headers.iter().any(|(name, _)| name.starts_with(prefix));
+    let input = PartsInput {
+        length,
+        conditional: has("if-match") || has("if-none-match"),
+        customer_key: has("x-amz-server-side-encryption-customer-"),
+        signed_hash: matches!(authorized.payload, PayloadMode::Hash(_)),
+    };
+    parts::decide(&bucket.upload.split, input)
+}
+
+fn too_large() -> S3Error {
+    let message = "Your proposed upload exceeds the maximum allowed size";
+    S3Error::new(ErrorCode::EntityTooLarge, message)
 }

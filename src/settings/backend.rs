@@ -47,6 +47,8 @@ pub struct BackendSettings {
     pub verifies: Verifies,
     /// Whether the backend may be sent UNSIGNED-PAYLOAD.
     pub allow_unsigned: bool,
+    /// Whether every body must carry a checksum.
+    pub require_checksum: bool,
     /// How long each step may take.
     pub timeouts: TimeoutSettings,
     /// Kept connections.
@@ -73,6 +75,8 @@ pub struct Verifies {
     pub checksum: bool,
     /// Checksums in the trailer of an unsigned aws-chunked body.
     pub trailer: bool,
+    /// CRCs over the whole of a multipart upload, and its size.
+    pub full_object: bool,
 }
 
 /// `s3.timeouts`.
@@ -101,6 +105,7 @@ enum Check {
     Md5,
     Checksum,
     Trailer,
+    FullObject,
 }
 
 const CHECKS: &[(&str, Check)] = &[
@@ -108,6 +113,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("md5", Check::Md5),
     ("checksum", Check::Checksum),
     ("trailer", Check::Trailer),
+    ("full_object", Check::FullObject),
 ];
 
 /// Reads `buckets[].s3`; `name` is the client's name of the bucket.
@@ -139,9 +145,11 @@ pub(super) fn read(
             md5: checks.contains(&Check::Md5),
             checksum: checks.contains(&Check::Checksum),
             trailer: checks.contains(&Check::Trailer),
+            full_object: checks.contains(&Check::FullObject),
         }
     });
     let allow_unsigned = s.required("allow_unsigned", boolean);
+    let require_checksum = s.required("require_checksum", boolean);
     let timeouts = s.within("timeouts", |s| {
         let connect = s.required("connect", duration(MILLISECOND..=HOUR));
         let first_byte = s.required("first_byte", duration(MILLISECOND..=HOUR));
@@ -165,6 +173,7 @@ pub(super) fn read(
         credentials: credentials?,
         verifies: verifies?,
         allow_unsigned: allow_unsigned?,
+        require_checksum: require_checksum?,
         timeouts: timeouts?,
         pool: pool?,
     })

@@ -3,14 +3,18 @@
 use super::auth::{self, AuthSettings};
 use super::backend::{self, BackendSettings, Surroundings};
 use super::section::{Layer, Section};
-use super::values::{TIB, choice, duration, integer, quote, size, text, text_where};
+use super::values::{
+    GIB, MIB, TIB, boolean, choice, count, duration, integer, quote, size, text, text_where,
+};
 use config::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
+const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// The longest object that S3 has (Amazon S3 User Guide, "Multipart upload limits").
 const MAX_OBJECT: u64 = 5 * TIB;
@@ -45,6 +49,29 @@ pub struct UploadSettings {
     pub allow: UploadPermissions,
     /// How failed attempts are made again.
     pub restart: RestartSettings,
+    /// `split` and what belongs to it.
+    pub split: SplitSettings,
+    /// Whether clients may list their own multipart uploads.
+    pub list_multipart_uploads: bool,
+    /// How old they may become; None: as old as they like.
+    pub client_uploads_ttl: Option<Duration>,
+}
+
+/// `upload.split` and what belongs to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SplitSettings {
+    /// `split: auto`.
+    pub auto: bool,
+    /// A PutObject of more bytes is split.
+    pub multipart_threshold: u64,
+    /// Bytes of a part.
+    pub part_size: u64,
+    /// Parts of one upload in flight.
+    pub concurrent_parts: usize,
+    /// `unknown_length: multipart`.
+    pub unknown_length: bool,
+    /// How long a split upload may take.
+    pub ttl: Duration,
 }
 
 /// `upload.allow`: headers with which a client uses the gateway's own power over the backend.
@@ -185,11 +212,35 @@ fn read_upload(s: &mut Section<'_>) -> Option<UploadSettings> {
             backoff_cap: cap?,
         })
     });
+    let split = read_split(s);
+    let list_multipart_uploads = s.required("list_multipart_uploads", boolean);
+    let client_uploads_ttl = s.optional("client_uploads_ttl", duration(MINUTE..=365 * DAY));
     Some(UploadSettings {
         max_object_size: max_object_size?,
         overwrite: overwrite?,
         allow: allow?,
         restart: restart?,
+        split: split?,
+        list_multipart_uploads: list_multipart_uploads?,
+        client_uploads_ttl: client_uploads_ttl?,
+    })
+}
+
+fn read_split(s: &mut Section<'_>) -> Option<SplitSettings> {
+    let auto = s.required("split", choice(&[("auto", true), ("never", false)]));
+    let multipart_threshold = s.required("multipart_threshold", size(5 * MIB..=5 * GIB));
+    let part_size = s.required("part_size", size(5 * MIB..=5 * GIB));
+    let concurrent_parts = s.required("concurrent_parts", count(1..=64));
+    let unknown_length =
+        s.required("unknown_length", choice(&[("multipart", true), ("deny", false)]));
+    let ttl = s.required("split_ttl", duration(MINUTE..=30 * DAY));
+    Some(SplitSettings {
+        auto: auto?,
+        multipart_threshold: multipart_threshold?,
+        part_size: part_size?,
+        concurrent_parts: concurrent_parts?,
+        unknown_length: unknown_length?,
+        ttl: ttl?,
     })
 }
 

@@ -28,6 +28,8 @@ pub struct AdmissionSettings {
 pub struct ReplaySettings {
     /// Bytes kept in pipes and in memory by all parts together, counted as pages.
     pub memory: u64,
+    /// Bytes kept in the process's own memory of one part that is copied; past it `overflow`.
+    pub memory_per_part: u64,
     /// Pipes kept by all parts together; each takes two descriptors.
     pub pipes: usize,
     /// Where a part's data goes past `memory`, which need not exist yet; `None`
@@ -86,6 +88,7 @@ pub(super) fn read_replay(
         Ok("auto") => Ok(machine.replay_memory()),
         _ => size(64 * KIB..=TIB)(value).map_err(|problem| format!("{problem}; or auto")),
     });
+    let memory_per_part = s.required("memory_per_part", size(64 * KIB..=TIB));
     let pipes = s.required("pipes", count(0..=1_000_000));
     let file = s.required("overflow", choice(&[("file", true), ("none", false)]));
     let overflow_limit = s.required("overflow_limit", size(0..=1024 * TIB));
@@ -96,6 +99,7 @@ pub(super) fn read_replay(
     };
     Some(ReplaySettings {
         memory: memory?,
+        memory_per_part: memory_per_part?,
         pipes: pipes?,
         overflow: file?.then_some(directory),
         overflow_limit: overflow_limit?,

@@ -25,6 +25,13 @@ impl Backend {
         std::fs::read(self.path(key)).ok()
     }
 
+    /// Multipart uploads that are open: s3s-fs keeps a file for each.
+    pub fn open_uploads(&self) -> usize {
+        let entries = std::fs::read_dir(self.directory.path()).unwrap().flatten();
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        names.filter(|name| name.starts_with(".upload-")).count()
+    }
+
     /// The names in the bucket's folder but for s3s-fs's own files.
     pub fn objects(&self) -> Vec<String> {
         std::fs::read_dir(self.directory.path().join("store"))

@@ -47,6 +47,19 @@ pub fn complete_document(bucket: &str, key: &str, etag: &str) -> String {
     )
 }
 
+/// CompleteMultipartUpload's request: numbers and ETags, ascending.
+pub fn complete_request<'a>(parts: impl IntoIterator<Item = (u32, &'a str)>) -> String {
+    let mut document = format!("{DECLARATION}<CompleteMultipartUpload xmlns=\"{NAMESPACE}\">");
+    for (number, etag) in parts {
+        document.push_str(&format!(
+            "<Part><PartNumber>{number}</PartNumber><ETag>{}</ETag></Part>",
+            text(etag)
+        ));
+    }
+    document.push_str("</CompleteMultipartUpload>");
+    document
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -28,6 +28,7 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!(admission, AdmissionSettings { uploads: 4096, queue_wait: SECOND });
     let expected = ReplaySettings {
         memory: GIB / 2,
+        memory_per_part: 64 * MIB,
         pipes: 1024,
         overflow: Some("./data/replay".into()),
         overflow_limit: 16 * GIB,
@@ -44,13 +45,20 @@ fn the_defaults_are_those_of_the_documentation() {
     let BackendEndpoints::Http(endpoints) = s3.endpoint else { panic!("not embedded") };
     assert_eq!(endpoints[0].to_string(), "http://minio:9000");
     assert!(s3.path_style && s3.allow_unsigned && s3.key_prefix.is_empty());
+    assert!(!s3.require_checksum);
     let credentials = s3.credentials.unwrap();
     assert_eq!(
         (credentials.access_key.as_str(), credentials.secret_key.expose()),
         ("B", "backend")
     );
     assert!(credentials.session_token.is_none());
-    let verifies = Verifies { sha256: true, md5: true, checksum: true, trailer: false };
+    let verifies = Verifies {
+        sha256: true,
+        md5: true,
+        checksum: true,
+        trailer: false,
+        full_object: false,
+    };
     assert_eq!(s3.verifies, verifies);
     let timeouts =
         TimeoutSettings { connect: 5 * SECOND, first_byte: 60 * SECOND, progress: 30 * SECOND };
@@ -66,6 +74,16 @@ fn the_defaults_are_those_of_the_documentation() {
         backoff_cap: 5 * SECOND,
     };
     assert_eq!(upload.restart, restart);
+    let split = SplitSettings {
+        auto: true,
+        multipart_threshold: 50 * MIB,
+        part_size: 16 * MIB,
+        concurrent_parts: 4,
+        unknown_length: true,
+        ttl: 24 * 3600 * SECOND,
+    };
+    assert_eq!(upload.split, split);
+    assert!(!upload.list_multipart_uploads && upload.client_uploads_ttl.is_none());
     assert!(auth.enabled);
     assert_eq!(auth.sigv4.region, "us-east-1");
     assert_eq!(auth.sigv4.max_clock_skew, 900 * SECOND);

@@ -38,7 +38,7 @@ buckets[1].path_prefix: must begin with /
 buckets[1].s3.endpoint: must have no path
 buckets[1].s3.path_style: must be true or false, not 3
 buckets[1].s3.region: must be set, in the file or as MIZUCHI__BUCKETS__1__S3__REGION
-buckets[1].s3.verifies[1]: must be one of sha256, md5, checksum, trailer, not `crc`
+buckets[1].s3.verifies[1]: must be one of sha256, md5, checksum, trailer, full_object, not `crc`
 buckets[1].upload.max_object_size: must be a size such as 8MiB, of 1B to 5TiB, not `6TiB`
 buckets[1].upload.restart.backoff_base: must not be longer than backoff_cap
 buckets[1].upload.restart.max: must be a whole number of 0 to 100, not 101

@@ -1,0 +1,19 @@
+//! Multipart uploads at the backend that somebody must end, and the durable record of them.
+//!
+//! An upload that the gateway itself began is on record before its Create is sent, and stays there
+//! until it was completed or aborted: what a crash leaves behind is aborted after the restart. A
+//! Create whose answer was lost may have begun an upload whose id nobody knows: it is found by
+//! listing the key ([`lost_ones`]). A client's own uploads are on record only where the bucket asks
+//! for it (`upload.list_multipart_uploads`, `upload.client_uploads_ttl`).
+//!
+//! The state directory belongs to one process (the journal is locked), so whatever stands in it at
+//! the start is nobody's.
+
+mod journal;
+mod ledger;
+mod lost;
+mod record;
+
+pub use ledger::{CreateInFlight, Due, Ledger, OwnUpload};
+pub use lost::{Listed, lost_ones};
+pub use record::{Owner, Record, Window};
