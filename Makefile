@@ -2,7 +2,7 @@
 CARGO ?= cargo
 VENV  := .venv
 
-.PHONY: run build test test-rust test-clients lint fmt audit bench faults-long clients clean
+.PHONY: run build test test-rust test-portable test-clients lint fmt audit bench faults-long clients clean
 
 ## run: the gateway on its embedded backend, with credentials made on the first start
 run:
@@ -13,10 +13,14 @@ build:
 	$(CARGO) build --release
 
 ## test: everything: the Rust tests, then real clients against the release binary
-test: test-rust test-clients
+test: test-rust test-portable test-clients
 
 test-rust:
 	$(CARGO) test --workspace
+
+## test-portable: the same engine as on a kernel without splice(2)
+test-portable:
+	$(CARGO) test --workspace --features portable -- --skip backend_matrix --skip overload
 
 test-clients: build clients
 	$(VENV)/bin/python -m pytest -q tests/clients

@@ -187,8 +187,7 @@ type Clock = Arc<Mutex<Option<i64>>>;
 
 fn s3(bucket: &Arc<Bucket>, client: ActorRef<S3ClientActor>) -> (S3Client, Clock) {
     let clock = Clock::default();
-    let dispatcher =
-        Dispatcher { bucket: Arc::clone(bucket), client, clock: Arc::clone(&clock) };
+    let dispatcher = Dispatcher { bucket: Arc::clone(bucket), client, clock: Arc::clone(&clock) };
     // The endpoint is the pool's choice: the name here only fills the field.
     let region = Region::Custom { name: bucket.region.clone(), endpoint: "http://backend".into() };
     (S3Client::new_with_client(Client::new_not_signing(dispatcher), region), clock)

@@ -6,8 +6,8 @@ pub mod machine;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod model;
-pub mod prepare;
 pub mod parts;
+pub mod prepare;
 mod restart;
 pub mod split;
 pub mod split_requests;

@@ -11,13 +11,13 @@ use crate::config::{Bucket, Engine};
 use crate::guardian::ActorRef;
 use crate::metrics::Counted;
 use crate::origin;
+use crate::orphans::{CreateInFlight, Window};
 use crate::part_worker::{Attempt, PartWorker, WorkerHandle};
 use crate::s3::error::{ErrorCode, S3Error};
 use crate::s3::upstream::UpstreamTemplate;
 use crate::s3::xml;
 use crate::s3_client_actor::S3ClientActor;
 use crate::transfer::{Plan, Reason, Volume};
-use crate::orphans::{CreateInFlight, Window};
 use crate::upload::job::{
     AttemptEnd, BackendAnswer, Content, ContentSlot, Proof, UploadEnd, UploadJob,
 };
@@ -26,11 +26,11 @@ use crate::upload::machine::{
 };
 use actix::prelude::*;
 use bytes::Bytes;
+pub use splits::BeginSplit;
+use splits::{Split, Step, StepEnd};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-pub use splits::BeginSplit;
-use splits::{Split, Step, StepEnd};
 use std::time::{Instant, SystemTime};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -128,8 +128,8 @@ impl UploadSupervisor {
         let id = self.number();
         let (machine, effect) = Upload::begin(new.kind, new.bucket.upload.restart);
         let ledger = &self.engine.ledger;
-        let creating = (new.kind == Kind::Create)
-            .then(|| ledger.creating(&new.bucket.name, &new.request.key));
+        let creating =
+            (new.kind == Kind::Create).then(|| ledger.creating(&new.bucket.name, &new.request.key));
         let entry = Entry {
             machine,
             bucket_index: new.bucket_index,
@@ -230,7 +230,7 @@ impl UploadSupervisor {
             }
             None => {
                 if died {
-    log::error!("a part worker panicked: attempt {attempt} of request {id}");
+                    log::error!("a part worker panicked: attempt {attempt} of request {id}");
                 }
                 let offered = entry.content.offered().load(Ordering::Acquire);
                 let sent = if offered { Sent::Wholly } else { Sent::Partly };

@@ -73,7 +73,9 @@ async fn every_fault_of_a_put_is_right_bytes_or_the_right_error() {
                 }
                 status => panic!("{name}: {status} {}", answer.text()),
             }
-            if ["reset before the body", "500", "503"].contains(&name) {
+            // Only a kernel that says what has arrived tells a reset from a lost answer.
+            let told = mizuchi_actors::platform::ZERO_COPY || name != "reset before the body";
+            if told && ["reset before the body", "500", "503"].contains(&name) {
                 assert_eq!(answer.status, 200, "{name}: {}", answer.text());
             }
             bystander(&gateway).await;

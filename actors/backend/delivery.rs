@@ -5,33 +5,15 @@
 //! acknowledged: a request of which a part never left is one that the backend cannot have carried
 //! out, and may be sent again.
 
-use nix::libc;
-use nix::sys::socket::getsockopt;
-use nix::{getsockopt_impl, sockopt_impl};
-use tokio::net::TcpStream;
+pub(super) use crate::platform::acknowledged;
 
-sockopt_impl!(
-    /// `struct tcp_info` of a connection.
-    TcpInfo,
-    GetOnly,
-    libc::IPPROTO_TCP,
-    libc::TCP_INFO,
-    libc::tcp_info
-);
-
-/// Bytes that the other side has acknowledged since the connection was made; None when the kernel
-/// does not say. The SYN may be counted as one more.
-pub(super) fn acknowledged(stream: &TcpStream) -> Option<u64> {
-    getsockopt(stream, TcpInfo).ok().map(|info| info.tcpi_bytes_acked)
-}
-
-#[cfg(test)]
+#[cfg(all(test, not(feature = "portable")))]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
     use std::time::Duration;
     use tokio::io::AsyncWriteExt as _;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     /// What the other side's kernel has not taken is not acknowledged, also after a reset.
     #[tokio::test]

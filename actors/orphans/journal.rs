@@ -82,7 +82,9 @@ fn read(database: &Database) -> Result<Vec<(u64, Record)>, redb::Error> {
         let (id, json) = row?;
         match serde_json::from_slice(json.value()) {
             Ok(record) => records.push((id.value(), record)),
-            Err(error) => log::error!("upload journal: record {} is unreadable: {error}", id.value()),
+            Err(error) => {
+                log::error!("upload journal: record {} is unreadable: {error}", id.value())
+            }
         }
     }
     Ok(records)
@@ -98,7 +100,7 @@ fn write(database: &Database, incoming: &mpsc::Receiver<Change>) {
         }
         for change in batch {
             if let Some(done) = change.done {
-                let result = result.as_ref().map(|()| ()).map_err(ToString::to_string);
+                let result = result.as_ref().map_err(ToString::to_string).copied();
                 // Whoever asked may be gone.
                 let _ = done.send(result.map_err(io::Error::other));
             }

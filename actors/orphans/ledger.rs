@@ -192,7 +192,8 @@ impl Ledger {
                 && record.bucket == bucket
                 && record.upload_id.as_deref() == Some(upload_id)
         };
-        let found = self.lock().records.iter().find(|(_, entry)| ended(&entry.record)).map(|(id, _)| *id);
+        let found =
+            self.lock().records.iter().find(|(_, entry)| ended(&entry.record)).map(|(id, _)| *id);
         if let Some(id) = found {
             self.remove(id);
         }

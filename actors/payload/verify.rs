@@ -99,7 +99,8 @@ impl BodyVerifier {
     /// 400 InvalidRequest if trailers are declared for a body that has none.
     pub fn new(spec: BodySpec) -> Result<Self, S3Error> {
         let BodySpec { mode, length, trailers, checksums, md5 } = spec;
-        let (PayloadLength::Exactly(decoded_length) | PayloadLength::AtMost(decoded_length)) = length;
+        let (PayloadLength::Exactly(decoded_length) | PayloadLength::AtMost(decoded_length)) =
+            length;
         let digests = Digests::new(&mode, &trailers, checksums, md5);
         let chunked =
             |signing, declared| Some(AwsChunkedDecoder::new(signing, declared, decoded_length));
@@ -238,10 +239,7 @@ impl PayloadLength {
 }
 
 fn too_large() -> S3Error {
-    S3Error::new(
-        ErrorCode::EntityTooLarge,
-        "Your proposed upload exceeds the maximum allowed size",
-    )
+    S3Error::new(ErrorCode::EntityTooLarge, "Your proposed upload exceeds the maximum allowed size")
 }
 
 fn too_long() -> S3Error {
@@ -421,10 +419,15 @@ mod tests {
     fn a_body_of_unknown_length_ends_where_it_ends_and_is_bounded() {
         let most = |most| BodySpec { length: PayloadLength::AtMost(most), ..spec(Plain, b"hello") };
         for limit in [5, 6] {
-            assert_eq!(BodyVerifier::new(most(limit)).map(|mut verifier| {
-                verifier.push(Bytes::from_static(b"hello")).unwrap();
-                verifier.finish()
-            }).unwrap(), Ok(vec![]));
+            assert_eq!(
+                BodyVerifier::new(most(limit))
+                    .map(|mut verifier| {
+                        verifier.push(Bytes::from_static(b"hello")).unwrap();
+                        verifier.finish()
+                    })
+                    .unwrap(),
+                Ok(vec![])
+            );
         }
         let mut verifier = BodyVerifier::new(most(4)).unwrap();
         let error = verifier.push(Bytes::from_static(b"hello")).unwrap_err();

@@ -3,8 +3,8 @@
 use super::chunked::{ChunkedDecoder, ChunkedError, Decoded};
 use super::shared::{BodyPhase, BodyProgress, Continue, Phase, Shared};
 use crate::http::Framing;
+use crate::platform;
 use bytes::{Bytes, BytesMut};
-use nix::fcntl::{SpliceFFlags, splice};
 use std::future::Future;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -78,7 +78,7 @@ impl RequestBody {
 
     /// Whether [`RequestBody::splice`] may be used: only a body of known length on a plain socket.
     pub fn can_splice(&self) -> bool {
-        matches!(self.framing, Framing::Length(_))
+        platform::ZERO_COPY && matches!(self.framing, Framing::Length(_))
     }
 
     /// Tells a client that waits for `100 Continue` to send. Call it when the request is wanted:
@@ -161,10 +161,9 @@ impl RequestBody {
         };
         let want = (max as u64).min(left) as usize;
         let shared = Arc::clone(&self.shared);
-        let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
         let moved = self
             .paced(shared.socket.async_io(Interest::READABLE, || {
-                Ok(splice(&shared.socket, None, pipe, None, want, flags)?)
+                platform::splice(&shared.socket, pipe, want, false)
             }))
             .await?;
         let moved = match moved {

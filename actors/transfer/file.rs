@@ -1,16 +1,16 @@
 //! The overflow file of a replay buffer: unlinked from the start, so that nothing is left behind
 //! however the process ends. All of its I/O runs on the blocking pool.
 
+use crate::platform;
 use bytes::Bytes;
-use nix::fcntl::OFlag;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::task::spawn_blocking;
 
-/// An append-only file that no directory names (open(2), O_TMPFILE).
+/// An append-only file that no directory names.
 #[derive(Debug)]
 pub struct ReplayFile {
     file: Arc<File>,
@@ -18,18 +18,9 @@ pub struct ReplayFile {
 }
 
 impl ReplayFile {
-    /// Creates the file in `directory`, which must exist on a filesystem that knows O_TMPFILE
-    /// (ext4, xfs, btrfs, tmpfs).
+    /// Creates the file in `directory`, which must exist.
     pub async fn create(directory: PathBuf) -> io::Result<ReplayFile> {
-        let file = blocking(move || {
-            OpenOptions::new()
-                .read(true)
-                .write(true)
-                .mode(0o600)
-                .custom_flags(OFlag::O_TMPFILE.bits())
-                .open(directory)
-        })
-        .await?;
+        let file = blocking(move || platform::unnamed_file(&directory)).await?;
         Ok(ReplayFile { file: Arc::new(file), length: 0 })
     }
 

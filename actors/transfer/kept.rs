@@ -78,14 +78,7 @@ pub struct Kept {
 impl Kept {
     /// An empty buffer.
     pub fn new(resources: ReplayResources) -> Self {
-        Kept {
-            resources,
-            segments: Vec::new(),
-            file: None,
-            bytes: 0,
-            in_memory: 0,
-            lost: false,
-        }
+        Kept { resources, segments: Vec::new(), file: None, bytes: 0, in_memory: 0, lost: false }
     }
 
     /// Bytes kept.

@@ -54,7 +54,10 @@ impl<'a> Outlet<'a> {
 
     /// Waits for `work`, unless the backend says something first: an answer before the end of the
     /// body is a refusal, and whoever does not look keeps sending into a closed connection.
-    pub(super) async fn unless_answered<T>(&self, work: impl Future<Output = T>) -> Result<T, SendError> {
+    pub(super) async fn unless_answered<T>(
+        &self,
+        work: impl Future<Output = T>,
+    ) -> Result<T, SendError> {
         tokio::select! {
             biased;
             done = work => Ok(done),
@@ -85,7 +88,11 @@ impl<'a> Outlet<'a> {
     }
 
     /// Sends `length` duplicated bytes from this outlet's own pipe.
-    pub(super) async fn send_doubled(&mut self, length: usize, more: bool) -> Result<(), SendError> {
+    pub(super) async fn send_doubled(
+        &mut self,
+        length: usize,
+        more: bool,
+    ) -> Result<(), SendError> {
         let Some(pipe) = self.pipe.take() else { return Ok(()) };
         let mut left = length;
         while left > 0 {
@@ -121,4 +128,3 @@ impl<'a> Outlet<'a> {
         Ok(())
     }
 }
-

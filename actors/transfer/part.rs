@@ -338,7 +338,11 @@ impl PartSource {
         self.keep_and_write(bytes, out).await
     }
 
-    async fn keep_and_write(&mut self, bytes: Bytes, out: &mut Outlet<'_>) -> Result<(), SendError> {
+    async fn keep_and_write(
+        &mut self,
+        bytes: Bytes,
+        out: &mut Outlet<'_>,
+    ) -> Result<(), SendError> {
         self.kept.keep_bytes(bytes.clone()).await.map_err(SendError::Internal)?;
         if self.is_taken() {
             out.offer();

@@ -4,10 +4,10 @@
 //! is what the kernel granted, read back, never what was asked for: past `pipe-user-pages-soft` an
 //! unprivileged user gets two pages (pipe(7)).
 
+use crate::platform;
 use bytes::Bytes;
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice, tee};
-use nix::unistd::{pipe2, read};
+use nix::unistd::read;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
@@ -29,12 +29,8 @@ impl Pipe {
     /// Opens a pipe and asks for `size` bytes of slots. A refused size is not an error: see
     /// [`Pipe::slots`].
     pub fn open(size: usize) -> io::Result<Pipe> {
-        let (reader, writer) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)?;
-        let asked = i32::try_from(size).unwrap_or(i32::MAX);
-        // EPERM (over the unprivileged limits) or EBUSY leave the default size, which is read back.
-        let _ = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(asked));
-        let granted = fcntl(&writer, FcntlArg::F_GETPIPE_SZ)?;
-        let slots = (usize::try_from(granted).unwrap_or(0) / PAGE).max(1);
+        let (reader, writer) = platform::new_pipe()?;
+        let slots = (platform::grow_pipe(&writer, size)? / PAGE).max(1);
         Ok(Pipe { reader, writer, slots })
     }
 
@@ -51,13 +47,12 @@ impl Pipe {
     /// Duplicates up to `length` bytes from the front of this pipe to the back of `to`, consuming
     /// nothing. Fewer are duplicated when `to` runs out of slots.
     pub fn tee(&self, to: &Pipe, length: usize) -> io::Result<usize> {
-        would_block_is_zero(tee(&self.reader, &to.writer, length, SpliceFFlags::SPLICE_F_NONBLOCK))
+        would_block_is_zero(platform::tee(&self.reader, &to.writer, length))
     }
 
     /// Moves up to `length` bytes from this pipe to `to`. 0: `to` is full, or this one is empty.
     pub fn shift(&self, to: &Pipe, length: usize) -> io::Result<usize> {
-        let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
-        would_block_is_zero(splice(&self.reader, None, &to.writer, None, length, flags))
+        would_block_is_zero(platform::splice(&self.reader, &to.writer, length, false))
     }
 
     /// Copies `length` bytes out into memory. Fewer only if the pipe held fewer.
@@ -79,22 +74,16 @@ impl Pipe {
     /// Splices up to `length` bytes to the socket, waiting until it takes some. Returns the bytes
     /// moved, > 0 unless the pipe was empty.
     ///
-    /// `more`: further bytes follow at once (SPLICE_F_MORE). Never on the last piece: the kernel
-    /// would hold a partial segment back for up to 200 ms.
+    /// `more`: further bytes follow at once; never on the last piece.
     pub async fn send(&self, to: &TcpStream, length: usize, more: bool) -> io::Result<usize> {
-        let mut flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
-        if more {
-            flags |= SpliceFFlags::SPLICE_F_MORE;
-        }
-        to.async_io(Interest::WRITABLE, || Ok(splice(&self.reader, None, to, None, length, flags)?))
-            .await
+        to.async_io(Interest::WRITABLE, || platform::splice(&self.reader, to, length, more)).await
     }
 }
 
-fn would_block_is_zero(result: nix::Result<usize>) -> io::Result<usize> {
+fn would_block_is_zero(result: io::Result<usize>) -> io::Result<usize> {
     match result {
-        Err(Errno::EAGAIN) => Ok(0),
-        result => Ok(result?),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        result => result,
     }
 }
 
@@ -133,7 +122,7 @@ impl PipeCache {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(feature = "portable")))]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;

@@ -1,12 +1,12 @@
 //! One request to the backend as the supervisor holds it: what to send, and what an end is.
 
 use super::machine::{Failure, Kind};
-use crate::config::Bucket;
-use crate::s3::error::S3Error;
-use crate::s3::upstream::UpstreamTemplate;
 use super::split::Shape;
+use crate::config::Bucket;
 use crate::payload::ChecksumAlgorithm;
+use crate::s3::error::S3Error;
 use crate::s3::split_headers::SplitHeaders;
+use crate::s3::upstream::UpstreamTemplate;
 use crate::transfer::{Intake, PartSource, Plan, Reason, ReplayResources, Volume};
 use bytes::Bytes;
 use std::sync::atomic::AtomicBool;

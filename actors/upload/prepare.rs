@@ -60,7 +60,9 @@ impl Checks {
         let mut checks = Checks::default();
         for (name, value) in headers {
             let text = std::str::from_utf8(value).unwrap_or_default();
-            if let Some(algorithm) = ChecksumAlgorithm::from_header(name).filter(|one| checksum(*one)) {
+            if let Some(algorithm) =
+                ChecksumAlgorithm::from_header(name).filter(|one| checksum(*one))
+            {
                 checks
                     .checksums
                     .extend(algorithm.parse_value(text).map(|value| (algorithm, value)));
@@ -231,9 +233,9 @@ fn whole_checksum(
 }
 
 fn has_checksum(headers: &[(String, Vec<u8>)]) -> bool {
-    headers.iter().any(|(name, _)| {
-        name == "content-md5" || ChecksumAlgorithm::from_header(name).is_some()
-    })
+    headers
+        .iter()
+        .any(|(name, _)| name == "content-md5" || ChecksumAlgorithm::from_header(name).is_some())
 }
 
 fn plan_input(

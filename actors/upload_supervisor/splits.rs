@@ -8,9 +8,7 @@ use crate::s3::error::{ErrorCode, S3Error};
 use crate::s3::upstream::UpstreamTemplate;
 use crate::s3::xml;
 use crate::transfer::{Intake, PartSource, Plan, Reason, ReplayResources, Share, Volume};
-use crate::upload::job::{
-    BackendAnswer, Before, Content, ContentSlot, Proof, SplitJob, UploadEnd,
-};
+use crate::upload::job::{BackendAnswer, Before, Content, ContentSlot, Proof, SplitJob, UploadEnd};
 use crate::upload::machine::Kind;
 use crate::upload::prepare;
 use crate::upload::split::{Effect, Event, Shape, Split as Machine};
@@ -110,7 +108,12 @@ impl UploadSupervisor {
                 Effect::SendProbed => self.send_probed(id, Step::Part(1), context),
                 Effect::Put => self.send_probed(id, Step::Put, context),
                 Effect::Create => {
-                    self.request(id, Step::Create, |split| (split.requests.create(), None), context);
+                    self.request(
+                        id,
+                        Step::Create,
+                        |split| (split.requests.create(), None),
+                        context,
+                    );
                 }
                 Effect::Complete(parts) => self.complete(id, &parts, context),
                 Effect::Cancel => self.cancel(id),

@@ -203,8 +203,9 @@ fn body_job(
         (Way::Parts { shape, size }, _) => {
             let most = most.min(size.saturating_mul(parts::MAX_PARTS));
             let payload = length.map_or(PayloadLength::AtMost(most), PayloadLength::Exactly);
-            let planned = prepare::plan_parts(&route.engine, bucket, head, authorized, body, payload)
-                .map_err(close)?;
+            let planned =
+                prepare::plan_parts(&route.engine, bucket, head, authorized, body, payload)
+                    .map_err(close)?;
             Ok(Job::Parts(SplitJob {
                 bucket_index,
                 bucket: Arc::clone(bucket),

@@ -2,6 +2,7 @@
 
 use super::backend::Backend;
 use super::{PATIENCE, eventually};
+use mizuchi_actors::platform::ZERO_COPY;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
@@ -165,6 +166,14 @@ impl Gateway {
             .filter(|line| line.starts_with(prefix))
             .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
             .sum()
+    }
+
+    /// That `expected` bytes of payload were spliced, but for what came along with the heads; where
+    /// there is no splice(2), that none were.
+    pub async fn assert_spliced(&self, expected: usize) {
+        let spliced = self.metric("mizuchi_zero_copy_bytes_total").await;
+        let expected = if ZERO_COPY { expected as f64 } else { 0.0 };
+        assert!((expected - 16384.0..=expected).contains(&spliced), "{spliced} of {expected}");
     }
 
     /// CPU time of the process so far, user and system, in clock ticks.

@@ -252,7 +252,8 @@ impl LedgerS3 {
                 books.created += 1;
                 let id = format!("upload-{}", books.next);
                 let initiated = time::OffsetDateTime::now_utc();
-                let upload = Upload { key: key.clone(), headers, parts: BTreeMap::new(), initiated };
+                let upload =
+                    Upload { key: key.clone(), headers, parts: BTreeMap::new(), initiated };
                 books.uploads.insert(id.clone(), upload);
                 respond(
                     200,
@@ -353,7 +354,10 @@ impl LedgerS3 {
     }
 }
 
-async fn read_head(socket: &mut TcpStream, buffer: &mut Vec<u8>) -> std::io::Result<Option<Request>> {
+async fn read_head(
+    socket: &mut TcpStream,
+    buffer: &mut Vec<u8>,
+) -> std::io::Result<Option<Request>> {
     let end = loop {
         if let Some(at) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
             break at + 4;
@@ -370,9 +374,8 @@ async fn read_head(socket: &mut TcpStream, buffer: &mut Vec<u8>) -> std::io::Res
     let mut first = lines.next().unwrap().split(' ');
     let (method, target) = (first.next().unwrap().to_owned(), first.next().unwrap());
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let decode = |text: &str| {
-        percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
-    };
+    let decode =
+        |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
     let headers: HashMap<String, String> = lines
         .filter_map(|line| line.split_once(':'))
         .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))

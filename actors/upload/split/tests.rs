@@ -102,8 +102,7 @@ impl World {
 fn run(random: &mut StdRng) -> (bool, u32) {
     let concurrent = random.random_range(1..5);
     let total: u32 = random.random_range(1..12);
-    let shape =
-        if random.random_bool(0.5) { Shape::Known(total.max(2)) } else { Shape::Unknown };
+    let shape = if random.random_bool(0.5) { Shape::Known(total.max(2)) } else { Shape::Unknown };
     let faults = if random.random_bool(0.5) { 0.0 } else { 0.08 };
     let (mut machine, effects) = Machine::begin(shape, concurrent);
     let mut world = World::default();

@@ -52,13 +52,8 @@ fn the_defaults_are_those_of_the_documentation() {
         ("B", "backend")
     );
     assert!(credentials.session_token.is_none());
-    let verifies = Verifies {
-        sha256: true,
-        md5: true,
-        checksum: true,
-        trailer: false,
-        full_object: false,
-    };
+    let verifies =
+        Verifies { sha256: true, md5: true, checksum: true, trailer: false, full_object: false };
     assert_eq!(s3.verifies, verifies);
     let timeouts =
         TimeoutSettings { connect: 5 * SECOND, first_byte: 60 * SECOND, progress: 30 * SECOND };
