@@ -5,11 +5,11 @@
 use crate::config::{Bucket, Engine};
 use crate::guardian::ActorRef;
 use crate::origin::{self, SweepError};
-use crate::orphans::{Due, Ledger, lost_ones};
+use crate::orphans::{Due, Ledger, lost_ones, wall_clock};
 use crate::s3_client_actor::S3ClientActor;
 use actix::prelude::*;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// How often the records are looked through. A sweep takes one at a time: what a crash leaves behind
 /// is at most what was admitted.
@@ -159,11 +159,6 @@ async fn abort_lost(
 
 fn gauge(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
-}
-
-fn wall_clock() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.ok().and_then(|since| u64::try_from(since.as_millis()).ok()).unwrap_or(0)
 }
 
 impl Actor for OrphanSweeper {

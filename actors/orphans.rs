@@ -14,6 +14,14 @@ mod ledger;
 mod lost;
 mod record;
 
+use std::time::SystemTime;
+
 pub use ledger::{CreateInFlight, Due, Ledger, OwnUpload};
 pub use lost::{Listed, lost_ones};
 pub use record::{Owner, Record, Window};
+
+/// Milliseconds since 1970, by this machine's clock.
+pub fn wall_clock() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.ok().and_then(|since| u64::try_from(since.as_millis()).ok()).unwrap_or(0)
+}

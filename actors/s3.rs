@@ -3,6 +3,7 @@
 pub mod address;
 pub mod error;
 pub mod headers;
+pub mod list_uploads;
 pub mod names;
 pub mod operation;
 pub mod split_headers;

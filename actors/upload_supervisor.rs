@@ -11,7 +11,7 @@ use crate::config::{Bucket, Engine};
 use crate::guardian::ActorRef;
 use crate::metrics::Counted;
 use crate::origin;
-use crate::orphans::{CreateInFlight, Window};
+use crate::orphans::{CreateInFlight, Window, wall_clock};
 use crate::part_worker::{Attempt, PartWorker, WorkerHandle};
 use crate::s3::error::{ErrorCode, S3Error};
 use crate::s3::upstream::UpstreamTemplate;
@@ -31,7 +31,7 @@ use splits::{Split, Step, StepEnd};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 /// Hands an upload over. Resolves when the upload has ended; a caller that goes away changes
@@ -378,12 +378,6 @@ impl Entry {
         self.volume = volume;
         self.body_taken = taken;
     }
-}
-
-/// Milliseconds since 1970.
-fn wall_clock() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.ok().and_then(|since| u64::try_from(since.as_millis()).ok()).unwrap_or(0)
 }
 
 /// What a HEAD means for the machine: a proven object's answer is what the backend would have said.

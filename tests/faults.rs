@@ -125,19 +125,48 @@ async fn clients_that_abort_leave_nothing_behind() {
 #[tokio::test]
 async fn workers_that_panic_are_restarted() {
     let backend = Backend::start().await;
-    let setup = Setup::new(&backend, backend.s3.address);
+    let parts = "    upload:\n      multipart_threshold: 5MiB\n      part_size: 5MiB\n";
+    let setup = Setup::new(&backend, backend.s3.address).bucket(parts);
     let points = "part_worker::start=1%panic(start);part::spliced=1%panic(spliced);part::kept=1%panic(kept);part::copied=1%panic(copied)";
     let gateway = setup.env("FAILPOINTS", points).start().await;
     let mut client = Client::connect(&gateway).await;
-    let (large, small) = (payload(3 << 20), payload(2000));
+    let (large, small, split) = (payload(3 << 20), payload(2000), payload(11 << 20));
     for index in 0..crate::support::times(150, 5000) {
-        let body = if index % 2 == 0 { &large } else { &small };
+        let body = match index % 10 {
+            0 => &split,
+            even if even % 2 == 0 => &large,
+            _ => &small,
+        };
         let key = format!("panics/{index}");
         let answer = client.send(Request::put(&key, body.len()), body).await;
         assert_eq!(answer.status, 200, "{index}: {}", answer.text());
         assert_eq!(&backend.object(&key).unwrap(), body);
     }
     assert!(gateway.metric("mizuchi_part_restarts_total{cause=\"died\"}").await > 0.0);
+    assert_eq!(backend.open_uploads(), 0);
+    gateway.settled().await;
+}
+
+/// R12: "past the restart budget: 503 and Abort".
+#[tokio::test]
+async fn workers_that_always_panic_end_in_503_and_abort() {
+    let backend = Backend::start().await;
+    let gateway = Setup::new(&backend, backend.s3.address)
+        .bucket("    upload:\n      multipart_threshold: 5MiB\n      part_size: 5MiB\n")
+        .env("MIZUCHI__BUCKETS__0__UPLOAD__RESTART__BACKOFF_BASE", "1ms")
+        .env("FAILPOINTS", "part::kept=panic(kept);part::copied=panic(copied)")
+        .start()
+        .await;
+    for length in [1 << 20, 11 << 20] {
+        let mut client = Client::connect(&gateway).await;
+        let answer = client.send(Request::put("never", length), &payload(length)).await;
+        assert_eq!((answer.status, answer.code().as_str()), (503, "SlowDown"), "{}", answer.text());
+        assert_eq!(backend.object("never"), None);
+    }
+    eventually("the split is aborted", async || backend.open_uploads() == 0).await;
+    // A bystander whose body takes another way.
+    let mut client = Client::connect(&gateway).await;
+    assert_eq!(client.send(Request::put("beside", 2000), &payload(2000)).await.status, 200);
     gateway.settled().await;
 }
 

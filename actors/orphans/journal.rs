@@ -21,7 +21,7 @@ pub(super) struct Change {
     pub(super) id: u64,
     /// None: the record goes.
     pub(super) record: Option<Record>,
-    /// Told when the change is on disk. None: it may be lost in a crash.
+    /// Told when the change is on disk.
     pub(super) done: Option<oneshot::Sender<io::Result<()>>>,
 }
 
@@ -110,7 +110,8 @@ fn write(database: &Database, incoming: &mpsc::Receiver<Change>) {
 
 fn commit(database: &Database, batch: &[Change]) -> Result<(), redb::Error> {
     let mut begun = database.begin_write()?;
-    let durable = batch.iter().any(|change| change.done.is_some());
+    // A record that is taken off only late costs an Abort of what is gone.
+    let durable = batch.iter().any(|change| change.record.is_some());
     begun.set_durability(if durable { Durability::Immediate } else { Durability::None })?;
     {
         let mut table = begun.open_table(UPLOADS)?;

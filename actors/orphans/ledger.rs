@@ -2,6 +2,7 @@
 
 use super::journal::{Change, Journal};
 use super::record::{Owner, Record, Window};
+use super::wall_clock;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io;
 use std::path::Path;
@@ -293,7 +294,7 @@ impl Ledger {
         written.await.map_err(|_| io::Error::other("the upload journal has ended"))?
     }
 
-    /// Writes a change that may be lost in a crash.
+    /// Writes a change, and does not wait until it is on disk.
     fn note(&self, id: u64, record: Option<Record>) {
         if let Some(journal) = &self.journal {
             journal.submit(Change { id, record, done: None });
@@ -344,9 +345,7 @@ impl Drop for OwnUpload {
             let pause = if unknown { LOST_AFTER[0] } else { Duration::ZERO };
             entry.due = Some(Instant::now() + pause);
             // Given up now: no later Create can be this one.
-            let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-            let wall = wall.map_or(0, |since| since.as_millis());
-            entry.record.begun.to = u64::try_from(wall).unwrap_or(u64::MAX);
+            entry.record.begun.to = wall_clock();
         }
     }
 }

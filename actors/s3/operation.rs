@@ -7,6 +7,7 @@
 //! parameters that are known.
 
 use super::error::{ErrorCode, S3Error};
+use super::list_uploads::ListQuery;
 use super::names::{self, ObjectKey, PartNumber};
 use crate::http::RequestHead;
 
@@ -61,6 +62,8 @@ pub enum Operation {
     HeadBucket,
     /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetBucketLocation.html>
     GetBucketLocation,
+    /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListMultipartUploads.html>
+    ListMultipartUploads(ListQuery),
 }
 
 impl Operation {
@@ -75,6 +78,7 @@ impl Operation {
             Operation::ListParts { .. } => "ListParts",
             Operation::HeadBucket => "HeadBucket",
             Operation::GetBucketLocation => "GetBucketLocation",
+            Operation::ListMultipartUploads(_) => "ListMultipartUploads",
         }
     }
 
@@ -87,7 +91,9 @@ impl Operation {
             | Operation::CompleteMultipartUpload { key, .. }
             | Operation::AbortMultipartUpload { key, .. }
             | Operation::ListParts { key, .. } => Some(key),
-            Operation::HeadBucket | Operation::GetBucketLocation => None,
+            Operation::HeadBucket
+            | Operation::GetBucketLocation
+            | Operation::ListMultipartUploads(_) => None,
         }
     }
 
@@ -153,7 +159,11 @@ fn of_bucket(method: &str, query: &Query) -> Result<Operation, S3Error> {
     if let Some(name) = &query.unknown {
         return Err(not_implemented(name));
     }
-    let plain = query.reading.is_none()
+    let lists = query.reading.is_some() || query.listing.is_some();
+    if query.uploads && method == "GET" && query.reading.is_none() && !query.location {
+        return Ok(Operation::ListMultipartUploads(query.list.clone()));
+    }
+    let plain = !lists
         && !query.uploads
         && query.upload_id.is_none()
         && query.part_number.is_none()
@@ -165,19 +175,14 @@ fn of_bucket(method: &str, query: &Query) -> Result<Operation, S3Error> {
     }
 }
 
-/// Parameters that only qualify a read, a listing or a deletion: refused like it, as a method. On a
-/// write they are as unknown as any other.
-const READING: [&str; 19] = [
+/// Parameters that only qualify a read, a listing of objects or a deletion: refused like it, as a
+/// method. On a write they are as unknown as any other.
+const READING: [&str; 13] = [
     "continuation-token",
-    "delimiter",
-    "encoding-type",
     "fetch-owner",
-    "key-marker",
     "list-type",
     "marker",
     "max-keys",
-    "max-uploads",
-    "prefix",
     "response-cache-control",
     "response-content-disposition",
     "response-content-encoding",
@@ -185,7 +190,6 @@ const READING: [&str; 19] = [
     "response-content-type",
     "response-expires",
     "start-after",
-    "upload-id-marker",
     "versionId",
 ];
 
@@ -205,6 +209,9 @@ struct Query {
     part_number: Option<String>,
     max_parts: Option<u32>,
     part_number_marker: Option<u32>,
+    /// What shapes ListMultipartUploads, and the name of the first such parameter.
+    list: ListQuery,
+    listing: Option<String>,
     /// The first of [`READING`].
     reading: Option<String>,
     unknown: Option<String>,
@@ -228,6 +235,11 @@ impl Query {
                 "partNumber" => once(&mut query.part_number, value)?,
                 "max-parts" => once(&mut query.max_parts, number()?)?,
                 "part-number-marker" => once(&mut query.part_number_marker, number()?)?,
+                "prefix" | "delimiter" | "key-marker" | "upload-id-marker" | "max-uploads"
+                | "encoding-type" => {
+                    query.list_parameter(&name, value)?;
+                    query.listing = query.listing.or(Some(name));
+                }
                 // SDKs name the operation; it is decided by everything else.
                 "x-id" => {}
                 _ if is_presigning(&name) => {}
@@ -238,6 +250,25 @@ impl Query {
             }
         }
         Ok(query)
+    }
+
+    fn list_parameter(&mut self, name: &str, value: String) -> Result<(), S3Error> {
+        let list = &mut self.list;
+        match name {
+            "prefix" => list.prefix = value,
+            "delimiter" => list.delimiter = value,
+            "key-marker" => list.key_marker = value,
+            "upload-id-marker" => list.upload_id_marker = value,
+            "max-uploads" => {
+                let digits = value.bytes().all(|byte| byte.is_ascii_digit());
+                let most = value.parse().ok().filter(|_| digits);
+                let most = most.ok_or_else(|| invalid("max-uploads is not a number."))?;
+                list.max_uploads = Some(most);
+            }
+            _ if value == "url" => list.encode = true,
+            _ => return Err(invalid("encoding-type must be url.")),
+        }
+        Ok(())
     }
 
     fn shapes_a_list(&self) -> bool {
@@ -252,7 +283,7 @@ impl Query {
             return Err(not_implemented("location"));
         }
         let writes = matches!(method, "PUT" | "POST");
-        if let Some(name) = &self.reading {
+        if let Some(name) = self.reading.as_ref().or(self.listing.as_ref()) {
             return Err(if writes { not_implemented(name) } else { not_allowed() });
         }
         match (self.uploads, &self.upload_id, &self.part_number) {
@@ -330,6 +361,8 @@ mod tests {
             ("GET", "k", "uploadId=u&max-parts=5", "ListParts"),
             ("HEAD", "", "", "HeadBucket"),
             ("GET", "", "location", "GetBucketLocation"),
+            ("GET", "", "uploads", "ListMultipartUploads"),
+            ("GET", "", "uploads&prefix=a&max-uploads=5&encoding-type=url", "ListMultipartUploads"),
         ] {
             assert_eq!(name(method, key, query), expected, "{method} {key}?{query}");
         }
@@ -348,7 +381,6 @@ mod tests {
             ("GET", "", "list-type=2&prefix=a", "MethodNotAllowed"),
             ("PUT", "", "", "MethodNotAllowed"),
             ("DELETE", "", "", "MethodNotAllowed"),
-            ("GET", "", "uploads", "MethodNotAllowed"),
             ("POST", "", "delete", "NotImplemented"),
             ("PUT", "k", "partNumber=1", "InvalidArgument"),
             ("PUT", "k", "uploadId=u", "InvalidArgument"),

@@ -10,7 +10,9 @@ mod write;
 
 pub use complete::{CompleteRequest, CompletedPart, multipart_etag, parse_complete};
 pub use reader::{MAX_DEPTH, MAX_DOCUMENT, XmlError};
-pub use write::{complete_document, complete_request, error_document, location_document};
+pub use write::{
+    complete_document, complete_request, error_document, list_uploads_document, location_document,
+};
 
 use reader::{Node, Reader};
 use write::text as escaped;

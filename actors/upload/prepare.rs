@@ -337,7 +337,9 @@ pub fn upstream(
             }
             ("GET", query)
         }
-        Operation::HeadBucket | Operation::GetBucketLocation => ("HEAD", Vec::new()),
+        Operation::HeadBucket
+        | Operation::GetBucketLocation
+        | Operation::ListMultipartUploads(_) => ("HEAD", Vec::new()),
     };
     let key = operation.key().map_or("", |key| key.as_str());
     let mut headers = std::mem::take(&mut authorized.headers);
@@ -371,7 +373,9 @@ pub fn kind(operation: &Operation, headers: &[(String, Vec<u8>)]) -> Option<Kind
         Operation::CompleteMultipartUpload { .. } => Some(Kind::Complete),
         Operation::AbortMultipartUpload { .. } => Some(Kind::Abort),
         Operation::ListParts { .. } => Some(Kind::List),
-        Operation::HeadBucket | Operation::GetBucketLocation => None,
+        Operation::HeadBucket
+        | Operation::GetBucketLocation
+        | Operation::ListMultipartUploads(_) => None,
     }
 }
 

@@ -1,9 +1,9 @@
 //! PutObjects that go in parts: carries out what each one's machine (`upload::split`) asks for.
 
-use super::{Entry, Held, NewRequest, Owner, UploadSupervisor, died, wall_clock};
+use super::{Entry, Held, NewRequest, Owner, UploadSupervisor, died};
 use crate::config::Bucket;
 use crate::metrics::Counted;
-use crate::orphans::OwnUpload;
+use crate::orphans::{OwnUpload, wall_clock};
 use crate::s3::error::{ErrorCode, S3Error};
 use crate::s3::upstream::UpstreamTemplate;
 use crate::s3::xml;

@@ -2,8 +2,10 @@
 
 use super::reply::Reply;
 use super::route::Route;
-use mizuchi_actors::config::Bucket;
+use mizuchi_actors::config::{Bucket, Engine};
+use mizuchi_actors::orphans::wall_clock;
 use mizuchi_actors::s3::error::{ErrorCode, S3Error};
+use mizuchi_actors::s3::list_uploads::{ListQuery, ListedUpload, page};
 use mizuchi_actors::s3::names::BackendUploadId;
 use mizuchi_actors::s3::operation::Operation;
 use mizuchi_actors::s3::{headers, xml};
@@ -13,6 +15,33 @@ use mizuchi_actors::upload::job::BackendAnswer;
 pub(super) fn head_bucket(bucket: &Bucket) -> Reply {
     let region = bucket.region.clone().into_bytes();
     Reply::empty(200, vec![("x-amz-bucket-region".into(), region)])
+}
+
+/// ListMultipartUploads: the caller's own, as far as this gateway has them on record.
+pub(super) fn list_uploads(
+    engine: &Engine,
+    bucket: &Bucket,
+    query: &ListQuery,
+    principal: &str,
+) -> Result<Reply, S3Error> {
+    let name = bucket.name.as_str();
+    let of_client = engine.ledger.of_client(name, principal);
+    let uploads = of_client.into_iter().filter_map(|record| {
+        let key = record.key.strip_prefix(&bucket.backend.key_prefix)?.to_owned();
+        Some(ListedUpload { key, upload_id: record.upload_id?, initiated: record.begun.from })
+    });
+    let marker = match query.upload_id_marker.as_str() {
+        "" => None,
+        // One that is none of the caller's marks nothing.
+        sealed => engine.sealer.open(sealed, name, &query.key_marker, principal).ok(),
+    };
+    let page = page(uploads.collect(), query, marker.as_ref().map(BackendUploadId::as_str));
+    let seal = |key: &str, id: &str| {
+        let id = BackendUploadId::new(id.to_owned());
+        engine.sealer.seal(&id, name, key, principal, rand::random())
+    };
+    let document = xml::list_uploads_document(name, query, &page, seal)?;
+    Ok(Reply::xml(200, Vec::new(), document.into_bytes()))
 }
 
 /// The client's view of the backend's answer.
@@ -41,13 +70,12 @@ pub(super) fn render(
                     "The backend's answer could not be understood.",
                 )
             })?;
-            let sealed = route.engine.sealer.seal(
-                &BackendUploadId::new(id),
-                name,
-                key,
-                principal,
-                rand::random(),
-            )?;
+            if bucket.upload.records_clients() {
+                let full = format!("{}{key}", bucket.backend.key_prefix);
+                route.engine.ledger.client_began(name, &full, &id, principal, wall_clock());
+            }
+            let id = BackendUploadId::new(id);
+            let sealed = route.engine.sealer.seal(&id, name, key, principal, rand::random())?;
             route.engine.metrics.multipart_uploads.with_label_values(&["created"]).inc();
             let replace = [("Bucket", name), ("Key", key), ("UploadId", sealed.as_str())];
             Ok(Reply::xml(200, headers, rewrite("InitiateMultipartUploadResult", &replace)?))

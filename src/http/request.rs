@@ -2,7 +2,7 @@
 
 use super::document::read_document;
 use super::http_actor::Account;
-use super::render::{head_bucket, render};
+use super::render::{head_bucket, list_uploads, render};
 use super::reply::Reply;
 use super::route::Route;
 use mizuchi_actors::auth_actor::{Authorize, Authorized};
@@ -62,6 +62,12 @@ pub(super) async fn answer(
     account.bucket.clone_from(&bucket.name);
     let operation = Operation::parse(head, &address.key)?;
     account.operation = operation.name();
+    if matches!(operation, Operation::ListMultipartUploads(_))
+        && !bucket.upload.list_multipart_uploads
+    {
+        let message = "Multipart uploads are not listed here (upload.list_multipart_uploads).";
+        return Err(S3Error::new(ErrorCode::MethodNotAllowed, message).into());
+    }
     let permit = route.admission.enter().await?;
     let authorize = Authorize {
         bucket: Arc::clone(&bucket),
@@ -73,11 +79,16 @@ pub(super) async fn answer(
     let mut authorized = route.auth.ask(authorize).await??;
     account.principal = Arc::clone(&authorized.principal);
 
+    let upload_id = authorized.upload_id.clone();
     let job = match &operation {
         Operation::HeadBucket => return Ok(head_bucket(&bucket)),
         Operation::GetBucketLocation => {
             let document = xml::location_document(&bucket.region);
             return Ok(Reply::xml(200, Vec::new(), document.into_bytes()));
+        }
+        Operation::ListMultipartUploads(query) => {
+            let principal = &authorized.principal;
+            return list_uploads(&route.engine, &bucket, query, principal).map_err(Failed::from);
         }
         Operation::PutObject { .. } | Operation::UploadPart { .. } => {
             let Some(taken) = body.take() else { return Err(no_body().into()) };
@@ -142,7 +153,17 @@ pub(super) async fn answer(
     if let Some(parts) = account.parts {
         route.engine.metrics.multipart_parts.observe(parts as f64);
     }
+    if let (Some(id), true) = (&upload_id, ends_upload(&operation)) {
+        route.engine.ledger.client_ended(&bucket.name, id.as_str());
+    }
     render(route, &bucket, &operation, &principal, answer).map_err(Failed::from)
+}
+
+fn ends_upload(operation: &Operation) -> bool {
+    matches!(
+        operation,
+        Operation::CompleteMultipartUpload { .. } | Operation::AbortMultipartUpload { .. }
+    )
 }
 
 pub(super) fn no_body() -> S3Error {

@@ -31,6 +31,8 @@ pub enum Twist {
     Garbage,
     /// Answer 200 with an `<Error>` inside; nothing is carried out.
     ErrorInside(&'static str),
+    /// Read nothing, answer nothing.
+    Hang,
     /// Close the sending side without an answer, read on.
     HalfClose,
 }
@@ -65,6 +67,8 @@ pub struct Books {
     pub created: usize,
     pub completed: usize,
     pub aborted: usize,
+    /// Of the upload that was completed last.
+    pub part_lengths: Vec<u64>,
     /// The last Complete's headers.
     pub complete_headers: HashMap<String, String>,
     twists: Vec<(&'static str, Twist)>,
@@ -143,8 +147,10 @@ impl LedgerS3 {
                 let at = books.twists.iter().position(|(of, _)| *of == operation)?;
                 Some(books.twists.remove(at).1)
             });
-            if twist == Some(Twist::ResetBefore) {
-                return socket.set_zero_linger();
+            match twist {
+                Some(Twist::ResetBefore) => return socket.set_zero_linger(),
+                Some(Twist::Hang) => std::future::pending::<()>().await,
+                _ => {}
             }
             let half = (twist == Some(Twist::ResetInside)).then_some(request.length / 2);
             let (md5, body) = self.body(&mut socket, &request, half).await?;
@@ -274,6 +280,7 @@ impl LedgerS3 {
                 let Some(upload) = books.uploads.remove(&id) else { return no_such_upload() };
                 books.completed += 1;
                 books.complete_headers = headers;
+                books.part_lengths = upload.parts.values().map(|part| part.length).collect();
                 let mut all = md5::Md5::new();
                 for part in upload.parts.values() {
                     assert!(body.contains(&part.md5), "Complete names every part");

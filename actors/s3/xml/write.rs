@@ -1,7 +1,11 @@
 //! The documents that the gateway itself writes.
 
 use crate::s3::error::S3Error;
+use crate::s3::list_uploads::{ListQuery, MAX_UPLOADS, Page};
+use crate::sigv4::uri_encode;
 use quick_xml::escape::escape;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 const DECLARATION: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
 const NAMESPACE: &str = "http://s3.amazonaws.com/doc/2006-03-01/";
@@ -45,6 +49,67 @@ pub fn complete_document(bucket: &str, key: &str, etag: &str) -> String {
         text(key),
         text(etag)
     )
+}
+
+/// ListMultipartUploads' answer. `seal` makes the client's uploadId of a key and the backend's id.
+///
+/// Errors: whatever `seal` fails with.
+pub fn list_uploads_document(
+    bucket: &str,
+    query: &ListQuery,
+    page: &Page,
+    seal: impl Fn(&str, &str) -> Result<String, S3Error>,
+) -> Result<String, S3Error> {
+    let name = |raw: &str| {
+        if query.encode { uri_encode(raw.as_bytes(), true) } else { text(raw) }
+    };
+    let mut out = format!("{DECLARATION}<ListMultipartUploadsResult xmlns=\"{NAMESPACE}\">");
+    let mut element = |tag: &str, value: &str| {
+        out.push_str(&format!("<{tag}>{value}</{tag}>"));
+    };
+    element("Bucket", &text(bucket));
+    element("KeyMarker", &name(&query.key_marker));
+    element("UploadIdMarker", &text(&query.upload_id_marker));
+    element("Prefix", &name(&query.prefix));
+    if !query.delimiter.is_empty() {
+        element("Delimiter", &name(&query.delimiter));
+    }
+    if query.encode {
+        element("EncodingType", "url");
+    }
+    element("MaxUploads", &query.max_uploads.map_or(MAX_UPLOADS, |most| most as usize).to_string());
+    element("IsTruncated", if page.truncated { "true" } else { "false" });
+    if page.truncated {
+        element("NextKeyMarker", &name(&page.next_key));
+        let next = page.next_upload.as_ref().map(|id| seal(&page.next_key, id)).transpose()?;
+        element("NextUploadIdMarker", &next.unwrap_or_default());
+    }
+    for upload in &page.uploads {
+        let id = seal(&upload.key, &upload.upload_id)?;
+        let initiated = timestamp(upload.initiated);
+        element(
+            "Upload",
+            &format!(
+                "<Key>{}</Key><UploadId>{id}</UploadId><StorageClass>STANDARD</StorageClass>\
+                 <Initiated>{initiated}</Initiated>",
+                name(&upload.key)
+            ),
+        );
+    }
+    for prefix in &page.common_prefixes {
+        element("CommonPrefixes", &format!("<Prefix>{}</Prefix>", name(prefix)));
+    }
+    out.push_str("</ListMultipartUploadsResult>");
+    Ok(out)
+}
+
+/// S3's form of a time, milliseconds since 1970.
+fn timestamp(milliseconds: u64) -> String {
+    let nanoseconds = i128::from(milliseconds) * 1_000_000;
+    OffsetDateTime::from_unix_timestamp_nanos(nanoseconds)
+        .ok()
+        .and_then(|time| time.format(&Rfc3339).ok())
+        .unwrap_or_default()
 }
 
 /// CompleteMultipartUpload's request: numbers and ETags, ascending.
