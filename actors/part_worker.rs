@@ -134,7 +134,7 @@ impl Attempt {
                         return Ok(body_failed(lost, Sent::Nothing, source, None));
                     }
                     more.extend(source.md5().map(content_md5));
-                    length = Some(source.kept_bytes());
+                    length = Some(source.taken_bytes());
                 }
             }
         }

@@ -69,7 +69,6 @@ pub struct Kept {
     resources: ReplayResources,
     segments: Vec<Segment>,
     file: Option<ReplayFile>,
-    bytes: u64,
     /// Bytes in memory, pipes not counted.
     in_memory: usize,
     lost: bool,
@@ -78,17 +77,7 @@ pub struct Kept {
 impl Kept {
     /// An empty buffer.
     pub fn new(resources: ReplayResources) -> Self {
-        Kept { resources, segments: Vec::new(), file: None, bytes: 0, in_memory: 0, lost: false }
-    }
-
-    /// Bytes kept.
-    pub fn len(&self) -> u64 {
-        self.bytes
-    }
-
-    /// Whether nothing was kept yet.
-    pub fn is_empty(&self) -> bool {
-        self.bytes == 0
+        Kept { resources, segments: Vec::new(), file: None, in_memory: 0, lost: false }
     }
 
     /// True when part of the stream could not be kept: it can never be sent again.
@@ -127,7 +116,6 @@ impl Kept {
                 if moved > 0 {
                     *pending -= moved;
                     *bytes += moved;
-                    self.bytes += moved as u64;
                     // A slot may reference more than a page (a fragment of a network buffer): the
                     // first two permits are the pipe's and its slots', each further one as many.
                     let counted = permits.len().saturating_sub(1) * pipe.slots();
@@ -162,7 +150,6 @@ impl Kept {
         if self.lost || bytes.is_empty() {
             return Ok(());
         }
-        self.bytes += bytes.len() as u64;
         let full = self.in_memory + bytes.len() > self.resources.memory_per_part;
         let spilled = full && self.spill(&bytes).await?;
         if spilled || self.hold(&bytes) || (!full && self.spill(&bytes).await?) {
@@ -196,7 +183,6 @@ impl Kept {
     async fn last_pipe_to_memory(&mut self) -> io::Result<()> {
         if let Some(Segment::Pipe { pipe, bytes, permits }) = self.segments.pop() {
             let content = pipe.take(bytes)?;
-            self.bytes -= bytes as u64;
             drop(permits);
             self.resources.pipes.put(pipe);
             self.keep_bytes(content).await?;

@@ -56,8 +56,9 @@ impl std::ops::AddAssign for Volume {
 pub enum Share {
     /// All that is left of it.
     Rest,
-    /// At most this many bytes; then the intake goes on through the channel, to the next part.
-    Cut(u64, oneshot::Sender<Intake>),
+    /// At most this many bytes; then the intake goes on through the channel, to the next part, or
+    /// None: the body ended with this one. A channel that is dropped says nothing.
+    Cut(u64, oneshot::Sender<Option<Intake>>),
 }
 
 /// A part's body and its replay buffer; outlives the attempts.
@@ -70,6 +71,8 @@ pub struct PartSource {
     ingest: Option<Pipe>,
     pending: usize,
     kept: Kept,
+    /// Bytes that were taken.
+    taken: u64,
     /// The part's own MD5, computed while it is taken.
     md5: Option<Md5>,
     volume: Volume,
@@ -84,6 +87,7 @@ impl PartSource {
             ingest: None,
             pending: 0,
             kept: Kept::new(resources),
+            taken: 0,
             md5: None,
             volume: Volume::default(),
         }
@@ -111,9 +115,9 @@ impl PartSource {
         self.md5.clone().map(Md5::finish)
     }
 
-    /// Bytes that are kept.
-    pub fn kept_bytes(&self) -> u64 {
-        self.kept.len()
+    /// Bytes that were taken so far.
+    pub fn taken_bytes(&self) -> u64 {
+        self.taken
     }
 
     /// Whether it has taken the body's end.
@@ -136,7 +140,7 @@ impl PartSource {
     /// that sends nothing.
     pub async fn ready(&mut self) -> Result<(), SendError> {
         match &mut self.intake {
-            Some(intake) if self.kept.is_empty() => intake.ready().await,
+            Some(intake) if self.taken == 0 => intake.ready().await,
             _ => Ok(()),
         }
     }
@@ -178,8 +182,9 @@ impl PartSource {
         if self.kept.is_lost() {
             return Err(SendError::ReplayLost);
         }
-        // An attempt may have died between taking bytes and keeping them.
+        // An attempt may have died between taking bytes, keeping them, and handing the rest on.
         self.keep_pending().await?;
+        self.hand_on();
         let mut out = Outlet::new(connection, stall, offered, &self.kept);
         if self.is_taken() {
             out.offer();
@@ -206,12 +211,9 @@ impl PartSource {
         if !self.is_taken() || !matches!(self.share, Share::Cut(..)) {
             return;
         }
-        let done = self.intake.as_ref().is_some_and(Intake::is_done);
-        if let (Share::Cut(_, next), Some(intake)) =
-            (std::mem::replace(&mut self.share, Share::Rest), self.intake.take_if(|_| !done))
-        {
+        if let Share::Cut(_, next) = std::mem::replace(&mut self.share, Share::Rest) {
             // Nobody waits for it: the upload has failed meanwhile.
-            let _ = next.send(intake);
+            let _ = next.send(self.intake.take_if(|intake| !intake.is_done()));
         }
     }
 
@@ -224,6 +226,7 @@ impl PartSource {
     }
 
     fn took(&mut self, bytes: usize) {
+        self.taken += bytes as u64;
         if let Share::Cut(left, _) = &mut self.share {
             *left = left.saturating_sub(bytes as u64);
         }

@@ -171,7 +171,8 @@ impl<P, A> Split<P, A> {
             (Phase::Creating, Event::Created(Err(error))) => self.end_with(Err(error), false),
             (Phase::Moving, Event::Taken { last }) => {
                 self.taking = false;
-                self.all_begun |= last;
+                // Of a known length the count of the parts says so, and nothing else.
+                self.all_begun |= last && self.shape == Shape::Unknown;
                 self.go_on()
             }
             (Phase::Moving, Event::PartEnded(number, Ok(part))) => {

@@ -62,12 +62,14 @@ pub(super) struct Split {
     /// The client's body, between two parts.
     intake: Option<Intake>,
     /// Where the probe's intake arrives if more follows.
-    after_probe: Option<oneshot::Receiver<Intake>>,
+    after_probe: Option<oneshot::Receiver<Option<Intake>>>,
     /// What the probe has taken.
     probed: Option<Box<PartSource>>,
     own: Option<OwnUpload>,
     upload_id: String,
     trailers: Vec<(String, String)>,
+    /// Payload bytes of the parts that were acknowledged.
+    sent: u64,
     /// The requests under way.
     open: HashSet<u64>,
     volume: Volume,
@@ -174,9 +176,11 @@ impl UploadSupervisor {
             split.after_probe = handed;
         } else if let Some(handed) = handed {
             context.spawn(handed.into_actor(self).map(move |intake, supervisor, context| {
-                let last = intake.is_err();
+                // A channel that was dropped says nothing: the part has failed, and says so itself.
+                let Ok(intake) = intake else { return };
+                let last = intake.is_none();
                 if let Some(split) = supervisor.splits.get_mut(&id) {
-                    split.intake = intake.ok();
+                    split.intake = intake;
                 }
                 supervisor.split_event(id, Event::Taken { last }, context);
             }));
@@ -221,9 +225,8 @@ impl UploadSupervisor {
     fn complete(&mut self, id: u64, parts: &[(u32, String)], context: &mut Context<Self>) {
         self.engine.metrics.multipart_parts.observe(parts.len() as f64);
         let complete = |split: &Split| {
-            let length = split.volume.spliced + split.volume.copied;
             let (request, document) =
-                split.requests.complete(parts, &split.upload_id, &split.trailers, length);
+                split.requests.complete(parts, &split.upload_id, &split.trailers, split.sent);
             let etags = parts.iter().map(|(_, etag)| etag.as_str());
             let proof = xml::multipart_etag(etags).map_or(Proof::None, Proof::ETag);
             (request, Some((document, proof)))
@@ -289,7 +292,7 @@ impl UploadSupervisor {
                 Err(error) => Event::Created(Err(error)),
             },
             Step::Part(number) => {
-                split.note_end_of_body(&end.content);
+                split.note_part(&end.content);
                 Event::PartEnded(number, end.result.and_then(|answer| etag(&answer)))
             }
             Step::Complete => Event::Completed(end.result.and_then(completed)),
@@ -362,18 +365,26 @@ impl Split {
         let Some(Content::Body { source, .. }) = content.take() else {
             return Event::ProbeFailed(internal());
         };
-        self.intake = self.after_probe.take().and_then(|mut handed| handed.try_recv().ok());
+        let Some(Ok(handed)) = self.after_probe.take().map(|mut handed| handed.try_recv()) else {
+            return Event::ProbeFailed(internal());
+        };
+        self.intake = handed;
         self.probed = Some(source);
         Event::Taken { last: self.intake.is_none() }
     }
 
-    /// Of the part that took the body's end: its verified trailers.
-    fn note_end_of_body(&mut self, content: &ContentSlot) {
-        let trailers = content.inspect(|content| match content {
-            Content::Body { source, .. } if source.is_end() => Some(source.trailers().to_vec()),
-            _ => None,
+    /// Notes how long a part was and, of the one that took the body's end, its verified trailers.
+    fn note_part(&mut self, content: &ContentSlot) {
+        let noted = content.inspect(|content| match content {
+            Content::Body { source, .. } => {
+                let trailers = source.is_end().then(|| source.trailers().to_vec());
+                Some((source.taken_bytes(), trailers))
+            }
+            Content::None | Content::Document(_) => None,
         });
-        if let Some(trailers) = trailers.flatten() {
+        let Some((bytes, trailers)) = noted.flatten() else { return };
+        self.sent += bytes;
+        if let Some(trailers) = trailers {
             self.trailers = trailers;
             self.body_taken = true;
         }
@@ -451,6 +462,7 @@ impl Handler<BeginSplit> for UploadSupervisor {
             own: None,
             upload_id: String::new(),
             trailers: Vec::new(),
+            sent: 0,
             open: HashSet::new(),
             volume: Volume::default(),
             restarts: 0,
