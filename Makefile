@@ -2,7 +2,7 @@
 CARGO ?= cargo
 VENV  := .venv
 
-.PHONY: run build test test-rust test-portable test-clients lint fmt audit bench faults-long clients clean
+.PHONY: run build test test-rust test-portable test-clients lint fmt audit bench faults faults-long fuzz clients clean
 
 ## run: the gateway on its embedded backend, with credentials made on the first start
 run:
@@ -29,9 +29,25 @@ test-clients: build clients
 bench:
 	$(CARGO) bench --bench side_by_side
 
-## faults-long: the fault tests with ten times the rounds and 10,000 aborted clients
-faults-long:
-	MIZUCHI_LONG=1 $(CARGO) test --test integration -- --nocapture faults overload streaming
+## faults: the fault tests as CI runs them: a few minutes
+faults:
+	$(CARGO) test --test integration -- --nocapture $(FAULTS)
+
+## faults-long: the same with the rounds of docs/reliability.md, and FUZZ_SECONDS of each fuzz target
+faults-long: fuzz
+	MIZUCHI_LONG=1 $(CARGO) test --test integration -- --nocapture $(FAULTS)
+
+FAULTS := backend_ faults fuzz overload races replay scale splits streaming
+
+## fuzz: each target for FUZZ_SECONDS (3600) with libFuzzer; needs a nightly Rust and cargo-fuzz
+FUZZ_SECONDS ?= 3600
+FUZZ_TARGETS := head chunked aws_chunked authorization presigned xml settings response upload_id
+fuzz:
+	@cargo +nightly fuzz --version >/dev/null 2>&1 || { \
+	  echo "make fuzz needs: rustup toolchain install nightly; cargo install cargo-fuzz"; exit 1; }
+	set -e; for target in $(FUZZ_TARGETS); do \
+	  cargo +nightly fuzz run --sanitizer none $$target -- \
+	    -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -print_final_stats=1; done
 
 ## clients: boto3, aws-cli, moto in a venv; rclone and curl from Debian
 clients: $(VENV)/.installed

@@ -35,7 +35,7 @@ pub use bucket::{
     BucketSettings, RestartSettings, SplitSettings, UploadPermissions, UploadSettings,
 };
 pub use findings::{SettingsError, SettingsErrors};
-pub use load::{Loaded, load};
+pub use load::{Loaded, load, load_text};
 pub use network::{Cidr, Endpoint};
 pub use process::{
     AdminSettings, AdmissionSettings, EmbeddedSettings, LogFormat, LoggingSettings, ReplaySettings,

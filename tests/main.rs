@@ -12,6 +12,7 @@ mod backend_matrix;
 mod cli;
 mod endpoints;
 mod faults;
+mod fuzz;
 mod http;
 mod listing;
 mod overload;

@@ -7,7 +7,14 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
 
-const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nETag: \"0\"\r\nContent-Length: 0\r\n\r\n";
+/// To PutObject and UploadPart.
+const STORED: &str = "";
+
+const CREATED: &str = "<InitiateMultipartUploadResult><UploadId>sink</UploadId>\
+    </InitiateMultipartUploadResult>";
+
+const COMPLETED: &str = "<CompleteMultipartUploadResult><ETag>0</ETag>\
+    </CompleteMultipartUploadResult>";
 
 /// Starts the sink; it serves until the process ends.
 pub(crate) fn start() -> Result<SocketAddr> {
@@ -51,6 +58,14 @@ fn serve(mut socket: TcpStream) -> Result<()> {
                 count => left -= count,
             }
         }
-        socket.write_all(ANSWER)?;
+        let first = text.lines().next().unwrap_or_default();
+        let body = match (first.starts_with("post "), first.contains("?uploads")) {
+            (true, true) => CREATED,
+            (true, false) => COMPLETED,
+            _ => STORED,
+        };
+        let length = body.len();
+        let head = format!("HTTP/1.1 200 OK\r\nETag: \"0\"\r\nContent-Length: {length}\r\n\r\n");
+        socket.write_all([head.as_bytes(), body.as_bytes()].concat().as_slice())?;
     }
 }

@@ -45,6 +45,22 @@ pub fn load(
     load_within(path, &surroundings, &Machine::detect(read_file))
 }
 
+/// [`load`], of a text that was read already, and of no other file.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_text(
+    text: &str,
+    environment: &BTreeMap<String, String>,
+) -> Result<Loaded, SettingsErrors> {
+    let name = Path::new("settings");
+    let read = |path: &Path| match path == name {
+        true => Ok(text.to_owned()),
+        false => Err(io::ErrorKind::NotFound.into()),
+    };
+    load_within(Some(name), &Surroundings { environment, read: &read }, &Machine::detect(read_file))
+}
+
 /// [`load`], with the files and the machine as arguments.
 pub(super) fn load_within(
     path: Option<&Path>,
