@@ -2,6 +2,7 @@
 
 use crate::backend::{Endpoint, EndpointHealth, RetryBudget};
 use crate::metrics::Metrics;
+use crate::s3::cors::CorsRule;
 use crate::s3::headers::Permissions;
 use crate::s3::upload_id::UploadIdSealer;
 use crate::sigv4::{Signer, Verifier};
@@ -50,6 +51,8 @@ pub struct Bucket {
     pub backend: Backend,
     /// What may be uploaded.
     pub upload: UploadRules,
+    /// Which web pages may; empty: CORS is not enabled.
+    pub cors: Vec<CorsRule>,
     /// Verifies clients; None: `auth.enabled: false`, everyone is `anonymous`.
     pub verifier: Option<Verifier>,
 }

@@ -335,6 +335,7 @@ pub(crate) fn engine_bucket(
                 backoff_cap: upload.restart.backoff_cap,
             },
         },
+        cors: settings.cors.clone(),
         verifier,
     })
 }

@@ -9,6 +9,7 @@ mod tidy;
 
 mod backend_faults;
 mod cli;
+mod cors;
 mod endpoints;
 mod faults;
 mod http;

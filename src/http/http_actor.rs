@@ -64,6 +64,8 @@ pub(super) struct Account {
     pub(super) restarts: u32,
     /// Parts that a CompleteMultipartUpload names.
     pub(super) parts: Option<usize>,
+    /// The headers that let a web page read the answer.
+    pub(super) cors: Vec<(String, Vec<u8>)>,
 }
 
 async fn serve(route: Route, message: Serve) -> Reply {
@@ -81,6 +83,7 @@ async fn serve(route: Route, message: Serve) -> Reply {
         plan: "-",
         restarts: 0,
         parts: None,
+        cors: Vec::new(),
     };
     let (path, head_request, result, close) = match arrival {
         Err(error) => (String::from("-"), false, Err(refusal(&error)), true),
@@ -103,6 +106,7 @@ async fn serve(route: Route, message: Serve) -> Reply {
         }
     };
     reply.close |= close;
+    reply.headers.append(&mut account.cors);
     record(&route, &account, &reply, &code, &path, peer, received);
     reply.with_ids(&account.ids)
 }

@@ -9,6 +9,7 @@ use mizuchi_actors::auth_actor::{Authorize, Authorized};
 use mizuchi_actors::config::Bucket;
 use mizuchi_actors::guardian::NoAnswer;
 use mizuchi_actors::http::RequestHead;
+use mizuchi_actors::s3::cors;
 use mizuchi_actors::s3::error::{ErrorCode, S3Error};
 use mizuchi_actors::s3::operation::Operation;
 use mizuchi_actors::s3::xml;
@@ -56,6 +57,12 @@ pub(super) async fn answer(
         );
     };
     account.bucket.clone_from(&bucket.name);
+    if head.method() == "OPTIONS" {
+        account.operation = "Preflight";
+        account.cors = cors::preflight(&bucket.cors, head)?;
+        return Ok(Reply::empty(200, Vec::new()));
+    }
+    account.cors = cors::of_answer(&bucket.cors, head);
     let operation = Operation::parse(head, &address.key)?;
     account.operation = operation.name();
     let permit = route.admission.enter().await?;

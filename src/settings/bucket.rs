@@ -2,9 +2,11 @@
 
 use super::auth::{self, AuthSettings};
 use super::backend::{self, BackendSettings, Surroundings};
+use super::cors;
 use super::section::{Layer, Section};
 use super::values::{TIB, choice, duration, integer, quote, size, text, text_where};
 use config::Value;
+use mizuchi_actors::s3::cors::CorsRule;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -30,6 +32,8 @@ pub struct BucketSettings {
     pub s3: BackendSettings,
     /// What may be uploaded.
     pub upload: UploadSettings,
+    /// Which web pages may upload; empty: CORS is not enabled.
+    pub cors: Vec<CorsRule>,
     /// Who may upload.
     pub auth: AuthSettings,
 }
@@ -107,6 +111,7 @@ pub(super) fn read_all<'t>(
         }
         let s3 = s.within("s3", |s| backend::read(s, name.as_deref(), surroundings));
         let upload = s.within("upload", read_upload);
+        let cors = cors::read_all(s);
         let region = s3.as_ref().map(|s3| s3.region.as_str());
         let auth = s.within_inheriting("auth", auth, |s| auth::read(s, region));
         Some(BucketSettings {
@@ -114,6 +119,7 @@ pub(super) fn read_all<'t>(
             path_prefix: prefix?,
             s3: s3?,
             upload: upload?,
+            cors: cors?,
             auth: auth?,
         })
     });

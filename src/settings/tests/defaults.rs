@@ -37,7 +37,7 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!((logging.format, logging.level.as_str()), (LogFormat::Text, "info"));
     assert_eq!(embedded.directory, Path::new("./data/objects"));
 
-    let [BucketSettings { name, path_prefix, s3, upload, auth }] =
+    let [BucketSettings { name, path_prefix, s3, upload, cors, auth }] =
         <[_; 1]>::try_from(buckets).unwrap();
     assert_eq!((name.as_str(), path_prefix.as_str()), ("uploads", "/uploads"));
     assert_eq!((s3.bucket.as_str(), s3.region.as_str()), ("uploads", "us-east-1"));
@@ -66,6 +66,7 @@ fn the_defaults_are_those_of_the_documentation() {
         backoff_cap: 5 * SECOND,
     };
     assert_eq!(upload.restart, restart);
+    assert!(cors.is_empty());
     assert!(auth.enabled);
     assert_eq!(auth.sigv4.region, "us-east-1");
     assert_eq!(auth.sigv4.max_clock_skew, 900 * SECOND);
