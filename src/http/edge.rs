@@ -83,6 +83,7 @@ async fn handle(request: HttpRequest) -> HttpResponse {
     else {
         return HttpResponse::InternalServerError().finish();
     };
+    let _busy = tap.busy();
     let token = request.headers().get(TAP_HEADER).and_then(|value| value.to_str().ok());
     let arrival = tap.take(token.unwrap_or_default());
     let peer = request.peer_addr().map(|address| address.ip());
