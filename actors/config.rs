@@ -64,6 +64,8 @@ pub struct UploadRules {
     pub max_object_size: u64,
     /// False: `overwrite: deny`, every PutObject and Complete carries `If-None-Match: *`.
     pub overwrite: bool,
+    /// A Complete that takes longer is answered 200, its outcome to follow.
+    pub complete_keepalive: Duration,
     /// Which headers with power over others' data pass.
     pub permissions: Permissions,
     /// How failed attempts are made again.
@@ -126,6 +128,8 @@ pub struct Timeouts {
     pub connect: Duration,
     /// From the last byte of a request to the first of its answer.
     pub first_byte: Duration,
+    /// The same for a Complete.
+    pub complete: Duration,
     /// The longest time in which the backend takes no byte.
     pub progress: Duration,
 }

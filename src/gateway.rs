@@ -314,6 +314,7 @@ pub(crate) fn engine_bucket(
             timeouts: Timeouts {
                 connect: s3.timeouts.connect,
                 first_byte: s3.timeouts.first_byte,
+                complete: s3.timeouts.complete,
                 progress: s3.timeouts.progress,
             },
             idle_per_worker: s3.pool.idle_per_worker,
@@ -322,6 +323,7 @@ pub(crate) fn engine_bucket(
         upload: UploadRules {
             max_object_size: upload.max_object_size,
             overwrite: upload.overwrite,
+            complete_keepalive: upload.complete_keepalive,
             permissions: Permissions {
                 acl: upload.allow.acl,
                 tagging: upload.allow.tagging,

@@ -13,6 +13,7 @@ mod cors;
 mod endpoints;
 mod faults;
 mod http;
+mod long_complete;
 mod overload;
 mod pipeline;
 mod replay;

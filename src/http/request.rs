@@ -20,6 +20,7 @@ use mizuchi_actors::upload::prepare;
 use mizuchi_actors::upload_supervisor::BeginUpload;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use time::OffsetDateTime;
 
 /// An error, and whether the connection can go on.
@@ -42,14 +43,31 @@ impl From<NoAnswer> for Failed {
     }
 }
 
-/// Takes the request along its route. `body` is taken out when the upload owns it.
-pub(super) async fn answer(
+/// What becomes of a request that is not refused.
+pub(super) enum Begun {
+    /// The gateway itself has answered it.
+    Answered(Reply),
+    /// It is an upload now.
+    Upload(Box<Upload>),
+}
+
+/// A request that is accepted: its upload begins when it is asked for its end.
+pub(super) struct Upload {
+    job: UploadJob,
+    bucket: Arc<Bucket>,
+    operation: Operation,
+    /// After this time the client is told to wait; None: it gets one answer, when it is there.
+    pub(super) keepalive: Option<Duration>,
+}
+
+/// Takes the request along its route up to its upload. `body` is taken out when the upload owns it.
+pub(super) async fn begin(
     route: &Route,
     head: &RequestHead,
     body: &mut Option<RequestBody>,
     peer: Option<IpAddr>,
     account: &mut Account,
-) -> Result<Reply, Failed> {
+) -> Result<Begun, Failed> {
     let address = route.router.resolve(head)?;
     let Some(bucket) = route.engine.buckets.get(address.bucket).map(Arc::clone) else {
         return Err(
@@ -60,7 +78,7 @@ pub(super) async fn answer(
     if head.method() == "OPTIONS" {
         account.operation = "Preflight";
         account.cors = cors::preflight(&bucket.cors, head)?;
-        return Ok(Reply::empty(200, Vec::new()));
+        return Ok(Begun::Answered(Reply::empty(200, Vec::new())));
     }
     account.cors = cors::of_answer(&bucket.cors, head);
     let operation = Operation::parse(head, &address.key)?;
@@ -77,10 +95,10 @@ pub(super) async fn answer(
     account.principal = Arc::clone(&authorized.principal);
 
     let job = match &operation {
-        Operation::HeadBucket => return Ok(head_bucket(&bucket)),
+        Operation::HeadBucket => return Ok(Begun::Answered(head_bucket(&bucket))),
         Operation::GetBucketLocation => {
             let document = xml::location_document(&bucket.region);
-            return Ok(Reply::xml(200, Vec::new(), document.into_bytes()));
+            return Ok(Begun::Answered(Reply::xml(200, Vec::new(), document.into_bytes())));
         }
         Operation::PutObject { .. } | Operation::UploadPart { .. } => {
             let Some(taken) = body.take() else { return Err(no_body().into()) };
@@ -132,16 +150,27 @@ pub(super) async fn answer(
         }
     };
     account.plan = job.plan.map_or("-", |(plan, _)| plan.as_str());
-    let principal = Arc::clone(&account.principal);
-    let end: UploadEnd = route.uploads.ask(BeginUpload(job)).await?;
-    account.bytes = end.volume.spliced + end.volume.copied;
-    account.restarts = end.restarts;
-    let close = !end.body_taken;
-    let answer = end.result.map_err(|error| Failed { error, close })?;
-    if let Some(parts) = account.parts {
-        route.engine.metrics.multipart_parts.observe(parts as f64);
+    // HTTP/1.0 has no framing for a body whose length is not known (RFC 9112, 6.1).
+    let long = head.is_http_11() && matches!(operation, Operation::CompleteMultipartUpload { .. });
+    let keepalive = long.then_some(bucket.upload.complete_keepalive);
+    Ok(Begun::Upload(Box::new(Upload { job, bucket, operation, keepalive })))
+}
+
+impl Upload {
+    /// Begins the upload and waits for its end.
+    pub(super) async fn end(self, route: &Route, account: &mut Account) -> Result<Reply, Failed> {
+        let Upload { job, bucket, operation, .. } = self;
+        let principal = Arc::clone(&account.principal);
+        let end: UploadEnd = route.uploads.ask(BeginUpload(job)).await?;
+        account.bytes = end.volume.spliced + end.volume.copied;
+        account.restarts = end.restarts;
+        let close = !end.body_taken;
+        let answer = end.result.map_err(|error| Failed { error, close })?;
+        if let Some(parts) = account.parts {
+            route.engine.metrics.multipart_parts.observe(parts as f64);
+        }
+        render(route, &bucket, &operation, &principal, answer).map_err(Failed::from)
     }
-    render(route, &bucket, &operation, &principal, answer).map_err(Failed::from)
 }
 
 pub(super) fn no_body() -> S3Error {

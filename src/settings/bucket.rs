@@ -12,6 +12,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// The longest object that S3 has (Amazon S3 User Guide, "Multipart upload limits").
@@ -45,6 +46,8 @@ pub struct UploadSettings {
     pub max_object_size: u64,
     /// False (`overwrite: deny`): an existing object stays.
     pub overwrite: bool,
+    /// How long a CompleteMultipartUpload may take before it is answered 200, its outcome to follow.
+    pub complete_keepalive: Duration,
     /// `upload.allow`.
     pub allow: UploadPermissions,
     /// How failed attempts are made again.
@@ -165,6 +168,7 @@ fn warn_of_shadows(root: &Section<'_>, prefixes: &BTreeMap<String, String>) {
 fn read_upload(s: &mut Section<'_>) -> Option<UploadSettings> {
     let max_object_size = s.required("max_object_size", size(1..=MAX_OBJECT));
     let overwrite = s.required("overwrite", choice(&[("allow", true), ("deny", false)]));
+    let complete_keepalive = s.required("complete_keepalive", duration(SECOND..=HOUR));
     let allow = s.list("allow", choice(PERMISSIONS)).map(|allow| {
         let allow: BTreeSet<_> = allow.into_iter().collect();
         UploadPermissions {
@@ -194,6 +198,7 @@ fn read_upload(s: &mut Section<'_>) -> Option<UploadSettings> {
     Some(UploadSettings {
         max_object_size: max_object_size?,
         overwrite: overwrite?,
+        complete_keepalive: complete_keepalive?,
         allow: allow?,
         restart: restart?,
     })

@@ -3,7 +3,8 @@
 use crate::s3::error::S3Error;
 use quick_xml::escape::escape;
 
-const DECLARATION: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
+/// What every document of the gateway begins with.
+pub const DECLARATION: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
 const NAMESPACE: &str = "http://s3.amazonaws.com/doc/2006-03-01/";
 
 /// Escapes text; what XML 1.0 cannot hold (control characters) becomes U+FFFD. A CR is written as a

@@ -52,12 +52,17 @@ fn the_defaults_are_those_of_the_documentation() {
     assert!(credentials.session_token.is_none());
     let verifies = Verifies { sha256: true, md5: true, checksum: true, trailer: false };
     assert_eq!(s3.verifies, verifies);
-    let timeouts =
-        TimeoutSettings { connect: 5 * SECOND, first_byte: 60 * SECOND, progress: 30 * SECOND };
+    let timeouts = TimeoutSettings {
+        connect: 5 * SECOND,
+        first_byte: 60 * SECOND,
+        complete: 600 * SECOND,
+        progress: 30 * SECOND,
+    };
     assert_eq!(s3.timeouts, timeouts);
     let pool = PoolSettings { idle_per_worker: 64, idle_timeout: 30 * SECOND };
     assert_eq!(s3.pool, pool);
     assert_eq!((upload.max_object_size, upload.overwrite), (5 * TIB, true));
+    assert_eq!(upload.complete_keepalive, 10 * SECOND);
     assert_eq!(upload.allow, UploadPermissions::default());
     let restart = RestartSettings {
         max: 4,
