@@ -3,6 +3,7 @@
 use crate::backend::{Endpoint, EndpointHealth, RetryBudget};
 use crate::metrics::Metrics;
 use crate::orphans::Ledger;
+use crate::s3::cors::CorsRule;
 use crate::s3::headers::Permissions;
 use crate::s3::upload_id::UploadIdSealer;
 use crate::sigv4::{Signer, Verifier};
@@ -53,6 +54,8 @@ pub struct Bucket {
     pub backend: Backend,
     /// What may be uploaded.
     pub upload: UploadRules,
+    /// Which web pages may; empty: CORS is not enabled.
+    pub cors: Vec<CorsRule>,
     /// Verifies clients; None: `auth.enabled: false`, everyone is `anonymous`.
     pub verifier: Option<Verifier>,
 }
@@ -64,6 +67,8 @@ pub struct UploadRules {
     pub max_object_size: u64,
     /// False: `overwrite: deny`, every PutObject and Complete carries `If-None-Match: *`.
     pub overwrite: bool,
+    /// A Complete that takes longer is answered 200, its outcome to follow.
+    pub complete_keepalive: Duration,
     /// Which headers with power over others' data pass.
     pub permissions: Permissions,
     /// How failed attempts are made again.
@@ -162,6 +167,8 @@ pub struct Timeouts {
     pub connect: Duration,
     /// From the last byte of a request to the first of its answer.
     pub first_byte: Duration,
+    /// The same for a Complete.
+    pub complete: Duration,
     /// The longest time in which the backend takes no byte.
     pub progress: Duration,
 }

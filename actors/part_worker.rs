@@ -205,7 +205,11 @@ impl Attempt {
     /// Reads the answer to a request that was sent whole.
     async fn answer(&self, content: &Content, mut lease: Lease) -> AttemptEnd {
         let endpoint = lease.endpoint;
-        let first_byte = self.bucket.backend.timeouts.first_byte;
+        let timeouts = &self.bucket.backend.timeouts;
+        let first_byte = match self.kind {
+            Kind::Complete => timeouts.complete,
+            _ => timeouts.first_byte,
+        };
         match lease.connection.read_response(false, first_byte, MAX_ANSWER).await {
             Ok(response) => {
                 let end = self.classify(

@@ -1,6 +1,7 @@
 //! S3 as it is spoken on both sides: names, operations, headers, documents, errors. All pure.
 
 pub mod address;
+pub mod cors;
 pub mod error;
 pub mod headers;
 pub mod list_uploads;

@@ -18,7 +18,7 @@ mod stream;
 
 pub use body::{BodyError, RequestBody};
 pub use scan::HeadProblem;
-pub use shared::{Arrival, TakeError, TapConfig, TapHandle};
+pub use shared::{Arrival, Busy, TakeError, TapConfig, TapHandle};
 pub use stream::TapStream;
 
 /// The header with which a request tells its handler its connection's secret and its number.

@@ -11,8 +11,8 @@ use mizuchi_actors::s3::operation::Operation;
 use mizuchi_actors::s3::upload_id::UploadIdSealer;
 use mizuchi_actors::s3::xml;
 use mizuchi_actors::secret::Secret;
-use mizuchi_actors::sigv4::{Credential, Credentials, Hosts, Signer, UpstreamRequest, Verifier};
 use mizuchi_actors::sigv4::PayloadHash;
+use mizuchi_actors::sigv4::{Credential, Credentials, Hosts, Signer, UpstreamRequest, Verifier};
 use mizuchi_actors::tap::chunked::{ChunkedDecoder, Decoded};
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -251,10 +251,8 @@ fn altered(data: &[u8]) {
 
 /// SigV4's own view of a value: trimmed, runs of spaces as one.
 fn squeeze(value: &[u8]) -> Vec<u8> {
-    let words: Vec<&[u8]> = value
-        .split(|byte| matches!(byte, b' ' | b'\t'))
-        .filter(|word| !word.is_empty())
-        .collect();
+    let words: Vec<&[u8]> =
+        value.split(|byte| matches!(byte, b' ' | b'\t')).filter(|word| !word.is_empty()).collect();
     words.join(&b' ')
 }
 
@@ -308,4 +306,3 @@ fn cut(data: &[u8]) -> (usize, &[u8]) {
         None => (1, data),
     }
 }
-

@@ -334,6 +334,7 @@ pub(crate) fn engine_bucket(
             timeouts: Timeouts {
                 connect: s3.timeouts.connect,
                 first_byte: s3.timeouts.first_byte,
+                complete: s3.timeouts.complete,
                 progress: s3.timeouts.progress,
             },
             idle_per_worker: s3.pool.idle_per_worker,
@@ -342,6 +343,7 @@ pub(crate) fn engine_bucket(
         upload: UploadRules {
             max_object_size: upload.max_object_size,
             overwrite: upload.overwrite,
+            complete_keepalive: upload.complete_keepalive,
             permissions: Permissions {
                 acl: upload.allow.acl,
                 tagging: upload.allow.tagging,
@@ -365,6 +367,7 @@ pub(crate) fn engine_bucket(
             list_multipart_uploads: upload.list_multipart_uploads,
             client_uploads_ttl: upload.client_uploads_ttl,
         },
+        cors: settings.cors.clone(),
         verifier,
     })
 }

@@ -5,6 +5,8 @@ mod access_log;
 mod document;
 mod edge;
 mod http_actor;
+mod later;
+mod long_complete;
 mod render;
 mod reply;
 mod request;

@@ -15,6 +15,7 @@ mod auth;
 mod backend;
 mod backend_credentials;
 mod bucket;
+mod cors;
 mod findings;
 mod interpolate;
 mod load;

@@ -33,6 +33,7 @@ async fn pair() -> (LedgerS3, Gateway) {
     let gateway = Setup::over(s3.address)
         .bucket("    upload:\n      multipart_threshold: 5MiB\n      part_size: 5MiB\n")
         .env("MIZUCHI__BUCKETS__0__S3__TIMEOUTS__FIRST_BYTE", "200ms")
+        .env("MIZUCHI__BUCKETS__0__S3__TIMEOUTS__COMPLETE", "200ms")
         .env("MIZUCHI__BUCKETS__0__S3__TIMEOUTS__PROGRESS", "200ms")
         .env("MIZUCHI__BUCKETS__0__UPLOAD__RESTART__BACKOFF_BASE", "1ms")
         .env("MIZUCHI__LOGGING__LEVEL", QUIET)

@@ -4,6 +4,8 @@ use crate::support::backend::Backend;
 use crate::support::client::{Client, Request, signer};
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::payload;
+use crate::support::proxy::{Fault, Proxy};
+use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 use tokio::io::AsyncWriteExt;
 
@@ -241,4 +243,23 @@ async fn bytes_past_the_body_are_no_part_of_it() {
     assert_eq!(client.one(false).await.status, 400);
     assert!(client.ends().await);
     assert_eq!(backend.object("k").unwrap(), b"hello");
+}
+
+/// "server.keep_alive: how long an idle connection stays open": one that waits for its answer is not
+/// idle, and goes on after it.
+#[tokio::test]
+async fn a_connection_that_is_being_answered_is_not_idle() {
+    let backend = Backend::start().await;
+    let proxy = Proxy::start(backend.s3.address).await;
+    let gateway =
+        Setup::new(&backend, proxy.address).env("MIZUCHI__SERVER__KEEP_ALIVE", "1s").start().await;
+    let mut client = Client::connect(&gateway).await;
+    proxy.script([Fault::DelayAnswer(Duration::from_secs(2))]);
+    for key in ["slow", "next"] {
+        let answer = client.send(Request::put(key, 5), b"hello").await;
+        assert_eq!(answer.status, 200, "{key}: {}", answer.text());
+    }
+    let answered = Instant::now();
+    assert!(client.ends().await);
+    assert!(answered.elapsed() > Duration::from_millis(900), "{:?}", answered.elapsed());
 }

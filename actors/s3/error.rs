@@ -66,12 +66,16 @@ macro_rules! error_table {
 error_table! {
     /// No permission; also the answer to an unsigned `x-amz-*` header.
     AccessDenied, 403, Client, false;
+    /// The bucket's CORS rules do not allow a preflight request.
+    AccessForbidden, 403, Client, false;
     /// The `Authorization` header does not parse, or names another region, service or date.
     AuthorizationHeaderMalformed, 400, Client, false;
     /// A presigned URL's parameters are missing or malformed.
     AuthorizationQueryParametersError, 400, Client, false;
     /// Content-MD5 or checksum differs from what was received.
     BadDigest, 400, Client, false;
+    /// A preflight request lacks what it must have.
+    BadRequest, 400, Client, false;
     /// A concurrent conditional request won.
     ConditionalRequestConflict, 409, Client, true;
     /// The object or the part is larger than allowed.

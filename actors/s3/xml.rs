@@ -11,7 +11,8 @@ mod write;
 pub use complete::{CompleteRequest, CompletedPart, multipart_etag, parse_complete};
 pub use reader::{MAX_DEPTH, MAX_DOCUMENT, XmlError};
 pub use write::{
-    complete_document, complete_request, error_document, list_uploads_document, location_document,
+    DECLARATION, complete_document, complete_request, error_document, list_uploads_document,
+    location_document,
 };
 
 use reader::{Node, Reader};
@@ -81,7 +82,7 @@ fn children(body: &[u8], is: fn(&str) -> bool) -> Result<Vec<(String, String)>, 
 pub fn rewrite(body: &[u8], root: &str, replace: &[(&str, &str)]) -> Result<Vec<u8>, XmlError> {
     let mut reader = Reader::new(body)?;
     let mut out = String::with_capacity(body.len() + 256);
-    out.push_str("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
+    out.push_str(DECLARATION);
     let mut replaced: Option<&str> = None;
     while let Some(node) = reader.next()? {
         match node {

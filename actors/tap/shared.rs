@@ -87,6 +87,28 @@ impl TapHandle {
     }
 }
 
+/// Held from a request's arrival to the end of its answer: the connection is not idle meanwhile.
+pub struct Busy {
+    shared: Arc<Shared>,
+}
+
+impl TapHandle {
+    /// Notes that a request is being answered.
+    pub fn busy(&self) -> Busy {
+        self.shared.lock().busy += 1;
+        Busy { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.busy = state.busy.saturating_sub(1);
+        // The idle time begins now.
+        state.wake_reader();
+    }
+}
+
 /// One request whose head is complete and whose handler has not come yet.
 pub(super) struct Waiting {
     pub(super) seq: u64,
@@ -143,6 +165,8 @@ pub(super) struct State {
     /// The client has closed its side.
     pub(super) eof: bool,
     pub(super) reader: Option<Waker>,
+    /// Requests that are being answered.
+    busy: usize,
 }
 
 impl State {
@@ -156,6 +180,11 @@ impl State {
     /// Whether a further head may be read.
     pub(super) fn has_room(&self) -> bool {
         self.waiting.len() < MAX_PIPELINED
+    }
+
+    /// Whether a request waits for its handler, or is being answered.
+    pub(super) fn is_busy(&self) -> bool {
+        self.busy > 0 || !self.waiting.is_empty()
     }
 
     /// Ends the current body: the next head may be read.
@@ -255,6 +284,7 @@ impl Shared {
                 expect: Continue::No,
                 eof: false,
                 reader: None,
+                busy: 0,
             }),
         }
     }

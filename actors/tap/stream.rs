@@ -147,6 +147,11 @@ impl AsyncRead for TapStream {
                 Poll::Pending => {}
             }
             // Requests that wait for their handler, or run, are not idleness.
+            if state.buffer.is_empty() && state.is_busy() {
+                self.awaiting = None;
+                state.reader = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
             let awaiting = match self.awaiting {
                 Some(Awaiting::Head) => Awaiting::Head,
                 _ if state.buffer.is_empty() => Awaiting::Request,

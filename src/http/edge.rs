@@ -1,6 +1,7 @@
 //! From an accepted socket to a request handler: the tap, actix-http, actix-web, one route.
 
 use super::http_actor::{HttpActor, Serve};
+use super::later::LaterBody;
 use super::reply::Reply;
 use super::route::Route;
 use actix_http::HttpService;
@@ -12,7 +13,7 @@ use actix_web::http::{KeepAlive, StatusCode, header};
 use actix_web::{App, HttpRequest, HttpResponse, web};
 use mizuchi_actors::guardian::{ActorRef, Guardian};
 use mizuchi_actors::metrics::{Counted, Metrics};
-use mizuchi_actors::tap::{TAP_HEADER, TapConfig, TapHandle, TapStream};
+use mizuchi_actors::tap::{Busy, TAP_HEADER, TapConfig, TapHandle, TapStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
@@ -83,16 +84,18 @@ async fn handle(request: HttpRequest) -> HttpResponse {
     else {
         return HttpResponse::InternalServerError().finish();
     };
+    let busy = tap.busy();
     let token = request.headers().get(TAP_HEADER).and_then(|value| value.to_str().ok());
     let arrival = tap.take(token.unwrap_or_default());
     let peer = request.peer_addr().map(|address| address.ip());
     match http.ask(Serve { arrival, peer, received }).await {
-        Ok(reply) => respond(reply),
-        Err(error) => respond(Reply::unserved(&error)),
+        Ok(reply) => respond(reply, busy),
+        Err(error) => respond(Reply::unserved(&error), busy),
     }
 }
 
-fn respond(reply: Reply) -> HttpResponse {
+/// `busy` is dropped with the answer's last byte.
+fn respond(reply: Reply, busy: Busy) -> HttpResponse {
     let status = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = HttpResponse::build(status);
     for (name, value) in &reply.headers {
@@ -104,5 +107,8 @@ fn respond(reply: Reply) -> HttpResponse {
     if let Some(seconds) = reply.retry_after {
         response.append_header((header::RETRY_AFTER, seconds));
     }
-    response.body(reply.body)
+    match reply.later {
+        None => response.body(reply.body),
+        Some(later) => response.body(LaterBody::new(reply.body, later, busy)),
+    }
 }

@@ -2,11 +2,13 @@
 //! its head to its answer: route, admit, authorize (AuthActor), upload (UploadSupervisor).
 //!
 //! A request's future belongs to the actor, not to the client's connection: a client that goes away
-//! ends its body, and with it a PutObject; it does not end a Complete or an Abort.
+//! ends its body, and with it a PutObject; it does not end a Complete or an Abort. A Complete that
+//! takes long is answered before its end (`long_complete`).
 
 use super::access_log::Line;
+use super::long_complete;
 use super::reply::{Reply, RequestIds};
-use super::request::{Failed, answer};
+use super::request::{Begun, Failed, begin};
 use super::route::Route;
 use actix::prelude::*;
 use mizuchi_actors::http::FramingError;
@@ -53,9 +55,14 @@ impl Handler<Serve> for HttpActor {
     }
 }
 
-/// What the access line and the metrics say of a request, filled in as it becomes known.
+/// What the answer, the access line and the metrics say of a request, filled in as it becomes known.
 pub(super) struct Account {
     pub(super) ids: RequestIds,
+    pub(super) peer: Option<IpAddr>,
+    pub(super) received: Instant,
+    pub(super) path: String,
+    /// The method is HEAD: its answer has no body.
+    pub(super) head_request: bool,
     pub(super) bucket: String,
     pub(super) operation: &'static str,
     pub(super) principal: Arc<str>,
@@ -64,6 +71,16 @@ pub(super) struct Account {
     pub(super) restarts: u32,
     /// Parts that a CompleteMultipartUpload names.
     pub(super) parts: Option<usize>,
+    /// The headers that let a web page read the answer.
+    pub(super) cors: Vec<(String, Vec<u8>)>,
+}
+
+impl Account {
+    /// Adds what every answer to this request carries.
+    pub(super) fn dress(&self, mut reply: Reply) -> Reply {
+        reply.headers.extend_from_slice(&self.cors);
+        reply.with_ids(&self.ids)
+    }
 }
 
 async fn serve(route: Route, message: Serve) -> Reply {
@@ -74,6 +91,10 @@ async fn serve(route: Route, message: Serve) -> Reply {
     };
     let mut account = Account {
         ids,
+        peer,
+        received,
+        path: String::from("-"),
+        head_request: false,
         bucket: String::from("-"),
         operation: "-",
         principal: Arc::from("-"),
@@ -81,56 +102,73 @@ async fn serve(route: Route, message: Serve) -> Reply {
         plan: "-",
         restarts: 0,
         parts: None,
+        cors: Vec::new(),
     };
-    let (path, head_request, result, close) = match arrival {
-        Err(error) => (String::from("-"), false, Err(refusal(&error)), true),
+    let (begun, close) = match arrival {
+        Err(error) => (Err(refusal(&error)), true),
         Ok(Arrival { head, body }) => {
+            account.path = head.path().to_owned();
+            account.head_request = head.method() == "HEAD";
             let mut body = Some(body);
-            let result = answer(&route, &head, &mut body, peer, &mut account).await;
+            let begun = begin(&route, &head, &mut body, peer, &mut account).await;
             // What is still here was not read: its connection ends with the answer.
             let close = body.is_some_and(|body| !body.is_done());
-            (head.path().to_owned(), head.method() == "HEAD", result, close)
+            (begun, close)
         }
     };
+    let result = match begun {
+        Ok(Begun::Answered(reply)) => Ok(reply),
+        Ok(Begun::Upload(upload)) => match upload.keepalive {
+            Some(after) => {
+                return long_complete::answer(route, upload, account, after, close).await;
+            }
+            None => upload.end(&route, &mut account).await,
+        },
+        Err(failed) => Err(failed),
+    };
+    conclude(&route, &account, result, close, None)
+}
+
+/// Ends a request: makes its answer, and records it. `sent`: the status that has gone out already.
+pub(super) fn conclude(
+    route: &Route,
+    account: &Account,
+    result: Result<Reply, Failed>,
+    close: bool,
+    sent: Option<u16>,
+) -> Reply {
     let (mut reply, code) = match result {
         Ok(reply) => (reply, String::new()),
-        Err(failed) => {
-            let labels = [failed.error.metric_label(), failed.error.fault.as_str()];
+        Err(Failed { error, close }) => {
+            let labels = [error.metric_label(), error.fault.as_str()];
             route.engine.metrics.errors.with_label_values(&labels).inc();
-            let mut reply = Reply::error(&failed.error, &path, &account.ids, head_request);
-            reply.close = failed.close;
-            (reply, failed.error.code.into_owned())
+            let mut reply = Reply::error(&error, &account.path, &account.ids, account.head_request);
+            reply.close = close;
+            (reply, error.code.into_owned())
         }
     };
     reply.close |= close;
-    record(&route, &account, &reply, &code, &path, peer, received);
-    reply.with_ids(&account.ids)
+    reply.status = sent.unwrap_or(reply.status);
+    record(route, account, reply.status, &code);
+    account.dress(reply)
 }
 
-fn record(
-    route: &Route,
-    account: &Account,
-    reply: &Reply,
-    code: &str,
-    path: &str,
-    peer: Option<IpAddr>,
-    received: Instant,
-) {
+fn record(route: &Route, account: &Account, status: u16, code: &str) {
     let metrics = &route.engine.metrics;
-    let elapsed = received.elapsed().as_secs_f64();
-    let status = reply.status.to_string();
-    metrics.uploads.with_label_values(&[&account.bucket, account.operation, &status]).inc();
+    let elapsed = account.received.elapsed().as_secs_f64();
+    let labels = [account.bucket.as_str(), account.operation, &status.to_string()];
+    metrics.uploads.with_label_values(&labels).inc();
     metrics.upload_duration.with_label_values(&[account.operation]).observe(elapsed);
     if code.is_empty() && account.bytes > 0 {
         metrics.upload_bytes.with_label_values(&[&account.bucket]).inc_by(account.bytes);
     }
     Line {
         request_id: &account.ids.request,
-        client: &peer.map(|peer| peer.to_string()).unwrap_or_default(),
+        client: &account.peer.map(|peer| peer.to_string()).unwrap_or_default(),
         principal: &account.principal,
         operation: account.operation,
-        path,
-        status: reply.status,
+        path: &account.path,
+        status,
         code,
         bytes: account.bytes,
         plan: account.plan,

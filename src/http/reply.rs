@@ -1,5 +1,6 @@
 //! Answers: S3's success and error documents, with the gateway's request id on each.
 
+use super::later::Later;
 use mizuchi_actors::guardian::NoAnswer;
 use mizuchi_actors::s3::error::{ErrorCode, S3Error};
 use mizuchi_actors::s3::xml;
@@ -16,6 +17,8 @@ pub struct Reply {
     pub headers: Vec<(String, Vec<u8>)>,
     /// Body; empty for HEAD.
     pub body: Vec<u8>,
+    /// What the body goes on with; it then has no Content-Length.
+    pub later: Option<Later>,
     /// Whether the connection ends with this answer.
     pub close: bool,
     /// `Retry-After`, seconds.
@@ -34,13 +37,13 @@ pub struct RequestIds {
 impl Reply {
     /// A success without a body.
     pub fn empty(status: u16, headers: Vec<(String, Vec<u8>)>) -> Self {
-        Reply { status, headers, body: Vec::new(), close: false, retry_after: None }
+        Reply { status, headers, body: Vec::new(), later: None, close: false, retry_after: None }
     }
 
     /// A success with an XML document.
     pub fn xml(status: u16, mut headers: Vec<(String, Vec<u8>)>, body: Vec<u8>) -> Self {
         headers.push(("content-type".into(), b"application/xml".to_vec()));
-        Reply { status, headers, body, close: false, retry_after: None }
+        Reply { status, headers, body, later: None, close: false, retry_after: None }
     }
 
     /// An error document. `head`: the request was a HEAD, whose answer has no body.
@@ -52,7 +55,7 @@ impl Reply {
             xml::error_document(error, resource, &ids.request, &ids.host).into_bytes()
         };
         let retry_after = (error.status == 503).then_some(RETRY_AFTER);
-        Reply { status: error.status, headers, body, close: false, retry_after }
+        Reply { status: error.status, headers, body, later: None, close: false, retry_after }
     }
 
     /// The answer when the HttpActor itself died.

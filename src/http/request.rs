@@ -10,7 +10,9 @@ use mizuchi_actors::config::Bucket;
 use mizuchi_actors::guardian::NoAnswer;
 use mizuchi_actors::http::RequestHead;
 use mizuchi_actors::payload::PayloadLength;
+use mizuchi_actors::s3::cors;
 use mizuchi_actors::s3::error::{ErrorCode, S3Error};
+use mizuchi_actors::s3::names::BackendUploadId;
 use mizuchi_actors::s3::operation::Operation;
 use mizuchi_actors::s3::upstream::UpstreamTemplate;
 use mizuchi_actors::s3::{split_headers, xml};
@@ -22,6 +24,7 @@ use mizuchi_actors::upload::prepare;
 use mizuchi_actors::upload_supervisor::{BeginSplit, BeginUpload};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -45,14 +48,33 @@ impl From<NoAnswer> for Failed {
     }
 }
 
-/// Takes the request along its route. `body` is taken out when the upload owns it.
-pub(super) async fn answer(
+/// What becomes of a request that is not refused.
+pub(super) enum Begun {
+    /// The gateway itself has answered it.
+    Answered(Reply),
+    /// It is an upload now.
+    Upload(Box<Upload>),
+}
+
+/// A request that is accepted: its upload begins when it is asked for its end.
+pub(super) struct Upload {
+    job: Job,
+    bucket: Arc<Bucket>,
+    operation: Operation,
+    /// The backend's, of the operations that name one.
+    upload_id: Option<BackendUploadId>,
+    /// After this time the client is told to wait; None: it gets one answer, when it is there.
+    pub(super) keepalive: Option<Duration>,
+}
+
+/// Takes the request along its route up to its upload. `body` is taken out when the upload owns it.
+pub(super) async fn begin(
     route: &Route,
     head: &RequestHead,
     body: &mut Option<RequestBody>,
     peer: Option<IpAddr>,
     account: &mut Account,
-) -> Result<Reply, Failed> {
+) -> Result<Begun, Failed> {
     let address = route.router.resolve(head)?;
     let Some(bucket) = route.engine.buckets.get(address.bucket).map(Arc::clone) else {
         return Err(
@@ -60,6 +82,12 @@ pub(super) async fn answer(
         );
     };
     account.bucket.clone_from(&bucket.name);
+    if head.method() == "OPTIONS" {
+        account.operation = "Preflight";
+        account.cors = cors::preflight(&bucket.cors, head)?;
+        return Ok(Begun::Answered(Reply::empty(200, Vec::new())));
+    }
+    account.cors = cors::of_answer(&bucket.cors, head);
     let operation = Operation::parse(head, &address.key)?;
     account.operation = operation.name();
     if matches!(operation, Operation::ListMultipartUploads(_))
@@ -81,14 +109,15 @@ pub(super) async fn answer(
 
     let upload_id = authorized.upload_id.clone();
     let job = match &operation {
-        Operation::HeadBucket => return Ok(head_bucket(&bucket)),
+        Operation::HeadBucket => return Ok(Begun::Answered(head_bucket(&bucket))),
         Operation::GetBucketLocation => {
             let document = xml::location_document(&bucket.region);
-            return Ok(Reply::xml(200, Vec::new(), document.into_bytes()));
+            return Ok(Begun::Answered(Reply::xml(200, Vec::new(), document.into_bytes())));
         }
         Operation::ListMultipartUploads(query) => {
             let principal = &authorized.principal;
-            return list_uploads(&route.engine, &bucket, query, principal).map_err(Failed::from);
+            let reply = list_uploads(&route.engine, &bucket, query, principal)?;
+            return Ok(Begun::Answered(reply));
         }
         Operation::PutObject { .. } | Operation::UploadPart { .. } => {
             let Some(taken) = body.take() else { return Err(no_body().into()) };
@@ -141,22 +170,33 @@ pub(super) async fn answer(
         }
     };
     account.plan = job.plan();
-    let principal = Arc::clone(&account.principal);
-    let end: UploadEnd = match job {
-        Job::Whole(job) => route.uploads.ask(BeginUpload(job)).await?,
-        Job::Parts(job) => route.uploads.ask(BeginSplit(job)).await?,
-    };
-    account.bytes = end.volume.spliced + end.volume.copied;
-    account.restarts = end.restarts;
-    let close = !end.body_taken;
-    let answer = end.result.map_err(|error| Failed { error, close })?;
-    if let Some(parts) = account.parts {
-        route.engine.metrics.multipart_parts.observe(parts as f64);
+    // HTTP/1.0 has no framing for a body whose length is not known (RFC 9112, 6.1).
+    let long = head.is_http_11() && matches!(operation, Operation::CompleteMultipartUpload { .. });
+    let keepalive = long.then_some(bucket.upload.complete_keepalive);
+    Ok(Begun::Upload(Box::new(Upload { job, bucket, operation, upload_id, keepalive })))
+}
+
+impl Upload {
+    /// Begins the upload and waits for its end.
+    pub(super) async fn end(self, route: &Route, account: &mut Account) -> Result<Reply, Failed> {
+        let Upload { job, bucket, operation, upload_id, .. } = self;
+        let principal = Arc::clone(&account.principal);
+        let end: UploadEnd = match job {
+            Job::Whole(job) => route.uploads.ask(BeginUpload(job)).await?,
+            Job::Parts(job) => route.uploads.ask(BeginSplit(job)).await?,
+        };
+        account.bytes = end.volume.spliced + end.volume.copied;
+        account.restarts = end.restarts;
+        let close = !end.body_taken;
+        let answer = end.result.map_err(|error| Failed { error, close })?;
+        if let Some(parts) = account.parts {
+            route.engine.metrics.multipart_parts.observe(parts as f64);
+        }
+        if let (Some(id), true) = (&upload_id, ends_upload(&operation)) {
+            route.engine.ledger.client_ended(&bucket.name, id.as_str());
+        }
+        render(route, &bucket, &operation, &principal, answer).map_err(Failed::from)
     }
-    if let (Some(id), true) = (&upload_id, ends_upload(&operation)) {
-        route.engine.ledger.client_ended(&bucket.name, id.as_str());
-    }
-    render(route, &bucket, &operation, &principal, answer).map_err(Failed::from)
 }
 
 fn ends_upload(operation: &Operation) -> bool {

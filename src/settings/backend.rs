@@ -86,6 +86,8 @@ pub struct TimeoutSettings {
     pub connect: Duration,
     /// From the last byte of a request to the first of its answer.
     pub first_byte: Duration,
+    /// The same for a CompleteMultipartUpload.
+    pub complete: Duration,
     /// The longest time in which the backend takes no byte.
     pub progress: Duration,
 }
@@ -153,8 +155,14 @@ pub(super) fn read(
     let timeouts = s.within("timeouts", |s| {
         let connect = s.required("connect", duration(MILLISECOND..=HOUR));
         let first_byte = s.required("first_byte", duration(MILLISECOND..=HOUR));
+        let complete = s.required("complete", duration(MILLISECOND..=HOUR));
         let progress = s.required("progress", duration(MILLISECOND..=HOUR));
-        Some(TimeoutSettings { connect: connect?, first_byte: first_byte?, progress: progress? })
+        Some(TimeoutSettings {
+            connect: connect?,
+            first_byte: first_byte?,
+            complete: complete?,
+            progress: progress?,
+        })
     });
     let pool = s.within("pool", |s| {
         let idle_per_worker = s.required("idle_per_worker", count(0..=65_536));

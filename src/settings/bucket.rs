@@ -2,17 +2,20 @@
 
 use super::auth::{self, AuthSettings};
 use super::backend::{self, BackendSettings, Surroundings};
+use super::cors;
 use super::section::{Layer, Section};
 use super::values::{
     GIB, MIB, TIB, boolean, choice, count, duration, integer, quote, size, text, text_where,
 };
 use config::Value;
+use mizuchi_actors::s3::cors::CorsRule;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const MINUTE: Duration = Duration::from_secs(60);
+const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -34,6 +37,8 @@ pub struct BucketSettings {
     pub s3: BackendSettings,
     /// What may be uploaded.
     pub upload: UploadSettings,
+    /// Which web pages may upload; empty: CORS is not enabled.
+    pub cors: Vec<CorsRule>,
     /// Who may upload.
     pub auth: AuthSettings,
 }
@@ -45,6 +50,8 @@ pub struct UploadSettings {
     pub max_object_size: u64,
     /// False (`overwrite: deny`): an existing object stays.
     pub overwrite: bool,
+    /// How long a CompleteMultipartUpload may take before it is answered 200, its outcome to follow.
+    pub complete_keepalive: Duration,
     /// `upload.allow`.
     pub allow: UploadPermissions,
     /// How failed attempts are made again.
@@ -134,6 +141,7 @@ pub(super) fn read_all<'t>(
         }
         let s3 = s.within("s3", |s| backend::read(s, name.as_deref(), surroundings));
         let upload = s.within("upload", read_upload);
+        let cors = cors::read_all(s);
         let region = s3.as_ref().map(|s3| s3.region.as_str());
         let auth = s.within_inheriting("auth", auth, |s| auth::read(s, region));
         Some(BucketSettings {
@@ -141,6 +149,7 @@ pub(super) fn read_all<'t>(
             path_prefix: prefix?,
             s3: s3?,
             upload: upload?,
+            cors: cors?,
             auth: auth?,
         })
     });
@@ -186,6 +195,7 @@ fn warn_of_shadows(root: &Section<'_>, prefixes: &BTreeMap<String, String>) {
 fn read_upload(s: &mut Section<'_>) -> Option<UploadSettings> {
     let max_object_size = s.required("max_object_size", size(1..=MAX_OBJECT));
     let overwrite = s.required("overwrite", choice(&[("allow", true), ("deny", false)]));
+    let complete_keepalive = s.required("complete_keepalive", duration(SECOND..=HOUR));
     let allow = s.list("allow", choice(PERMISSIONS)).map(|allow| {
         let allow: BTreeSet<_> = allow.into_iter().collect();
         UploadPermissions {
@@ -218,6 +228,7 @@ fn read_upload(s: &mut Section<'_>) -> Option<UploadSettings> {
     Some(UploadSettings {
         max_object_size: max_object_size?,
         overwrite: overwrite?,
+        complete_keepalive: complete_keepalive?,
         allow: allow?,
         restart: restart?,
         split: split?,

@@ -4,8 +4,10 @@ import hashlib
 import os
 import random
 import re
+import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -157,6 +159,53 @@ class Moto(Process):
         return self.s3.list_multipart_uploads(Bucket=STORE).get("Uploads", [])
 
 
+class SlowComplete:
+    """A proxy before the backend that holds the answer to each CompleteMultipartUpload back."""
+
+    def __init__(self, backend, seconds):
+        self.backend = backend.removeprefix("http://").split(":")
+        self.seconds = seconds
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.endpoint = "http://127.0.0.1:%d" % self.listener.getsockname()[1]
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self.serve, args=[client], daemon=True).start()
+
+    def serve(self, client):
+        host, port = self.backend
+        backend = socket.create_connection((host, int(port)))
+        held = threading.Event()
+        # The gateway sends a request only when the one before is answered: each begins a block.
+        up = threading.Thread(target=self.requests, args=[client, backend, held], daemon=True)
+        up.start()
+        while block := backend.recv(65536):
+            if held.is_set():
+                time.sleep(self.seconds)
+                held.clear()
+            client.sendall(block)
+        client.close()
+
+    def requests(self, client, backend, held):
+        try:
+            while block := client.recv(65536):
+                line = block.split(b"\r\n", 1)[0]
+                if line.startswith(b"POST ") and b"uploadId=" in line:
+                    held.set()
+                backend.sendall(block)
+            backend.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+    def close(self):
+        self.listener.close()
+
+
 SETTINGS = """\
 server:
   address: 127.0.0.1:0
@@ -196,7 +245,7 @@ class Gateway(Process):
     """`mizuchi serve`: `uploads` and `acl`, which allows ACLs, in front of moto; `embedded` in
     front of a folder."""
 
-    def __init__(self, directory, backend, prefix=()):
+    def __init__(self, directory, backend, prefix=(), environment=None):
         self.objects = directory / "objects" / "files"
         settings = directory / "settings.yaml"
         text = SETTINGS.format(
@@ -211,7 +260,7 @@ class Gateway(Process):
         )
         settings.write_text(text)
         command = [*prefix, BINARY, "serve", "--settings", settings]
-        super().__init__(command, directory, {"RUST_LOG": "info"})
+        super().__init__(command, directory, {"RUST_LOG": "info", **(environment or {})})
         self.endpoint = self.announced(r"uploads on (http://\S+)")
         self.admin = self.announced(r"admin on (http://\S+)")
 

@@ -33,6 +33,10 @@ impl Answer {
         })
     }
 
+    pub fn is_chunked(&self) -> bool {
+        self.header("transfer-encoding").as_deref() == Some("chunked")
+    }
+
     pub fn element(&self, name: &str) -> Option<String> {
         between(&self.text(), &format!("<{name}>"), &format!("</{name}>"))
     }
@@ -189,6 +193,23 @@ impl Client {
 
     /// Reads one answer, interim ones too; status 0 when the connection ended first.
     pub async fn one(&mut self, to_head: bool) -> Answer {
+        let mut answer = self.head().await;
+        if to_head || answer.status < 200 || answer.head.is_empty() {
+            return answer;
+        }
+        if answer.is_chunked() {
+            while let Some(chunk) = self.chunk().await {
+                answer.body.extend_from_slice(&chunk);
+            }
+        } else {
+            let length = answer.header("content-length").and_then(|text| text.parse().ok());
+            answer.body = self.take(length.unwrap_or(0)).await;
+        }
+        answer
+    }
+
+    /// Reads the head of an answer only; status 999 when the connection ended first.
+    pub async fn head(&mut self) -> Answer {
         let end = loop {
             if let Some(at) = self.buffer.windows(4).position(|window| window == b"\r\n\r\n") {
                 break at + 4;
@@ -200,16 +221,30 @@ impl Client {
         let head = String::from_utf8_lossy(&self.buffer[..end]).into_owned();
         self.buffer.drain(..end);
         let status = head[9..12].parse().unwrap();
-        let mut answer = Answer { status, head, body: Vec::new() };
-        let length: usize =
-            answer.header("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
-        if !to_head && status >= 200 {
-            while self.buffer.len() < length {
-                assert!(self.fill().await, "the answer's body is short: {answer:?}");
+        Answer { status, head, body: Vec::new() }
+    }
+
+    /// Reads the next chunk of a chunked body (RFC 9112, 7.1); None after the last one.
+    pub async fn chunk(&mut self) -> Option<Vec<u8>> {
+        let end = loop {
+            if let Some(at) = self.buffer.windows(2).position(|window| window == b"\r\n") {
+                break at;
             }
-            answer.body = self.buffer.drain(..length).collect();
+            assert!(self.fill().await, "the answer's chunked body is cut off");
+        };
+        let line = self.take(end + 2).await;
+        let size = usize::from_str_radix(std::str::from_utf8(&line[..end]).unwrap(), 16).unwrap();
+        let mut chunk = self.take(size + 2).await;
+        assert!(chunk.ends_with(b"\r\n"));
+        chunk.truncate(size);
+        (size > 0).then_some(chunk)
+    }
+
+    async fn take(&mut self, length: usize) -> Vec<u8> {
+        while self.buffer.len() < length {
+            assert!(self.fill().await, "the answer's body is short");
         }
-        answer
+        self.buffer.drain(..length).collect()
     }
 
     async fn fill(&mut self) -> bool {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -20,6 +21,8 @@ pub enum Fault {
     BlackholeAfter(usize),
     /// Pass the request on, cut the answer after this many bytes.
     CutAnswerAfter(usize),
+    /// Hold the answer back for this long.
+    DelayAnswer(Duration),
     /// Pass everything; close after the first answer, without saying so.
     CloseAfterAnswer,
 }
@@ -111,6 +114,11 @@ async fn serve(
                 let count = read?;
                 if count == 0 {
                     return Ok(());
+                }
+                if let Some(Fault::DelayAnswer(time)) = fault
+                    && answered == 0
+                {
+                    tokio::time::sleep(time).await;
                 }
                 match &fault {
                     Some(Fault::LoseAnswerAfter(least)) if sent >= *least => {

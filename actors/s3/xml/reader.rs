@@ -118,6 +118,9 @@ impl<'a> Reader<'a> {
         if self.open.is_empty() && std::mem::replace(&mut self.rooted, true) {
             return Err(XmlError::Malformed);
         }
+        if !is_name(&name) {
+            return Err(XmlError::Malformed);
+        }
         if self.open.len() == MAX_DEPTH || attributes.len() > MAX_ATTRIBUTES {
             return Err(XmlError::TooLarge);
         }
@@ -131,6 +134,14 @@ impl<'a> Reader<'a> {
         self.open.push(name.clone());
         Ok(Node::Open { name, attributes, depth: self.open.len() })
     }
+}
+
+/// A name such as S3's documents have: XML 1.0, 2.3 in ASCII. quick-xml takes anything up to white
+/// space, and what it takes would be written out again.
+fn is_name(name: &str) -> bool {
+    let first = |byte: u8| byte.is_ascii_alphabetic() || matches!(byte, b'_' | b':');
+    let other = |byte: u8| first(byte) || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
+    name.bytes().next().is_some_and(first) && name.bytes().all(other)
 }
 
 /// XML 1.0, 4.6: the five entities that need no declaration. There are no others here.
@@ -171,6 +182,9 @@ mod tests {
             ("<a x='&y;'/>", XmlError::Forbidden),
             ("<a x='<'/>", XmlError::Malformed),
             ("<?php ?><a/>", XmlError::Forbidden),
+            ("<\r\r//>", XmlError::Malformed),
+            ("<1/>", XmlError::Malformed),
+            ("<a\u{e9}/>", XmlError::Malformed),
             (deep.as_str(), XmlError::TooLarge),
             (wide.as_str(), XmlError::TooLarge),
             ("<a/><b/>", XmlError::Malformed),

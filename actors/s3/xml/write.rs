@@ -7,7 +7,8 @@ use quick_xml::escape::escape;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-const DECLARATION: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
+/// What every document of the gateway begins with.
+pub const DECLARATION: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
 const NAMESPACE: &str = "http://s3.amazonaws.com/doc/2006-03-01/";
 
 /// Escapes text; what XML 1.0 cannot hold (control characters) becomes U+FFFD. A CR is written as a

@@ -38,7 +38,7 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!((logging.format, logging.level.as_str()), (LogFormat::Text, "info"));
     assert_eq!(embedded.directory, Path::new("./data/objects"));
 
-    let [BucketSettings { name, path_prefix, s3, upload, auth }] =
+    let [BucketSettings { name, path_prefix, s3, upload, cors, auth }] =
         <[_; 1]>::try_from(buckets).unwrap();
     assert_eq!((name.as_str(), path_prefix.as_str()), ("uploads", "/uploads"));
     assert_eq!((s3.bucket.as_str(), s3.region.as_str()), ("uploads", "us-east-1"));
@@ -55,12 +55,17 @@ fn the_defaults_are_those_of_the_documentation() {
     let verifies =
         Verifies { sha256: true, md5: true, checksum: true, trailer: false, full_object: false };
     assert_eq!(s3.verifies, verifies);
-    let timeouts =
-        TimeoutSettings { connect: 5 * SECOND, first_byte: 60 * SECOND, progress: 30 * SECOND };
+    let timeouts = TimeoutSettings {
+        connect: 5 * SECOND,
+        first_byte: 60 * SECOND,
+        complete: 600 * SECOND,
+        progress: 30 * SECOND,
+    };
     assert_eq!(s3.timeouts, timeouts);
     let pool = PoolSettings { idle_per_worker: 64, idle_timeout: 30 * SECOND };
     assert_eq!(s3.pool, pool);
     assert_eq!((upload.max_object_size, upload.overwrite), (5 * TIB, true));
+    assert_eq!(upload.complete_keepalive, 10 * SECOND);
     assert_eq!(upload.allow, UploadPermissions::default());
     let restart = RestartSettings {
         max: 4,
@@ -79,6 +84,7 @@ fn the_defaults_are_those_of_the_documentation() {
     };
     assert_eq!(upload.split, split);
     assert!(!upload.list_multipart_uploads && upload.client_uploads_ttl.is_none());
+    assert!(cors.is_empty());
     assert!(auth.enabled);
     assert_eq!(auth.sigv4.region, "us-east-1");
     assert_eq!(auth.sigv4.max_clock_skew, 900 * SECOND);

@@ -71,6 +71,7 @@ fn an_unknown_key_is_an_error_at_each_level() {
         (bucket_with("x: 1"), "buckets[0].x"),
         (bucket_with("upload: {x: 1}"), "buckets[0].upload.x"),
         (bucket_with("upload: {restart: {x: 1}}"), "buckets[0].upload.restart.x"),
+        (bucket_with("cors: [{allowed_origins: '*', x: 1}]"), "buckets[0].cors[0].x"),
         (bucket_with("auth: {x: 1}"), "buckets[0].auth.x"),
         (bucket_with("auth: {sigv4: {x: 1}}"), "buckets[0].auth.sigv4.x"),
         (
@@ -228,4 +229,23 @@ proptest! {
         }
         let _ = load_with(&lines.join("\n"), &[]).map_err(|errors| errors.to_string());
     }
+}
+
+#[test]
+fn a_cors_rule_names_origins_and_what_they_may() {
+    for (rule, key) in [
+        ("{}", "allowed_origins"),
+        ("{allowed_origins: ''}", "allowed_origins"),
+        ("{allowed_origins: [https://a.b, https://a.b/]}", "allowed_origins[1]"),
+        ("{allowed_origins: '*', allowed_methods: []}", "allowed_methods"),
+        ("{allowed_origins: '*', allowed_methods: [PUT, PATCH]}", "allowed_methods[1]"),
+        ("{allowed_origins: '*', allowed_headers: ['x-*-*']}", "allowed_headers[0]"),
+        ("{allowed_origins: '*', expose_headers: ['*']}", "expose_headers[0]"),
+        ("{allowed_origins: '*', max_age_seconds: 86401}", "max_age_seconds"),
+    ] {
+        let found = keys(&bucket_with(&format!("cors: [{rule}]")), &[]);
+        assert_eq!(found, [format!("buckets[0].cors[0].{key}")], "{rule}");
+    }
+    let many = vec!["{allowed_origins: '*'}"; 101].join(", ");
+    assert_eq!(keys(&bucket_with(&format!("cors: [{many}]")), &[]), ["buckets[0].cors"]);
 }

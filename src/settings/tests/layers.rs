@@ -158,3 +158,20 @@ fn backend_credentials_come_from_the_settings_then_from_the_environment() {
         assert_eq!(keys(&file, &[]), [format!("buckets[0].s3.{key}")]);
     }
 }
+
+#[test]
+fn a_cors_rule_has_defaults_of_its_own() {
+    let file = bucket_with("cors: [{allowed_origins: 'https://*.b'}, {expose_headers: []}]");
+    let variables = [
+        ("MIZUCHI__BUCKETS__0__CORS__1__ALLOWED_ORIGINS", "https://c, *"),
+        ("MIZUCHI__BUCKETS__0__CORS__1__ALLOWED_METHODS", "GET"),
+        ("MIZUCHI__BUCKETS__0__CORS__1__MAX_AGE_SECONDS", "0"),
+    ];
+    let rules = settings(&file, &variables).buckets.remove(0).cors;
+    let [first, second] = rules.as_slice() else { panic!("two rules") };
+    assert_eq!(first.methods, ["PUT", "POST"]);
+    assert!(first.origins[0].matches("https://a.b") && first.headers.is_empty());
+    assert_eq!((first.expose.as_slice(), first.max_age), (["ETag".to_owned()].as_slice(), None));
+    assert_eq!((second.origins.len(), second.methods.as_slice()), (2, ["GET"].as_slice()));
+    assert_eq!((second.expose.len(), second.max_age), (0, Some(0)));
+}
