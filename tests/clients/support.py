@@ -196,10 +196,9 @@ class Gateway(Process):
     """`mizuchi serve`: `uploads` and `acl`, which allows ACLs, in front of moto; `embedded` in
     front of a folder."""
 
-    def __init__(self, directory, backend, prefix=()):
+    def __init__(self, directory, backend, prefix=(), settings=SETTINGS):
         self.objects = directory / "objects" / "files"
-        settings = directory / "settings.yaml"
-        text = SETTINGS.format(
+        text = settings.format(
             directory=directory,
             endpoint=backend,
             access_key=ACCESS_KEY,
@@ -209,8 +208,9 @@ class Gateway(Process):
             store=STORE,
             region=REGION,
         )
-        settings.write_text(text)
-        command = [*prefix, BINARY, "serve", "--settings", settings]
+        file = directory / "settings.yaml"
+        file.write_text(text)
+        command = [*prefix, BINARY, "serve", "--settings", file]
         super().__init__(command, directory, {"RUST_LOG": "info"})
         self.endpoint = self.announced(r"uploads on (http://\S+)")
         self.admin = self.announced(r"admin on (http://\S+)")
