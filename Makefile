@@ -29,10 +29,10 @@ bench:
 faults-long:
 	MIZUCHI_LONG=1 $(CARGO) test --test integration -- --nocapture faults overload streaming
 
-## clients: boto3, aws-cli, moto in a venv; rclone and curl from Debian
+## clients: boto3, aws-cli, moto in a venv; the JavaScript SDK; rclone, curl, nginx, HAProxy from Debian
 clients: $(VENV)/.installed
 
-$(VENV)/.installed: tests/clients/requirements.txt
+$(VENV)/.installed: tests/clients/install tests/clients/requirements.txt tests/clients/js/package-lock.json
 	tests/clients/install
 	touch $@
 

@@ -77,7 +77,7 @@ def sign(method, target, headers):
 
 
 def framed(body, trailers, signature=None):
-    """An aws-chunked body with the lines `trailers`; signed if `signature` is there to go on from."""
+    """An aws-chunked body that ends in the lines `trailers`; signed, if it goes on from one."""
     pieces = []
     for at in [*range(0, len(body), CHUNK), len(body)]:
         data = body[at : at + CHUNK]

@@ -386,6 +386,21 @@ NOT_POSSIBLE = {
         "411 MissingContentLength",
         {"headers": {"x-amz-content-sha256": UNSIGNED}, "chunked": True, "part": True},
     ),
+    "`x-amz-checksum-md5`, `-sha512`, `-xxhash64`, `-xxhash3`, `-xxhash128`": (
+        "501 NotImplemented",
+        {"headers": {"x-amz-content-sha256": UNSIGNED, "x-amz-checksum-sha512": "AAAA"}},
+    ),
+    "one of these as a trailer": (
+        "400 InvalidRequest",
+        {
+            "headers": {
+                "x-amz-content-sha256": UNSIGNED_TRAILER,
+                "x-amz-trailer": "x-amz-checksum-sha512",
+                **DECODED,
+            },
+            "trailers": ["x-amz-checksum-sha512:AAAA"],
+        },
+    ),
     "two checksums in headers": (
         "400 InvalidRequest",
         {
