@@ -106,6 +106,10 @@ class StrictS3:
         for name, value in said.items():
             if value != digest(name, body):
                 raise Refused("BadDigest")
+        # "there must be a corresponding x-amz-checksum-algorithm or x-amz-trailer header sent.
+        # Otherwise, Amazon S3 fails the request" (S3 API Reference, PutObject and UploadPart).
+        if headers.get("x-amz-sdk-checksum-algorithm", "none") not in [*said, "none"]:
+            raise Refused("InvalidRequest")
 
     def put(self, key, query, body, headers):
         stored = self.received(body, headers)

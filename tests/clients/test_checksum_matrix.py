@@ -155,6 +155,9 @@ def request(cell):
         return headers, None
     name = HEADERS[cell.checksum]
     if cell.place == "header":
+        if cell.checksum in DIGESTS:
+            # As SDKs do.
+            headers["x-amz-sdk-checksum-algorithm"] = cell.checksum
         if cell.case == "absent":
             del headers[name]
         else:
