@@ -49,10 +49,10 @@ fuzz:
 	  cargo +nightly fuzz run --sanitizer none $$target -- \
 	    -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -print_final_stats=1; done
 
-## clients: boto3, aws-cli, moto in a venv; rclone and curl from Debian
+## clients: boto3, aws-cli, moto in a venv; the JavaScript SDK; rclone, curl, nginx, HAProxy from Debian
 clients: $(VENV)/.installed
 
-$(VENV)/.installed: tests/clients/requirements.txt
+$(VENV)/.installed: tests/clients/install tests/clients/requirements.txt tests/clients/js/package-lock.json
 	tests/clients/install
 	touch $@
 

@@ -107,10 +107,7 @@ impl BodyVerifier {
         let takes_trailers =
             matches!(mode, BodyMode::SignedChunksTrailer(_) | BodyMode::UnsignedTrailer);
         if !takes_trailers && !trailers.is_empty() {
-            return Err(S3Error::new(
-                ErrorCode::InvalidRequest,
-                "x-amz-trailer needs a value of x-amz-content-sha256 that ends in -TRAILER.",
-            ));
+            return Err(no_trailers());
         }
         let decoder = match mode {
             BodyMode::Plain { .. } => None,
@@ -236,6 +233,14 @@ impl PayloadLength {
             }
         }
     }
+}
+
+/// 400: trailers were announced for a body that has none.
+pub fn no_trailers() -> S3Error {
+    S3Error::new(
+        ErrorCode::InvalidRequest,
+        "x-amz-trailer needs a value of x-amz-content-sha256 that ends in -TRAILER.",
+    )
 }
 
 fn too_large() -> S3Error {

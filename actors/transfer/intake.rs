@@ -39,8 +39,8 @@ struct CopyWay {
     finished: bool,
     /// Checksums that came as trailers: header name and value.
     trailers: Vec<(String, String)>,
-    /// Payload bytes so far, without framing.
-    payload: u64,
+    /// Payload bytes, without framing, that [`Intake::newly_copied`] has not told of yet.
+    untold: u64,
 }
 
 impl Intake {
@@ -61,7 +61,7 @@ impl Intake {
             ready: VecDeque::new(),
             finished: false,
             trailers: Vec::new(),
-            payload: 0,
+            untold: 0,
         };
         Intake { body, way: Way::Copy(Box::new(copy)) }
     }
@@ -87,11 +87,11 @@ impl Intake {
         }
     }
 
-    /// Payload bytes that have come through memory so far, without framing.
-    pub(super) fn copied(&self) -> u64 {
-        match &self.way {
+    /// Payload bytes, without framing, that came through memory since this was last asked.
+    pub(super) fn newly_copied(&mut self) -> u64 {
+        match &mut self.way {
             Way::Splice => 0,
-            Way::Copy(copy) => copy.payload,
+            Way::Copy(copy) => std::mem::take(&mut copy.untold),
         }
     }
 
@@ -133,7 +133,7 @@ impl Intake {
                 return Ok(true);
             }
             if let Some(bytes) = copy.verifier.pop() {
-                copy.payload += bytes.len() as u64;
+                copy.untold += bytes.len() as u64;
                 match &mut copy.framing {
                     Some(framing) => copy.ready.extend(framing.encode(bytes).map_err(internal)?),
                     None => copy.ready.push_back(bytes),

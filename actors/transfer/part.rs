@@ -257,9 +257,8 @@ impl PartSource {
     async fn next_copied(&mut self) -> Result<Option<Bytes>, SendError> {
         let room = self.room();
         let Some(intake) = self.intake.as_mut().filter(|_| room > 0) else { return Ok(None) };
-        let before = intake.copied();
         let next = intake.next(room).await;
-        self.volume.copied += intake.copied() - before;
+        self.volume.copied += intake.newly_copied();
         let Some(bytes) = next? else { return Ok(None) };
         self.took(bytes.len());
         if let Some(md5) = &mut self.md5 {

@@ -9,7 +9,7 @@ use crate::config::{Backend, Bucket, Engine};
 use crate::http::{Framing, RequestHead};
 use crate::payload::{
     BodyMode, BodySpec, BodyVerifier, ChecksumAlgorithm, PayloadLength, UnsignedTrailerEncoder,
-    parse_content_md5, parse_declared,
+    no_trailers, parse_content_md5, parse_declared,
 };
 use crate::s3::error::{ErrorCode, S3Error};
 use crate::s3::operation::Operation;
@@ -140,10 +140,15 @@ pub fn plan_body(
     let verifies = backend.verifies;
     let hash_here = matches!(authorized.payload, PayloadMode::Hash(_)) && !verifies.sha256;
     let checks = Checks::from_headers(&authorized.headers, !verifies.md5, |_| !verifies.checksum);
-    let small = length < engine.zero_copy.min_body;
-    let trailer_passes = small || verifies.trailer;
-    let carries_checksum = has_checksum(&authorized.headers)
-        || (trailer_passes && !declared_trailers(head)?.is_empty());
+    let trailers = trailers(head, &authorized.payload)?;
+    // A body whose trailer the backend would not take is read whole, if that is not too much: then
+    // its checksum finds a place in the head, and is stored.
+    let held = !trailers.is_empty()
+        && !verifies.trailer
+        && usize::try_from(length).is_ok_and(|length| length <= replay.memory_per_part);
+    let small = held || length < engine.zero_copy.min_body;
+    let carries_checksum =
+        has_checksum(&authorized.headers) || (!trailers.is_empty() && (small || verifies.trailer));
     let measured = backend.require_checksum && !carries_checksum;
     let verify = hash_here || !checks.is_empty() || measured;
     let chosen = plan(plan_input(engine, &body, &authorized.payload, verify));
@@ -153,8 +158,8 @@ pub fn plan_body(
     let intake = match chosen.0 {
         Plan::Splice => Intake::splice(body),
         Plan::Copy => {
-            let framing = if trailer_passes && !small {
-                framing(head, &authorized, length, &mut planned)?
+            let framing = if verifies.trailer && !small {
+                framing(trailers, &authorized, length, &mut planned)
             } else {
                 None
             };
@@ -200,7 +205,8 @@ pub fn plan_parts(
     let backend = &bucket.backend;
     let full_object = backend.verifies.full_object && matches!(length, PayloadLength::Exactly(_));
     let left_to_backend = |algorithm: ChecksumAlgorithm| full_object && algorithm.is_crc();
-    let whole = whole_checksum(head, &authorized.headers, left_to_backend)?;
+    let trailers = trailers(head, &authorized.payload)?;
+    let whole = whole_checksum(trailers, &authorized.headers, left_to_backend);
     let checks = Checks::from_headers(&authorized.headers, true, |one| !left_to_backend(one));
     let hash_here = matches!(authorized.payload, PayloadMode::Hash(_));
     let verify = hash_here || !checks.is_empty() || backend.require_checksum;
@@ -220,16 +226,28 @@ pub fn plan_parts(
 
 /// The first checksum over the whole, in a header or announced as a trailer, that `passes`.
 fn whole_checksum(
-    head: &RequestHead,
+    trailers: Vec<ChecksumAlgorithm>,
     headers: &[(String, Vec<u8>)],
     passes: impl Fn(ChecksumAlgorithm) -> bool,
-) -> Result<Option<(ChecksumAlgorithm, Option<String>)>, S3Error> {
+) -> Option<(ChecksumAlgorithm, Option<String>)> {
     for (name, value) in headers {
         if let Some(algorithm) = ChecksumAlgorithm::from_header(name).filter(|one| passes(*one)) {
-            return Ok(Some((algorithm, Some(String::from_utf8_lossy(value).into_owned()))));
+            return Some((algorithm, Some(String::from_utf8_lossy(value).into_owned())));
         }
     }
-    Ok(declared_trailers(head)?.into_iter().find(|one| passes(*one)).map(|one| (one, None)))
+    trailers.into_iter().find(|one| passes(*one)).map(|one| (one, None))
+}
+
+/// The trailers that were announced. 400 InvalidRequest: ones that are not, or that this body cannot
+/// have.
+fn trailers(head: &RequestHead, payload: &PayloadMode) -> Result<Vec<ChecksumAlgorithm>, S3Error> {
+    let trailers = declared_trailers(head)?;
+    let can_have =
+        matches!(payload, PayloadMode::SignedChunksTrailer | PayloadMode::UnsignedTrailer);
+    if !trailers.is_empty() && !can_have {
+        return Err(no_trailers());
+    }
+    Ok(trailers)
 }
 
 fn has_checksum(headers: &[(String, Vec<u8>)]) -> bool {
@@ -278,20 +296,17 @@ const UPSTREAM_CHUNK: NonZeroU64 = NonZeroU64::MIN.saturating_add(256 * 1024 - 1
 /// The framing for a body whose trailer the backend is to store, with the headers it needs. A small
 /// one needs none: its trailer is known before its head is sent.
 fn framing(
-    head: &RequestHead,
+    trailers: Vec<ChecksumAlgorithm>,
     authorized: &Authorized,
     length: u64,
     planned: &mut PlannedBody,
-) -> Result<Option<UnsignedTrailerEncoder>, S3Error> {
-    let trailers = declared_trailers(head)?;
+) -> Option<UnsignedTrailerEncoder> {
+    if trailers.is_empty() {
+        return None;
+    }
     let names: Vec<&str> = trailers.iter().map(|trailer| trailer.header()).collect();
     let names = names.join(",");
-    if names.is_empty() {
-        return Ok(None);
-    }
-    let Some(framing) = UnsignedTrailerEncoder::new(length, UPSTREAM_CHUNK, trailers) else {
-        return Ok(None);
-    };
+    let framing = UnsignedTrailerEncoder::new(length, UPSTREAM_CHUNK, trailers)?;
     let own = authorized.headers.iter().find(|(name, _)| name == "content-encoding");
     let encoding = match own {
         Some((_, value)) => [b"aws-chunked,", value.as_slice()].concat(),
@@ -304,7 +319,7 @@ fn framing(
         (DECODED_LENGTH.to_owned(), length.to_string().into_bytes()),
         ("x-amz-trailer".to_owned(), names.into_bytes()),
     ];
-    Ok(Some(framing))
+    Some(framing)
 }
 
 /// The upstream request of an operation. `length`: its body's, None for none.

@@ -10,9 +10,13 @@ from support import (
     MB,
     SCRIPTS,
     SECRET_KEY,
+    TERMINATORS,
     UPLOAD_ONLY,
     Gateway,
     Moto,
+    Route,
+    Terminator,
+    certificate,
     run,
     write_file,
 )
@@ -23,6 +27,8 @@ for name in list(os.environ):
         del os.environ[name]
 os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+# nginx and haproxy are in sbin, which is not in everyone's PATH.
+os.environ["PATH"] += ":/usr/sbin:/sbin"
 
 
 @pytest.fixture(scope="session")
@@ -46,6 +52,20 @@ def gateway(moto_process, tmp_path_factory):
     process = Gateway(tmp_path_factory.mktemp("gateway"), moto_process.endpoint)
     yield process
     assert process.stop() == 0
+
+
+@pytest.fixture(scope="session")
+def routes(gateway, tmp_path_factory):
+    """By name: plain HTTP, and HTTPS through each terminator."""
+    trusted = certificate(tmp_path_factory.mktemp("certificate") / "both.pem")
+    terminators = {
+        name: Terminator(name, tmp_path_factory.mktemp(name), trusted, gateway.endpoint)
+        for name in TERMINATORS
+    }
+    https = {name: Route(one.endpoint, str(trusted)) for name, one in terminators.items()}
+    yield {"http": Route(gateway.endpoint), **https}
+    for terminator in terminators.values():
+        terminator.stop()
 
 
 @pytest.fixture

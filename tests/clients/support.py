@@ -1,6 +1,8 @@
 """What the tests drive: the gateway, its backend moto, and the command-line clients."""
 
+import datetime
 import hashlib
+import ipaddress
 import os
 import random
 import re
@@ -10,10 +12,14 @@ import sys
 import threading
 import time
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 
 import boto3
 from botocore.config import Config
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BINARY = Path(os.environ.get("MIZUCHI_BIN", REPOSITORY / "target/release/mizuchi"))
@@ -28,6 +34,8 @@ BUCKET = "uploads"
 STORE = "store"
 # The same with `upload.allow: [acl]`: Debian's rclone always sends `x-amz-acl: private`.
 RCLONE_BUCKET = "acl"
+# The same with `s3.verifies: [.., trailer]`: trailers go on to the backend.
+TRAILER_BUCKET = "trailers"
 
 # What rclone must be told of an upload-only S3: no HEAD of what it uploaded, no bucket to make, and
 # no look at what is there.
@@ -154,6 +162,15 @@ class Moto(Process):
             digest.update(block)
         return digest.hexdigest()
 
+    def object(self, key):
+        """All that can be compared of an object."""
+        head = self.s3.head_object(Bucket=STORE, Key=key, ChecksumMode="ENABLED")
+        return Object(
+            self.sha256(key),
+            {name: head.get(name) for name in DESCRIBED},
+            {name: head[f"Checksum{name}"] for name in CHECKSUMS if head.get(f"Checksum{name}")},
+        )
+
     def pending(self):
         """Multipart uploads that were neither completed nor aborted."""
         return self.s3.list_multipart_uploads(Bucket=STORE).get("Uploads", [])
@@ -230,6 +247,14 @@ buckets:
       endpoint: {endpoint}
       access_key: backend
       secret_key: backend
+  - name: {trailer_bucket}
+    s3:
+      bucket: {store}
+      region: {region}
+      endpoint: {endpoint}
+      access_key: backend
+      secret_key: backend
+      verifies: [sha256, md5, checksum, trailer]
   - name: {rclone_bucket}
     s3: *moto
     upload:
@@ -242,24 +267,25 @@ buckets:
 
 
 class Gateway(Process):
-    """`mizuchi serve`: `uploads` and `acl`, which allows ACLs, in front of moto; `embedded` in
-    front of a folder."""
+    """`mizuchi serve`: `uploads`, `acl`, which allows ACLs, and `trailers`, which passes trailers
+    on, in front of moto; `embedded` in front of a folder."""
 
-    def __init__(self, directory, backend, prefix=(), environment=None):
+    def __init__(self, directory, backend, prefix=(), settings=SETTINGS, environment=None):
         self.objects = directory / "objects" / "files"
-        settings = directory / "settings.yaml"
-        text = SETTINGS.format(
+        text = settings.format(
             directory=directory,
             endpoint=backend,
             access_key=ACCESS_KEY,
             secret_key=SECRET_KEY,
             bucket=BUCKET,
             rclone_bucket=RCLONE_BUCKET,
+            trailer_bucket=TRAILER_BUCKET,
             store=STORE,
             region=REGION,
         )
-        settings.write_text(text)
-        command = [*prefix, BINARY, "serve", "--settings", settings]
+        file = directory / "settings.yaml"
+        file.write_text(text)
+        command = [*prefix, BINARY, "serve", "--settings", file]
         super().__init__(command, directory, {"RUST_LOG": "info", **(environment or {})})
         self.endpoint = self.announced(r"uploads on (http://\S+)")
         self.admin = self.announced(r"admin on (http://\S+)")
@@ -300,3 +326,128 @@ def succeeded(outcome):
     """The standard output of a client that must have succeeded."""
     assert outcome.returncode == 0, outcome.stderr.decode(errors="replace")
     return outcome.stdout.decode()
+
+
+def certificate(path):
+    """A self-signed certificate of 127.0.0.1, with its key, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(
+        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path.write_bytes(private + made.public_bytes(pem))
+    return path
+
+
+NGINX = """\
+master_process off;
+pid {directory}/pid;
+error_log stderr;
+events {{}}
+http {{
+  access_log off;
+  client_body_temp_path {directory}/body;
+  proxy_temp_path {directory}/proxy;
+  fastcgi_temp_path {directory}/fastcgi;
+  uwsgi_temp_path {directory}/uwsgi;
+  scgi_temp_path {directory}/scgi;
+  server {{
+    listen 127.0.0.1:{port} ssl;
+    ssl_certificate {certificate};
+    ssl_certificate_key {certificate};
+    underscores_in_headers on;
+    client_max_body_size 0;
+    location / {{
+      proxy_pass http://{target};
+      proxy_http_version 1.1;
+      proxy_set_header Host $http_host;
+      proxy_request_buffering off;
+      proxy_buffering off;
+    }}
+  }}
+}}
+"""
+HAPROXY = """\
+defaults
+  mode http
+  timeout connect 5s
+  timeout client 60s
+  timeout server 60s
+frontend tls
+  bind 127.0.0.1:{port} ssl crt {certificate}
+  default_backend target
+backend target
+  server target {target}
+"""
+TERMINATORS = {
+    "nginx": (NGINX, ["nginx", "-g", "daemon off;", "-p", "{directory}", "-c"]),
+    "haproxy": (HAPROXY, ["haproxy", "-db", "-f"]),
+}
+
+
+class Terminator(Process):
+    """Debian's nginx or HAProxy, which takes TLS connections for a server that has none."""
+
+    def __init__(self, name, directory, certificate, target):
+        text, command = TERMINATORS[name]
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        file = directory / f"{name}.conf"
+        names = {"directory": directory, "certificate": certificate, "port": port}
+        file.write_text(text.format(target=target.removeprefix("http://"), **names))
+        super().__init__([*(word.format(directory=directory) for word in command), file], directory)
+        self.endpoint = f"https://127.0.0.1:{port}"
+        eventually(f"{name} listens", lambda: self.listens(port))
+
+    def listens(self, port):
+        if self.child.poll() is not None:
+            raise AssertionError(f"ended with {self.child.returncode}:\n{self.log()}")
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@dataclass(frozen=True)
+class Route:
+    """One way for clients to connect to the gateway."""
+
+    endpoint: str
+    # The certificate to trust; None over plain HTTP.
+    trusted: str | None = None
+
+    def client(self, **config):
+        return s3_client(self.endpoint, ACCESS_KEY, SECRET_KEY, verify=self.trusted, **config)
+
+
+CHECKSUMS = ["CRC32", "CRC32C", "CRC64NVME", "SHA1", "SHA256"]
+# What a client may say of an object, as HeadObject answers it.
+DESCRIBED = [
+    "ContentLength",
+    "ContentType",
+    "ContentEncoding",
+    "ContentDisposition",
+    "ContentLanguage",
+    "CacheControl",
+    "Metadata",
+    "StorageClass",
+    "ETag",
+]
+
+
+@dataclass(frozen=True)
+class Object:
+    """An object at the backend."""
+
+    sha256: str
+    described: dict
+    checksums: dict

@@ -75,12 +75,13 @@ def test_urllib_is_refused_while_it_sends(presign, moto):
     assert not moto.keys()
 
 
-def test_curl_from_a_pipe_has_no_length(presign, moto):
-    """`curl -T -` sends Transfer-Encoding: chunked: 411, never an object of the wrong length."""
-    status, _, body, _ = curl(presign("object"), "-T", "-", input=payload(MB))
-    assert status == 411
-    assert "<Code>MissingContentLength</Code>" in body
-    assert not moto.keys()
+@pytest.mark.parametrize("size", [MB, 20 * MB], ids=["whole", "in parts"])
+def test_curl_from_a_pipe(presign, moto, size):
+    """`curl -T -` sends Transfer-Encoding: chunked, without a length (`upload.unknown_length`)."""
+    status, _, _, _ = curl(presign("object"), "-T", "-", input=payload(size))
+    assert status == 200
+    assert moto.body("object") == payload(size)
+    assert not moto.pending()
 
 
 def test_curl_signs_by_itself(gateway, moto, tmp_path):

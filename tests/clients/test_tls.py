@@ -5,43 +5,27 @@ uploads through other gateways in 2025.
 """
 
 import base64
-import datetime
 import io
-import ipaddress
 import socket
 import ssl
 import threading
 import zlib
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from support import ACCESS_KEY, BUCKET, MB, SCRIPTS, SECRET_KEY, payload, run, s3_client, succeeded
+from support import (
+    ACCESS_KEY,
+    BUCKET,
+    MB,
+    SCRIPTS,
+    SECRET_KEY,
+    certificate,
+    payload,
+    run,
+    s3_client,
+    succeeded,
+)
 
 STREAMED = 'mizuchi_transfer_bytes_total{plan="copy",reason="streaming"}'
-
-
-def certificate(path):
-    """A self-signed certificate of 127.0.0.1, with its key, in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.timezone.utc)
-    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(
-        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path.write_bytes(private + made.public_bytes(pem))
-    return path
 
 
 def pump(source, sink):

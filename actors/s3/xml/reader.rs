@@ -1,6 +1,6 @@
 //! The bounded reader under every document.
 
-use quick_xml::events::Event;
+use quick_xml::events::{BytesStart, Event};
 
 /// Bytes of the largest document: S3's own bound for a CompleteMultipartUpload.
 pub const MAX_DOCUMENT: usize = 1024 * 1024;
@@ -66,14 +66,12 @@ impl<'a> Reader<'a> {
         loop {
             match self.inner.read_event().map_err(|_| XmlError::Malformed)? {
                 Event::Start(start) => {
-                    let (name, attributes) =
-                        (start.name().as_ref().to_owned(), start.attributes_raw().to_owned());
-                    return self.opened(name, attributes).map(Some);
+                    let name = start.name().as_ref().to_owned();
+                    return self.opened(name, attributes(&start)?).map(Some);
                 }
                 Event::Empty(start) => {
-                    let (name, attributes) =
-                        (start.name().as_ref().to_owned(), start.attributes_raw().to_owned());
-                    let node = self.opened(name.clone(), attributes)?;
+                    let name = start.name().as_ref().to_owned();
+                    let node = self.opened(name.clone(), attributes(&start)?)?;
                     self.pending = Some(Node::Close { name, depth: self.open.len() });
                     return Ok(Some(node));
                 }
@@ -121,7 +119,7 @@ impl<'a> Reader<'a> {
         if !is_name(&name) {
             return Err(XmlError::Malformed);
         }
-        if self.open.len() == MAX_DEPTH || attributes.len() > MAX_ATTRIBUTES {
+        if self.open.len() == MAX_DEPTH {
             return Err(XmlError::TooLarge);
         }
         // Attributes are copied raw by a rewrite: no reference in them is needed, none is trusted.
@@ -134,6 +132,21 @@ impl<'a> Reader<'a> {
         self.open.push(name.clone());
         Ok(Node::Open { name, attributes, depth: self.open.len() })
     }
+}
+
+/// The attributes as they stand there, each with a name and a quoted value.
+fn attributes(start: &BytesStart<'_>) -> Result<String, XmlError> {
+    let raw = start.attributes_raw();
+    if raw.len() > MAX_ATTRIBUTES {
+        return Err(XmlError::TooLarge);
+    }
+    for attribute in start.attributes() {
+        let attribute = attribute.map_err(|_| XmlError::Malformed)?;
+        if !is_name(attribute.key.as_ref()) {
+            return Err(XmlError::Malformed);
+        }
+    }
+    Ok(raw.trim_end().to_owned())
 }
 
 /// A name such as S3's documents have: XML 1.0, 2.3 in ASCII. quick-xml takes anything up to white
@@ -184,6 +197,8 @@ mod tests {
             ("<?php ?><a/>", XmlError::Forbidden),
             ("<\r\r//>", XmlError::Malformed),
             ("<1/>", XmlError::Malformed),
+            ("<a b/>", XmlError::Malformed),
+            ("<a\r\r//>", XmlError::Malformed),
             ("<a\u{e9}/>", XmlError::Malformed),
             (deep.as_str(), XmlError::TooLarge),
             (wide.as_str(), XmlError::TooLarge),
