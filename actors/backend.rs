@@ -18,7 +18,7 @@ mod resolve;
 mod response;
 
 pub use connection::{Connection, Response};
-pub use endpoint::{Endpoint, EndpointError};
+pub use endpoint::{Endpoint, EndpointError, is_host, split_authority};
 pub use error::{BackendError, Stage};
 pub use health::{EndpointHealth, RetryBudget, pick_endpoint};
 pub use pool::IdlePool;

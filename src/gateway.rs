@@ -215,7 +215,7 @@ async fn engine(settings: &Settings, metrics: Metrics) -> io::Result<Engine> {
 
 /// Where the embedded backend listens, and its keys.
 pub(crate) struct EmbeddedBackend {
-    endpoint: String,
+    endpoint: Endpoint,
     access_key: String,
     secret_key: String,
 }
@@ -233,7 +233,8 @@ async fn start_embedded(settings: &Settings) -> io::Result<Option<EmbeddedBacken
     }
     let started = crate::embedded::start(&settings.embedded.directory, &names).await?;
     Ok(Some(EmbeddedBackend {
-        endpoint: format!("http://{}", started.address),
+        endpoint: Endpoint::parse(&format!("http://{}", started.address))
+            .map_err(io::Error::other)?,
         access_key: started.access_key,
         secret_key: started.secret_key,
     }))
@@ -252,21 +253,20 @@ pub(crate) fn engine_bucket(
     embedded: Option<&EmbeddedBackend>,
 ) -> io::Result<Bucket> {
     let s3 = &settings.s3;
-    let (urls, signer) = match (&s3.endpoint, embedded, &s3.credentials) {
+    let (addresses, signer) = match (&s3.endpoint, embedded, &s3.credentials) {
         (BackendEndpoints::Embedded, Some(embedded), _) => {
             let secret = Secret::new(embedded.secret_key.clone());
             let signer = Signer::new(embedded.access_key.clone(), secret, None, s3.region.clone());
             (vec![embedded.endpoint.clone()], signer)
         }
         (BackendEndpoints::Http(endpoints), _, Some(keys)) => {
-            let urls = endpoints.iter().map(|e| format!("http://{}", e.authority())).collect();
             let signer = Signer::new(
                 keys.access_key.clone(),
                 keys.secret_key.clone(),
                 keys.session_token.clone(),
                 s3.region.clone(),
             );
-            (urls, signer)
+            (endpoints.clone(), signer)
         }
         _ => {
             return Err(io::Error::other(format!(
@@ -275,14 +275,14 @@ pub(crate) fn engine_bucket(
             )));
         }
     };
-    let mut endpoints = Vec::new();
-    for url in &urls {
-        endpoints.push(BackendEndpoint {
-            endpoint: Endpoint::parse(url).map_err(io::Error::other)?,
+    let endpoints = addresses
+        .into_iter()
+        .map(|endpoint| BackendEndpoint {
+            endpoint,
             health: EndpointHealth::new(),
             retries: RetryBudget::new(),
-        });
-    }
+        })
+        .collect();
     let in_process = s3.endpoint == BackendEndpoints::Embedded;
     let upload = &settings.upload;
     let sigv4 = &settings.auth.sigv4;

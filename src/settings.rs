@@ -34,7 +34,8 @@ pub use backend_credentials::BackendCredentials;
 pub use bucket::{BucketSettings, RestartSettings, UploadPermissions, UploadSettings};
 pub use findings::{SettingsError, SettingsErrors};
 pub use load::{Loaded, load};
-pub use network::{Cidr, Endpoint};
+pub use mizuchi_actors::backend::Endpoint;
+pub use network::Cidr;
 pub use process::{
     AdminSettings, AdmissionSettings, EmbeddedSettings, LogFormat, LoggingSettings, ReplaySettings,
 };

@@ -3,9 +3,10 @@
 use super::auth::{access_key, region};
 use super::backend_credentials::{self, BackendCredentials};
 use super::bucket::bucket_name;
-use super::network::Endpoint;
+use super::network;
 use super::section::Section;
 use super::values::{boolean, choice, count, duration, secret, text, text_where};
+use mizuchi_actors::backend::Endpoint;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
@@ -174,18 +175,17 @@ pub(super) fn read(
 fn read_endpoint(s: &mut Section<'_>) -> Option<BackendEndpoints> {
     let entries = s.list("endpoint", |value| match text(value)? {
         "embedded" => Ok(None),
-        address => Endpoint::parse(address).map(Some),
+        address => network::endpoint(address).map(Some),
     })?;
     if let [None] = entries.as_slice() {
         return Some(BackendEndpoints::Embedded);
     }
+    let address = |endpoint: &Endpoint| (endpoint.host().to_owned(), endpoint.port());
     let wrong = if entries.is_empty() {
-        "must be set: http://host[:port], a list of such, or embedded"
+        "must be set: http[s]://host[:port], a list of such, or embedded"
     } else if entries.contains(&None) {
         "must be either embedded or addresses, not both"
-    } else if entries.iter().flatten().map(Endpoint::authority).collect::<BTreeSet<_>>().len()
-        < entries.len()
-    {
+    } else if entries.iter().flatten().map(address).collect::<BTreeSet<_>>().len() < entries.len() {
         "must not name the same address twice"
     } else {
         return Some(BackendEndpoints::Http(entries.into_iter().flatten().collect()));

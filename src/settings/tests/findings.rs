@@ -19,7 +19,7 @@ replay: {overflow: maybe}
 admin: 5
 buckets:
   - name: Bad_Name
-    s3: {endpoint: 'https://s3.example.com', region: us-east-1, access_key: A}
+    s3: {endpoint: 's3.example.com', region: us-east-1, access_key: A}
   - name: good
     path_prefix: good
     s3: {endpoint: 'http://minio:9000/x', verifies: [sha256, crc], path_style: 3}
@@ -31,7 +31,7 @@ buckets:
 admin: must be a section with keys of its own
 buckets[0].auth.sigv4.credentials: auth is enabled, and
 buckets[0].name: must be a bucket name
-buckets[0].s3.endpoint: TLS to the backend is not supported yet
+buckets[0].s3.endpoint: must be http://host[:port] or https://host[:port], or embedded
 buckets[0].s3.secret_key: must be set too
 buckets[1].auth.sigv4.credentials: auth is enabled
 buckets[1].path_prefix: must begin with /
@@ -102,13 +102,13 @@ fn names_and_prefixes_are_unique() {
 #[test]
 fn an_endpoint_is_one_address_or_several_or_embedded() {
     let rest = "region: r, access_key: A, secret_key: B";
-    for endpoint in ["['http://a:1', 'http://b:1/']", "'http://a:1, http://b:1'"] {
+    for endpoint in ["['http://a:1', 'HTTPS://b:443/']", "'http://a:1, https://b'"] {
         let settings = settings(&s3(&format!("{rest}, endpoint: {endpoint}")), &[]);
         let BackendEndpoints::Http(endpoints) = &settings.buckets[0].s3.endpoint else {
             panic!("not embedded")
         };
         let shown: Vec<_> = endpoints.iter().map(Endpoint::to_string).collect();
-        assert_eq!(shown, ["http://a:1", "http://b:1"]);
+        assert_eq!(shown, ["http://a:1", "https://b"]);
     }
     for (endpoint, key) in [
         ("[]", "buckets[0].s3.endpoint"),
@@ -116,6 +116,7 @@ fn an_endpoint_is_one_address_or_several_or_embedded() {
         ("7", "buckets[0].s3.endpoint"),
         ("['http://a', embedded]", "buckets[0].s3.endpoint"),
         ("['http://a', 'HTTP://A:80/']", "buckets[0].s3.endpoint"),
+        ("['http://a:443', 'https://a']", "buckets[0].s3.endpoint"),
         ("['http://a', 'http://b/c']", "buckets[0].s3.endpoint[1]"),
     ] {
         let file = s3(&format!("{rest}, endpoint: {endpoint}"));
