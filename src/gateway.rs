@@ -6,7 +6,9 @@ use crate::seal_key;
 use crate::settings::{BackendEndpoints, BucketSettings, Settings};
 use actix_server::{Server, ServerHandle};
 use mizuchi_actors::auth_actor::AuthActor;
-use mizuchi_actors::backend::{Endpoint, EndpointHealth, RetryBudget};
+use mizuchi_actors::backend::{
+    Authorities, Endpoint, EndpointHealth, RetryBudget, TlsClient, TrustError,
+};
 use mizuchi_actors::config::{
     Backend, BackendEndpoint, Bucket, Engine, Timeouts, UploadRules, Verifies, ZeroCopy,
 };
@@ -248,6 +250,15 @@ async fn start_embedded(settings: &Settings) -> io::Result<Option<EmbeddedBacken
     Ok(None)
 }
 
+fn tls_client(settings: &BucketSettings) -> Result<TlsClient, TrustError> {
+    let tls = &settings.s3.tls;
+    let authorities = match &tls.authorities {
+        Some(authorities) => authorities.clone(),
+        None => Authorities::of_system()?,
+    };
+    TlsClient::new(authorities, tls.server_name.as_deref())
+}
+
 pub(crate) fn engine_bucket(
     settings: &BucketSettings,
     embedded: Option<&EmbeddedBackend>,
@@ -275,6 +286,12 @@ pub(crate) fn engine_bucket(
             )));
         }
     };
+    let tls = addresses
+        .iter()
+        .any(Endpoint::is_tls)
+        .then(|| tls_client(settings))
+        .transpose()
+        .map_err(|error| io::Error::other(format!("bucket {}: {error}", settings.name)))?;
     let endpoints = addresses
         .into_iter()
         .map(|endpoint| BackendEndpoint {
@@ -301,6 +318,7 @@ pub(crate) fn engine_bucket(
             bucket: s3.bucket.clone(),
             signer,
             endpoints,
+            tls,
             path_style: s3.path_style || in_process,
             key_prefix: s3.key_prefix.clone(),
             // s3s-fs looks at a checksum when the object is stored already: nothing is left to it.

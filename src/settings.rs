@@ -29,7 +29,9 @@ mod tests;
 mod values;
 
 pub use auth::{AuthSettings, ClientCredential, SigV4Settings};
-pub use backend::{BackendEndpoints, BackendSettings, PoolSettings, TimeoutSettings, Verifies};
+pub use backend::{
+    BackendEndpoints, BackendSettings, PoolSettings, TimeoutSettings, TlsSettings, Verifies,
+};
 pub use backend_credentials::BackendCredentials;
 pub use bucket::{BucketSettings, RestartSettings, UploadPermissions, UploadSettings};
 pub use findings::{SettingsError, SettingsErrors};

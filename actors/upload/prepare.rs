@@ -153,6 +153,7 @@ pub fn plan_body(
         wire_length,
         payload: authorized.payload,
         verify: hash_here || !checks.is_empty(),
+        tls: bucket.backend.tls.is_some(),
     });
     let payload = match authorized.payload {
         // The backend holds the body against the client's own hash.
