@@ -8,6 +8,7 @@ mod support;
 mod tidy;
 
 mod backend_faults;
+mod backend_tls;
 mod cli;
 mod endpoints;
 mod faults;

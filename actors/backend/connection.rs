@@ -9,7 +9,7 @@
 //!   request whose answer nobody awaits any more, is not carried out later behind a newer one.
 
 use super::body::BodyReader;
-use super::delivery::acknowledged;
+use super::delivery::holds_unsent;
 use super::endpoint::Endpoint;
 use super::error::{BackendError, Stage};
 use super::resolve::Resolver;
@@ -115,19 +115,13 @@ impl Connection {
         &self.transport
     }
 
-    /// Counts bytes that the caller has spliced into the socket.
-    pub fn count_spliced(&mut self, bytes: usize) {
-        self.transport.count_spliced(bytes);
-    }
-
     /// After a failure: whether the backend may have all that was written. False only when it has
-    /// reset the connection and its kernel had not taken everything by then.
+    /// reset the connection before all of it had left this host.
     pub fn may_have_everything(&self, error: &BackendError) -> bool {
         let BackendError::Io { source, .. } = error else { return true };
         let reset =
             matches!(source.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe);
-        let written = self.transport.written();
-        !reset || acknowledged(self.transport.socket()).is_none_or(|bytes| bytes >= written)
+        !(reset && holds_unsent(self.transport.socket()))
     }
 
     /// Whether it has served a request before: a backend may close such a one at any moment.

@@ -34,8 +34,6 @@ struct Session {
     tls: ClientConnection,
     /// What the backend has said and nobody has read.
     plain: BytesMut,
-    /// Bytes of ciphertext written to the socket, the handshake's too.
-    written: u64,
 }
 
 impl TlsStream {
@@ -47,7 +45,7 @@ impl TlsStream {
     ) -> io::Result<Self> {
         let mut tls = client.session(endpoint)?;
         tls.set_buffer_limit(Some(SEND_BUFFER));
-        let mut session = Session { tls, plain: BytesMut::new(), written: 0 };
+        let mut session = Session { tls, plain: BytesMut::new() };
         loop {
             while session.tls.wants_write() {
                 match session.transmit(&socket) {
@@ -73,10 +71,6 @@ impl TlsStream {
 
     pub(super) fn socket(&self) -> &TcpStream {
         &self.socket
-    }
-
-    pub(super) fn written(&self) -> u64 {
-        self.lock().written
     }
 
     /// Encrypts from the front of the two pieces and writes what the socket takes. True: both are
@@ -190,10 +184,7 @@ impl Session {
     fn transmit(&mut self, socket: &TcpStream) -> io::Result<()> {
         match self.tls.write_tls(&mut Socket(socket))? {
             0 => Err(io::ErrorKind::WriteZero.into()),
-            sent => {
-                self.written += sent as u64;
-                Ok(())
-            }
+            _ => Ok(()),
         }
     }
 

@@ -21,11 +21,7 @@ const MAX_INTERIM_HEAD: usize = 1024;
 /// See the module.
 #[derive(Debug)]
 pub(super) enum Transport {
-    Plain {
-        socket: TcpStream,
-        /// Bytes written since the connection was made, spliced ones too.
-        written: u64,
-    },
+    Plain(TcpStream),
     Tls(Box<TlsStream>),
 }
 
@@ -42,7 +38,7 @@ impl Transport {
         let socket = TcpStream::connect(address).await?;
         socket.set_nodelay(true)?;
         match (endpoint.is_tls(), tls) {
-            (false, _) => Ok(Transport::Plain { socket, written: 0 }),
+            (false, _) => Ok(Transport::Plain(socket)),
             (true, Some(client)) => {
                 let stream = TlsStream::connect(socket, endpoint, client).await?;
                 Ok(Transport::Tls(Box::new(stream)))
@@ -54,7 +50,7 @@ impl Transport {
 
     pub(super) fn socket(&self) -> &TcpStream {
         match self {
-            Transport::Plain { socket, .. } => socket,
+            Transport::Plain(socket) => socket,
             Transport::Tls(stream) => stream.socket(),
         }
     }
@@ -62,31 +58,16 @@ impl Transport {
     /// The socket, if what is written to it reaches the backend as it is.
     pub(super) fn descriptor(&self) -> Option<&TcpStream> {
         match self {
-            Transport::Plain { socket, .. } => Some(socket),
+            Transport::Plain(socket) => Some(socket),
             Transport::Tls(_) => None,
-        }
-    }
-
-    /// Bytes written to the socket since it was connected: with TLS, of ciphertext.
-    pub(super) fn written(&self) -> u64 {
-        match self {
-            Transport::Plain { written, .. } => *written,
-            Transport::Tls(stream) => stream.written(),
-        }
-    }
-
-    /// Counts bytes that were spliced into the socket.
-    pub(super) fn count_spliced(&mut self, bytes: usize) {
-        if let Transport::Plain { written, .. } = self {
-            *written += bytes as u64;
         }
     }
 
     /// Writes from the front of the two pieces, once, and takes that off them. True: both are
     /// empty, and nothing of them waits here. Errors: WouldBlock when the socket takes nothing.
     pub(super) fn try_send(&mut self, first: &mut &[u8], second: &mut &[u8]) -> io::Result<bool> {
-        let (socket, written) = match self {
-            Transport::Plain { socket, written } => (socket, written),
+        let socket = match self {
+            Transport::Plain(socket) => socket,
             Transport::Tls(stream) => return stream.try_send(first, second),
         };
         if first.is_empty() && second.is_empty() {
@@ -95,7 +76,6 @@ impl Transport {
         match socket.try_write_vectored(&[IoSlice::new(first), IoSlice::new(second)])? {
             0 => Err(io::ErrorKind::WriteZero.into()),
             sent => {
-                *written += sent as u64;
                 advance(first, second, sent);
                 Ok(first.is_empty() && second.is_empty())
             }
@@ -105,7 +85,7 @@ impl Transport {
     /// Reads what is there, at least one byte; 0: the backend has closed.
     pub(super) async fn read(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
         match self {
-            Transport::Plain { socket, .. } => socket.read_buf(buffer).await,
+            Transport::Plain(socket) => socket.read_buf(buffer).await,
             Transport::Tls(stream) => stream.read(buffer).await,
         }
     }
@@ -114,7 +94,7 @@ impl Transport {
     /// or the backend has closed. WouldBlock: nothing stands there, or only the beginning of one.
     pub(super) fn skip_interim(&self) -> io::Result<bool> {
         match self {
-            Transport::Plain { socket, .. } => {
+            Transport::Plain(socket) => {
                 socket.try_io(Interest::READABLE, || skip_interim_on(socket))
             }
             Transport::Tls(stream) => stream.look(|seen| match seen {
@@ -128,7 +108,7 @@ impl Transport {
     /// for. Asks the kernel, not the reactor, which learns of a close only at its next turn.
     pub(super) fn is_stale(&self) -> bool {
         match self {
-            Transport::Plain { socket, .. } => {
+            Transport::Plain(socket) => {
                 let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
                 recv(socket.as_raw_fd(), &mut [0], flags) != Err(nix::Error::EWOULDBLOCK)
             }

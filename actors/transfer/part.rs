@@ -384,10 +384,7 @@ impl<'a> Outlet<'a> {
         match self.unless_answered(sent).await? {
             Err(_) => Err(SendError::Backend(BackendError::stalled())),
             Ok(Ok(0)) => Err(SendError::Internal(io::Error::other("a pipe lost its bytes"))),
-            Ok(Ok(sent)) => {
-                self.connection.count_spliced(sent);
-                Ok(sent)
-            }
+            Ok(Ok(sent)) => Ok(sent),
             Ok(Err(error)) => Err(SendError::Backend(BackendError::sending(error))),
         }
     }

@@ -5,6 +5,7 @@ pub mod backend;
 pub mod client;
 pub mod gateway;
 pub mod proxy;
+pub mod tls;
 
 use std::future::Future;
 use std::time::{Duration, Instant};
