@@ -188,7 +188,11 @@ impl Connection {
         loop {
             match self.transport.try_send(&mut first, &mut second) {
                 Ok(true) => return Ok(()),
-                Ok(false) => deadline = deadline_after(stall),
+                Ok(false) => {
+                    deadline = deadline_after(stall);
+                    // A socket that takes everything at once would keep the others waiting.
+                    tokio::task::coop::consume_budget().await;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.writable(deadline).await?;
                 }

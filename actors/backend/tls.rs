@@ -291,11 +291,16 @@ fn certificate_problem(problem: &CertificateError) -> String {
         C::BadSignature => "TLS: the backend's certificate is not signed by the authority of that \
                             name that is trusted: if it was made anew, renew s3.tls.ca_file"
             .into(),
+        C::NotValidForNameContext { presented, .. } if presented.is_empty() => {
+            "TLS: the backend's certificate is for no name (a common name does not count): make \
+             one with a subjectAltName"
+                .into()
+        }
         C::NotValidForNameContext { expected, presented } => format!(
             "TLS: the backend's certificate is not for {}, but for {}: use such a name in \
              s3.endpoint, or set s3.tls.server_name",
             expected.to_str(),
-            if presented.is_empty() { "no name at all".into() } else { presented.join(", ") },
+            presented.join(", "),
         ),
         C::Expired | C::ExpiredContext { .. } => {
             "TLS: the backend's certificate has expired: renew it there, or check this machine's \
@@ -304,6 +309,12 @@ fn certificate_problem(problem: &CertificateError) -> String {
         }
         C::NotValidYet | C::NotValidYetContext { .. } => {
             "TLS: the backend's certificate is not valid yet: check this machine's clock".into()
+        }
+        // rustls has no variant for it, and it is what `openssl req -x509` makes.
+        C::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
+            "TLS: the backend's certificate is an authority's, not a server's: make one with \
+             basicConstraints=CA:FALSE"
+                .into()
         }
         other => format!("TLS: the backend's certificate is refused: {other}"),
     }

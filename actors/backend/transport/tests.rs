@@ -31,6 +31,8 @@ const REFUSAL: &[u8] = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\n\r\n";
 struct Served {
     names: Vec<String>,
     expired: bool,
+    /// It says that it is an authority's.
+    is_ca: bool,
     version: &'static SupportedProtocolVersion,
     alpn: &'static [u8],
     /// The name of its authority.
@@ -40,7 +42,14 @@ struct Served {
 impl Default for Served {
     fn default() -> Self {
         let names = vec!["backend.test".into(), "127.0.0.1".into(), "::1".into()];
-        Served { names, expired: false, version: &version::TLS13, alpn: b"http/1.1", issuer: "CA" }
+        Served {
+            names,
+            expired: false,
+            is_ca: false,
+            version: &version::TLS13,
+            alpn: b"http/1.1",
+            issuer: "CA",
+        }
     }
 }
 
@@ -62,6 +71,9 @@ impl Server {
         if served.expired {
             params.not_before = date_time_ymd(2000, 1, 1);
             params.not_after = date_time_ymd(2001, 1, 1);
+        }
+        if served.is_ca {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         }
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &issuer).unwrap();
@@ -354,6 +366,14 @@ async fn wrong_certificates_are_refused() {
     let server = Server::start(Served { expired: true, ..Served::default() }).await;
     let text = refusal_of(&server, &server.client(None)).await;
     assert!(text.contains("has expired"), "{text}");
+
+    let server = Server::start(Served { is_ca: true, ..Served::default() }).await;
+    let text = refusal_of(&server, &server.client(None)).await;
+    assert!(text.contains("basicConstraints=CA:FALSE"), "{text}");
+
+    let server = Server::start(Served { names: Vec::new(), ..Served::default() }).await;
+    let text = refusal_of(&server, &server.client(None)).await;
+    assert!(text.contains("make one with a subjectAltName"), "{text}");
 
     let server = Server::start(Served { alpn: b"h2", ..Served::default() }).await;
     let text = refusal_of(&server, &server.client(None)).await;
