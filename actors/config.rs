@@ -1,6 +1,6 @@
 //! What the engine is told once, at start: parsed, checked values, shared by all worker threads.
 
-use crate::backend::{Endpoint, EndpointHealth, RetryBudget};
+use crate::backend::{Endpoint, EndpointHealth, RetryBudget, TlsClient};
 use crate::metrics::Metrics;
 use crate::orphans::Ledger;
 use crate::s3::cors::CorsRule;
@@ -115,6 +115,8 @@ pub struct Backend {
     pub signer: Signer,
     /// Equivalent entrances; at least one.
     pub endpoints: Vec<BackendEndpoint>,
+    /// How its `https://` endpoints are spoken to; None: it has none.
+    pub tls: Option<TlsClient>,
     /// `/bucket/key` rather than `bucket.host/key`.
     pub path_style: bool,
     /// Put before every key.
@@ -163,7 +165,7 @@ pub struct Verifies {
 /// `s3.timeouts`.
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {
-    /// DNS and TCP.
+    /// DNS, TCP and TLS.
     pub connect: Duration,
     /// From the last byte of a request to the first of its answer.
     pub first_byte: Duration,

@@ -8,14 +8,14 @@
 mod linux;
 #[cfg(all(target_os = "linux", not(feature = "portable")))]
 pub use linux::{
-    ZERO_COPY, acknowledged, grow_pipe, new_pipe, splice, tee, total_memory, unnamed_file,
+    ZERO_COPY, grow_pipe, holds_unsent, new_pipe, splice, tee, total_memory, unnamed_file,
 };
 
 #[cfg(not(all(target_os = "linux", not(feature = "portable"))))]
 mod portable;
 #[cfg(not(all(target_os = "linux", not(feature = "portable"))))]
 pub use portable::{
-    ZERO_COPY, acknowledged, grow_pipe, new_pipe, splice, tee, total_memory, unnamed_file,
+    ZERO_COPY, grow_pipe, holds_unsent, new_pipe, splice, tee, total_memory, unnamed_file,
 };
 
 #[cfg(test)]

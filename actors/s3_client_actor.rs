@@ -121,10 +121,8 @@ impl Handler<LeaseConnection> for S3ClientActor {
             let connection = match pooled {
                 Some(connection) => connection,
                 None => {
-                    let connected =
-                        Connection::connect(&resolver, &entry.endpoint, backend.timeouts.connect)
-                            .await;
-                    match connected {
+                    let (tls, limit) = (backend.tls.as_ref(), backend.timeouts.connect);
+                    match Connection::connect(&resolver, &entry.endpoint, tls, limit).await {
                         Ok(connection) => connection,
                         Err(error) => {
                             entry.health.failed(Instant::now(), rand::random());

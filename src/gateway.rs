@@ -6,7 +6,9 @@ use crate::seal_key;
 use crate::settings::{BackendEndpoints, BucketSettings, Settings};
 use actix_server::{Server, ServerHandle};
 use mizuchi_actors::auth_actor::AuthActor;
-use mizuchi_actors::backend::{Endpoint, EndpointHealth, RetryBudget};
+use mizuchi_actors::backend::{
+    Authorities, Endpoint, EndpointHealth, RetryBudget, TlsClient, TrustError,
+};
 use mizuchi_actors::config::{
     Backend, BackendEndpoint, Bucket, Engine, SplitRules, Timeouts, UploadRules, Verifies, ZeroCopy,
 };
@@ -233,7 +235,7 @@ async fn engine(settings: &Settings, metrics: Metrics) -> io::Result<Engine> {
 
 /// Where the embedded backend listens, and its keys.
 pub(crate) struct EmbeddedBackend {
-    endpoint: String,
+    endpoint: Endpoint,
     access_key: String,
     secret_key: String,
 }
@@ -251,7 +253,8 @@ async fn start_embedded(settings: &Settings) -> io::Result<Option<EmbeddedBacken
     }
     let started = crate::embedded::start(&settings.embedded.directory, &names).await?;
     Ok(Some(EmbeddedBackend {
-        endpoint: format!("http://{}", started.address),
+        endpoint: Endpoint::parse(&format!("http://{}", started.address))
+            .map_err(io::Error::other)?,
         access_key: started.access_key,
         secret_key: started.secret_key,
     }))
@@ -265,26 +268,34 @@ async fn start_embedded(settings: &Settings) -> io::Result<Option<EmbeddedBacken
     Ok(None)
 }
 
+fn tls_client(settings: &BucketSettings) -> Result<TlsClient, TrustError> {
+    let tls = &settings.s3.tls;
+    let authorities = match &tls.authorities {
+        Some(authorities) => authorities.clone(),
+        None => Authorities::of_system()?,
+    };
+    TlsClient::new(authorities, tls.server_name.as_deref())
+}
+
 pub(crate) fn engine_bucket(
     settings: &BucketSettings,
     embedded: Option<&EmbeddedBackend>,
 ) -> io::Result<Bucket> {
     let s3 = &settings.s3;
-    let (urls, signer) = match (&s3.endpoint, embedded, &s3.credentials) {
+    let (addresses, signer) = match (&s3.endpoint, embedded, &s3.credentials) {
         (BackendEndpoints::Embedded, Some(embedded), _) => {
             let secret = Secret::new(embedded.secret_key.clone());
             let signer = Signer::new(embedded.access_key.clone(), secret, None, s3.region.clone());
             (vec![embedded.endpoint.clone()], signer)
         }
         (BackendEndpoints::Http(endpoints), _, Some(keys)) => {
-            let urls = endpoints.iter().map(|e| format!("http://{}", e.authority())).collect();
             let signer = Signer::new(
                 keys.access_key.clone(),
                 keys.secret_key.clone(),
                 keys.session_token.clone(),
                 s3.region.clone(),
             );
-            (urls, signer)
+            (endpoints.clone(), signer)
         }
         _ => {
             return Err(io::Error::other(format!(
@@ -293,14 +304,20 @@ pub(crate) fn engine_bucket(
             )));
         }
     };
-    let mut endpoints = Vec::new();
-    for url in &urls {
-        endpoints.push(BackendEndpoint {
-            endpoint: Endpoint::parse(url).map_err(io::Error::other)?,
+    let tls = addresses
+        .iter()
+        .any(Endpoint::is_tls)
+        .then(|| tls_client(settings))
+        .transpose()
+        .map_err(|error| io::Error::other(format!("bucket {}: {error}", settings.name)))?;
+    let endpoints = addresses
+        .into_iter()
+        .map(|endpoint| BackendEndpoint {
+            endpoint,
             health: EndpointHealth::new(),
             retries: RetryBudget::new(),
-        });
-    }
+        })
+        .collect();
     let in_process = s3.endpoint == BackendEndpoints::Embedded;
     let upload = &settings.upload;
     let sigv4 = &settings.auth.sigv4;
@@ -319,6 +336,7 @@ pub(crate) fn engine_bucket(
             bucket: s3.bucket.clone(),
             signer,
             endpoints,
+            tls,
             path_style: s3.path_style || in_process,
             key_prefix: s3.key_prefix.clone(),
             // s3s-fs looks at a checksum when the object is stored already: nothing is left to it.

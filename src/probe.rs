@@ -118,8 +118,9 @@ async fn exchange(
     let endpoint = &backend.endpoints.first().ok_or("no endpoint")?.endpoint;
     let limits = &backend.timeouts;
     let words = |error: mizuchi_actors::backend::BackendError| error.to_string();
-    let mut connection =
-        Connection::connect(&Resolver::new(), endpoint, limits.connect).await.map_err(words)?;
+    let (resolver, tls) = (Resolver::new(), backend.tls.as_ref());
+    let connected = Connection::connect(&resolver, endpoint, tls, limits.connect).await;
+    let mut connection = connected.map_err(words)?;
     let head = request.head(backend, endpoint.authority(), &[], None, OffsetDateTime::now_utc());
     connection.send_head_and_body(&head, body, limits.progress).await.map_err(words)?;
     let answer =

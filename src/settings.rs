@@ -30,14 +30,17 @@ mod tests;
 mod values;
 
 pub use auth::{AuthSettings, ClientCredential, SigV4Settings};
-pub use backend::{BackendEndpoints, BackendSettings, PoolSettings, TimeoutSettings, Verifies};
+pub use backend::{
+    BackendEndpoints, BackendSettings, PoolSettings, TimeoutSettings, TlsSettings, Verifies,
+};
 pub use backend_credentials::BackendCredentials;
 pub use bucket::{
     BucketSettings, RestartSettings, SplitSettings, UploadPermissions, UploadSettings,
 };
 pub use findings::{SettingsError, SettingsErrors};
 pub use load::{Loaded, load, load_text};
-pub use network::{Cidr, Endpoint};
+pub use mizuchi_actors::backend::Endpoint;
+pub use network::Cidr;
 pub use process::{
     AdminSettings, AdmissionSettings, EmbeddedSettings, LogFormat, LoggingSettings, ReplaySettings,
 };

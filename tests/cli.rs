@@ -21,7 +21,7 @@ fn mizuchi(arguments: &[&str], settings: &str) -> Output {
 fn check_shows_every_error_with_its_key() {
     let output = mizuchi(
         &["check"],
-        "server:\n  adress: 1\n  max_head: 1\nbuckets:\n  - name: B\n    s3:\n      endpoint: https://x\n",
+        "server:\n  adress: 1\n  max_head: 1\nbuckets:\n  - name: B\n    s3:\n      endpoint: x\n",
     );
     assert_eq!(output.status.code(), Some(64));
     let text = String::from_utf8(output.stderr).unwrap();

@@ -91,6 +91,22 @@ async fn a_lost_answer_is_reconciled_or_is_503() {
     assert!(answer.header("etag").is_some());
 }
 
+/// What the backend has carried out is never sent again on the quiet, also when it is small and its
+/// kernel had not acknowledged it yet.
+#[tokio::test]
+async fn a_small_upload_whose_answer_is_lost_is_not_sent_twice() {
+    let (_backend, proxy, gateway) = trio().await;
+    for index in 0..20 {
+        let mut client = Client::connect(&gateway).await;
+        let body = payload(2000);
+        assert_eq!(client.send(Request::put("warm", 2000), &body).await.status, 200);
+        proxy.script([Fault::LoseAnswerAfter(2000)]);
+        let answer = client.send(Request::put("once", 2000), &body).await;
+        assert_eq!(answer.status, 503, "{index}: {}", answer.text());
+    }
+    assert_eq!(gateway.metric("mizuchi_part_restarts_total").await, 0.0);
+}
+
 /// R14: "client aborts at a random offset: 0 leaks".
 #[tokio::test]
 async fn clients_that_abort_leave_nothing_behind() {

@@ -9,6 +9,7 @@ mod tidy;
 
 mod backend_faults;
 mod backend_matrix;
+mod backend_tls;
 mod cli;
 mod cors;
 mod endpoints;

@@ -1,7 +1,7 @@
 //! One connection to the backend, and one exchange at a time on it.
 //!
 //! Three things that a ready-made client does not give:
-//! - the socket itself ([`Connection::stream`]), so that a body can be spliced into it;
+//! - the socket itself ([`Connection::descriptor`]), so that a body can be spliced into it;
 //! - the backend's refusal in the middle of a body ([`Connection::answer_or_closed`]), and the
 //!   answer that was queued before the connection broke ([`Connection::answer_after_refusal`]):
 //!   whoever does not look keeps sending gigabytes at a backend that has said 503;
@@ -9,17 +9,17 @@
 //!   request whose answer nobody awaits any more, is not carried out later behind a newer one.
 
 use super::body::BodyReader;
-use super::delivery::acknowledged;
+use super::delivery::holds_unsent;
 use super::endpoint::Endpoint;
 use super::error::{BackendError, Stage};
 use super::resolve::Resolver;
 use super::response::{BodyFraming, ResponseError, ResponseHead, find_head_end};
+use super::transport::Transport;
+use super::trust::TlsClient;
 use bytes::{Bytes, BytesMut};
-use nix::sys::socket::{MsgFlags, recv};
-use std::io::{self, IoSlice};
-use std::os::fd::AsRawFd as _;
+use std::io;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt as _, Interest};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
@@ -28,9 +28,6 @@ const READ_SIZE: usize = 8 * 1024;
 
 /// Interim answers that are skipped before the final one: servers send one or two.
 const MAX_INTERIM: u32 = 16;
-
-/// Bytes of the largest interim answer that is skipped while a body is being sent.
-const MAX_INTERIM_HEAD: usize = 1024;
 
 /// How many times the first-byte time a whole body may take. More than once, because S3 sends
 /// white space for minutes while it completes a multipart upload; bounded, because a backend that
@@ -46,11 +43,9 @@ const MAX_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 /// Dropped in the middle of an exchange it resets the connection, else it closes it.
 #[derive(Debug)]
 pub struct Connection {
-    stream: TcpStream,
+    transport: Transport,
     buffer: BytesMut,
     served: u32,
-    /// Bytes written since the connection was made, spliced ones too.
-    written: u64,
     phase: Phase,
 }
 
@@ -74,16 +69,15 @@ pub struct Response {
 }
 
 impl Connection {
-    /// Resolves the endpoint's name and connects to the first address that takes the connection;
-    /// each gets its share of what is left of `limit`, which bounds the whole.
-    ///
-    /// TCP_NODELAY is on: a head must not wait for the acknowledgement of the one before. TCP
-    /// keep-alive is off: every wait here has a deadline, and idle connections expire.
+    /// Resolves the endpoint's name and connects to the first address that takes the connection,
+    /// the TLS handshake included; each gets its share of what is left of `limit`, which bounds
+    /// the whole. `tls`: how to speak to an `https://` endpoint.
     ///
     /// Errors: [`BackendError::Connect`], or [`BackendError::Timeout`] with [`Stage::Connect`].
     pub async fn connect(
         resolver: &Resolver,
         endpoint: &Endpoint,
+        tls: Option<&TlsClient>,
         limit: Duration,
     ) -> Result<Self, BackendError> {
         let deadline = deadline_after(limit);
@@ -92,11 +86,10 @@ impl Connection {
         let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
         for (left, address) in (1u32..=addresses.len() as u32).rev().zip(&addresses) {
             let share = deadline.saturating_duration_since(Instant::now()) / left;
-            match timeout(share, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) => {
-                    stream.set_nodelay(true).map_err(BackendError::Connect)?;
+            match timeout(share, Transport::open(*address, endpoint, tls)).await {
+                Ok(Ok(transport)) => {
                     resolver.prefer(endpoint, *address);
-                    return Ok(Connection::over(stream));
+                    return Ok(Connection::over(transport));
                 }
                 Ok(Err(error)) => last = error,
                 Err(_) => last = io::ErrorKind::TimedOut.into(),
@@ -107,27 +100,28 @@ impl Connection {
         Err(connect_error(last))
     }
 
-    fn over(stream: TcpStream) -> Self {
-        Connection { stream, buffer: BytesMut::new(), served: 0, written: 0, phase: Phase::Idle }
+    fn over(transport: Transport) -> Self {
+        Connection { transport, buffer: BytesMut::new(), served: 0, phase: Phase::Idle }
     }
 
-    /// The socket, to splice a body into after [`send_head`](Self::send_head).
-    pub fn stream(&self) -> &TcpStream {
-        &self.stream
+    /// The socket, to splice a body into after [`send_head`](Self::send_head). None: what goes to
+    /// the backend must be encrypted first, so it takes [`send_all`](Self::send_all).
+    pub fn descriptor(&self) -> Option<&TcpStream> {
+        self.transport.descriptor()
     }
 
-    /// Counts bytes that the caller has spliced into the socket.
-    pub fn count_spliced(&mut self, bytes: usize) {
-        self.written += bytes as u64;
+    #[cfg(test)]
+    pub(super) fn transport(&self) -> &Transport {
+        &self.transport
     }
 
     /// After a failure: whether the backend may have all that was written. False only when it has
-    /// reset the connection and its kernel had not taken everything by then.
+    /// reset the connection before all of it had left this host.
     pub fn may_have_everything(&self, error: &BackendError) -> bool {
         let BackendError::Io { source, .. } = error else { return true };
         let reset =
             matches!(source.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe);
-        !reset || acknowledged(&self.stream).is_none_or(|bytes| bytes >= self.written)
+        !(reset && holds_unsent(self.transport.socket()))
     }
 
     /// Whether it has served a request before: a backend may close such a one at any moment.
@@ -147,12 +141,9 @@ impl Connection {
     }
 
     /// Whether an idle connection has been closed, has failed, or holds bytes that nobody asked
-    /// for. Asks the kernel, not the reactor, which learns of a close only at its next turn.
+    /// for.
     pub fn is_stale(&self) -> bool {
-        let mut byte = [0];
-        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-        !self.buffer.is_empty()
-            || recv(self.stream.as_raw_fd(), &mut byte, flags) != Err(nix::Error::EWOULDBLOCK)
+        !self.buffer.is_empty() || self.transport.is_stale()
     }
 
     /// Begins a request: sends its head, and leaves the body to the caller.
@@ -194,15 +185,13 @@ impl Connection {
     ) -> Result<(), BackendError> {
         self.phase = Phase::Busy;
         let mut deadline = deadline_after(stall);
-        while !(first.is_empty() && second.is_empty()) {
-            match self.stream.try_write_vectored(&[IoSlice::new(first), IoSlice::new(second)]) {
-                Ok(0) => return Err(BackendError::sending(io::ErrorKind::WriteZero.into())),
-                Ok(sent) => {
-                    self.written += sent as u64;
-                    let of_second = sent.saturating_sub(first.len());
-                    first = first.get(sent..).unwrap_or_default();
-                    second = second.get(of_second..).unwrap_or_default();
+        loop {
+            match self.transport.try_send(&mut first, &mut second) {
+                Ok(true) => return Ok(()),
+                Ok(false) => {
                     deadline = deadline_after(stall);
+                    // A socket that takes everything at once would keep the others waiting.
+                    tokio::task::coop::consume_budget().await;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.writable(deadline).await?;
@@ -211,13 +200,12 @@ impl Connection {
                 Err(error) => return Err(BackendError::sending(error)),
             }
         }
-        Ok(())
     }
 
     async fn writable(&self, deadline: Instant) -> Result<(), BackendError> {
         tokio::select! {
             biased;
-            writable = self.stream.writable() => writable.map_err(BackendError::sending),
+            writable = self.transport.socket().writable() => writable.map_err(BackendError::sending),
             () = self.answer_or_closed() => Err(BackendError::closed_early()),
             () = sleep_until(deadline) => Err(BackendError::stalled()),
         }
@@ -229,37 +217,19 @@ impl Connection {
     pub async fn answer_or_closed(&self) {
         let mut interim = 0;
         while self.buffer.is_empty() && interim < MAX_INTERIM {
-            match self.stream.ready(Interest::READABLE).await {
+            match self.transport.skip_interim() {
+                Ok(true) => {
+                    interim += 1;
+                    continue;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(false) | Err(_) => return,
+            }
+            match self.transport.socket().ready(Interest::READABLE).await {
                 // Once closed, tokio never calls the socket unready again: waiting would spin.
                 Ok(ready) if !ready.is_read_closed() => {}
                 Ok(_) | Err(_) => return,
             }
-            match self.stream.try_io(Interest::READABLE, || self.skip_interim()) {
-                Ok(true) => interim += 1,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Ok(false) | Err(_) => return,
-            }
-        }
-    }
-
-    /// Takes one interim answer off the socket. False: what stands there is none. WouldBlock:
-    /// nothing stands there, or so far only the beginning of one.
-    fn skip_interim(&self) -> io::Result<bool> {
-        let mut space = [0; MAX_INTERIM_HEAD];
-        let socket = self.stream.as_raw_fd();
-        let length = recv(socket, &mut space, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)?;
-        let seen = space.get(..length).unwrap_or_default();
-        // The status is the tenth byte: until then, wait for it.
-        let may_be_interim = seen.get(9).is_none_or(|&digit| digit == b'1');
-        match find_head_end(seen, 0) {
-            _ if seen.is_empty() || !may_be_interim => Ok(false),
-            Ok(Some(end)) => {
-                let head = space.get_mut(..end).unwrap_or_default();
-                recv(socket, head, MsgFlags::MSG_DONTWAIT)?;
-                Ok(true)
-            }
-            Ok(None) if length < MAX_INTERIM_HEAD => Err(io::ErrorKind::WouldBlock.into()),
-            Ok(None) | Err(_) => Ok(false),
         }
     }
 
@@ -355,7 +325,7 @@ impl Connection {
     /// Reads what is there, at least one byte; 0: the backend has closed.
     async fn fill(&mut self, deadline: Instant, stage: Stage) -> Result<usize, BackendError> {
         self.buffer.reserve(READ_SIZE);
-        match timeout_at(deadline, self.stream.read_buf(&mut self.buffer)).await {
+        match timeout_at(deadline, self.transport.read(&mut self.buffer)).await {
             Ok(read) => read.map_err(|source| BackendError::Io { stage, source }),
             Err(_) => Err(BackendError::Timeout { stage }),
         }
@@ -364,9 +334,10 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if self.phase == Phase::Busy
-            && let Err(error) = self.stream.set_zero_linger()
-        {
+        if self.phase != Phase::Busy {
+            return self.transport.farewell();
+        }
+        if let Err(error) = self.transport.socket().set_zero_linger() {
             log::debug!("a backend connection is closed, not reset: {error}");
         }
     }

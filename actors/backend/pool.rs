@@ -98,7 +98,7 @@ mod tests {
         let mut ports = Vec::new();
         for _ in 0..2 {
             let (connection, server) = pair().await;
-            ports.push(connection.stream().local_addr().unwrap());
+            ports.push(connection.descriptor().unwrap().local_addr().unwrap());
             servers.push(server);
             pool.checkin(1, connection, now);
         }
@@ -107,7 +107,7 @@ mod tests {
         assert!(pool.checkout(7, now).is_none());
         for port in ports.iter().rev() {
             let connection = pool.checkout(1, now).unwrap();
-            assert_eq!(connection.stream().local_addr().unwrap(), *port);
+            assert_eq!(connection.descriptor().unwrap().local_addr().unwrap(), *port);
         }
         assert!(pool.checkout(1, now).is_none());
     }
@@ -119,12 +119,12 @@ mod tests {
         let mut kept = Vec::new();
         for _ in 0..3 {
             let (connection, server) = pair().await;
-            kept.push((connection.stream().local_addr().unwrap(), server));
+            kept.push((connection.descriptor().unwrap().local_addr().unwrap(), server));
             pool.checkin(0, connection, now);
         }
         assert_eq!(pool.idle_count(), 2);
         let last = pool.checkout(0, now).unwrap();
-        assert_eq!(last.stream().local_addr().unwrap(), kept[2].0);
+        assert_eq!(last.descriptor().unwrap().local_addr().unwrap(), kept[2].0);
 
         let (connection, _server) = pair().await;
         let mut none = IdlePool::new(1, 0, TIMEOUT);
@@ -140,10 +140,13 @@ mod tests {
         let (bad, bad_server) = pair().await;
         drop(bad_server);
         until(|| bad.is_stale()).await;
-        let expected = good.stream().local_addr().unwrap();
+        let expected = good.descriptor().unwrap().local_addr().unwrap();
         pool.checkin(0, good, now);
         pool.checkin(0, bad, now);
-        assert_eq!(pool.checkout(0, now).unwrap().stream().local_addr().unwrap(), expected);
+        assert_eq!(
+            pool.checkout(0, now).unwrap().descriptor().unwrap().local_addr().unwrap(),
+            expected
+        );
         assert_eq!(pool.idle_count(), 0);
 
         let (bad, bad_server) = pair().await;

@@ -66,10 +66,10 @@ sockopt_impl!(
     libc::tcp_info
 );
 
-/// Bytes that the other side has acknowledged since the connection was made; None when the kernel
-/// does not say. The SYN may be counted as one more.
-pub fn acknowledged(stream: &TcpStream) -> Option<u64> {
-    getsockopt(stream, TcpInfo).ok().map(|info| info.tcpi_bytes_acked)
+/// Whether bytes that were written have never been sent, also after a reset. False when the kernel
+/// does not say.
+pub fn holds_unsent(stream: &TcpStream) -> bool {
+    getsockopt(stream, TcpInfo).is_ok_and(|info| info.tcpi_notsent_bytes > 0)
 }
 
 /// Bytes of the machine's memory; None when the kernel does not say.

@@ -53,9 +53,9 @@ pub fn unnamed_file(directory: &Path) -> io::Result<File> {
     }
 }
 
-/// Nobody asks the kernel here: None.
-pub fn acknowledged(_stream: &TcpStream) -> Option<u64> {
-    None
+/// Nobody asks the kernel here: false.
+pub fn holds_unsent(_stream: &TcpStream) -> bool {
+    false
 }
 
 /// Nobody asks the kernel here: None.

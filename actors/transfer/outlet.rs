@@ -75,14 +75,15 @@ impl<'a> Outlet<'a> {
         length: usize,
         more: bool,
     ) -> Result<usize, SendError> {
-        let sent = timeout(self.stall, pipe.send(self.connection.stream(), length, more));
+        let Some(socket) = self.connection.descriptor() else {
+            let bytes = pipe.take(length).map_err(SendError::Internal)?;
+            return self.write(&bytes).await.map(|()| bytes.len());
+        };
+        let sent = timeout(self.stall, pipe.send(socket, length, more));
         match self.unless_answered(sent).await? {
             Err(_) => Err(SendError::Backend(BackendError::stalled())),
             Ok(Ok(0)) => Err(SendError::Internal(io::Error::other("a pipe lost its bytes"))),
-            Ok(Ok(sent)) => {
-                self.connection.count_spliced(sent);
-                Ok(sent)
-            }
+            Ok(Ok(sent)) => Ok(sent),
             Ok(Err(error)) => Err(SendError::Backend(BackendError::sending(error))),
         }
     }

@@ -37,6 +37,8 @@ pub enum Reason {
     Streaming,
     /// A hash or checksum came along that the backend does not verify (`s3.verifies`).
     Verify,
+    /// An endpoint of the bucket is `https://`: the bytes are encrypted here.
+    Tls,
 }
 
 impl Reason {
@@ -49,6 +51,7 @@ impl Reason {
             Reason::Chunked => "chunked",
             Reason::Streaming => "streaming",
             Reason::Verify => "verify",
+            Reason::Tls => "tls",
         }
     }
 }
@@ -66,6 +69,8 @@ pub struct PlanInput {
     pub payload: PayloadMode,
     /// Something must be verified here.
     pub verify: bool,
+    /// The backend may be reached through TLS: which endpoint it is, each attempt decides anew.
+    pub tls: bool,
 }
 
 /// Decides.
@@ -83,6 +88,8 @@ pub fn plan(input: PlanInput) -> (Plan, Reason) {
         (Plan::Copy, Reason::Verify)
     } else if length < input.min_body {
         (Plan::Copy, Reason::Small)
+    } else if input.tls {
+        (Plan::Copy, Reason::Tls)
     } else {
         (Plan::Splice, Reason::Plain)
     }
@@ -98,6 +105,7 @@ mod tests {
         wire_length: Some(65536),
         payload: PayloadMode::Unsigned,
         verify: false,
+        tls: false,
     };
 
     #[test]
@@ -109,6 +117,7 @@ mod tests {
             (PlanInput { enabled: false, ..PLAIN }, Reason::Disabled),
             (PlanInput { verify: true, ..PLAIN }, Reason::Verify),
             (PlanInput { wire_length: Some(65535), ..PLAIN }, Reason::Small),
+            (PlanInput { tls: true, ..PLAIN }, Reason::Tls),
             (PlanInput { wire_length: None, ..PLAIN }, Reason::Chunked),
             (PlanInput { payload: PayloadMode::SignedChunks, ..PLAIN }, Reason::Streaming),
             (PlanInput { payload: PayloadMode::UnsignedTrailer, ..PLAIN }, Reason::Streaming),

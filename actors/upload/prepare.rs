@@ -151,7 +151,7 @@ pub fn plan_body(
         has_checksum(&authorized.headers) || (!trailers.is_empty() && (small || verifies.trailer));
     let measured = backend.require_checksum && !carries_checksum;
     let verify = hash_here || !checks.is_empty() || measured;
-    let chosen = plan(plan_input(engine, &body, &authorized.payload, verify));
+    let chosen = plan(plan_input(engine, backend, &body, &authorized.payload, verify));
     let payload = upstream_payload(backend, &authorized.payload)?;
     let mut planned =
         PlannedBody { content: Content::None, plan: chosen, payload, length, headers: Vec::new() };
@@ -210,7 +210,7 @@ pub fn plan_parts(
     let checks = Checks::from_headers(&authorized.headers, true, |one| !left_to_backend(one));
     let hash_here = matches!(authorized.payload, PayloadMode::Hash(_));
     let verify = hash_here || !checks.is_empty() || backend.require_checksum;
-    let chosen = plan(plan_input(engine, &body, &authorized.payload, verify));
+    let chosen = plan(plan_input(engine, backend, &body, &authorized.payload, verify));
     let payload = upstream_payload(backend, &authorized.payload)?;
     // The parts have no hash of their own.
     upstream_payload(backend, &PayloadMode::Unsigned)?;
@@ -258,6 +258,7 @@ fn has_checksum(headers: &[(String, Vec<u8>)]) -> bool {
 
 fn plan_input(
     engine: &Engine,
+    backend: &Backend,
     body: &RequestBody,
     payload: &PayloadMode,
     verify: bool,
@@ -272,6 +273,7 @@ fn plan_input(
         },
         payload: *payload,
         verify,
+        tls: backend.tls.is_some(),
     }
 }
 

@@ -3,9 +3,10 @@
 use super::auth::{access_key, region};
 use super::backend_credentials::{self, BackendCredentials};
 use super::bucket::bucket_name;
-use super::network::Endpoint;
+use super::network;
 use super::section::Section;
-use super::values::{boolean, choice, count, duration, secret, text, text_where};
+use super::values::{boolean, choice, count, duration, quote, secret, text, text_where};
+use mizuchi_actors::backend::{Authorities, Endpoint, TlsClient};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
@@ -37,6 +38,8 @@ pub struct BackendSettings {
     pub region: String,
     /// Its entrances.
     pub endpoint: BackendEndpoints,
+    /// Of `https://` entrances.
+    pub tls: TlsSettings,
     /// `/bucket/key` rather than `bucket.host/key`.
     pub path_style: bool,
     /// Put before every key; at most 512 bytes.
@@ -64,6 +67,15 @@ pub enum BackendEndpoints {
     Http(Vec<Endpoint>),
 }
 
+/// `s3.tls`. The certificate is always verified.
+#[derive(Debug, Clone)]
+pub struct TlsSettings {
+    /// `ca_file`: the only authorities that count; None: those that the system trusts.
+    pub authorities: Option<Authorities>,
+    /// What the certificate must be valid for; None: the endpoint's host.
+    pub server_name: Option<String>,
+}
+
 /// `s3.verifies`: what need not be verified here before the backend has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verifies {
@@ -82,7 +94,7 @@ pub struct Verifies {
 /// `s3.timeouts`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TimeoutSettings {
-    /// Name resolution and TCP.
+    /// Name resolution, TCP and TLS.
     pub connect: Duration,
     /// From the last byte of a request to the first of its answer.
     pub first_byte: Duration,
@@ -132,6 +144,7 @@ pub(super) fn read(
     } else {
         s.required("region", region)
     };
+    let tls = read_tls(s, endpoint.as_ref(), surroundings);
     let path_style = s.required("path_style", boolean);
     let key_prefix = s.optional("key_prefix", |value| {
         let rule = "at most 512 bytes without control characters";
@@ -176,6 +189,7 @@ pub(super) fn read(
         },
         region: region?,
         endpoint: endpoint?,
+        tls: tls?,
         path_style: path_style?,
         key_prefix: key_prefix?.unwrap_or_default(),
         credentials: credentials?,
@@ -191,24 +205,63 @@ pub(super) fn read(
 fn read_endpoint(s: &mut Section<'_>) -> Option<BackendEndpoints> {
     let entries = s.list("endpoint", |value| match text(value)? {
         "embedded" => Ok(None),
-        address => Endpoint::parse(address).map(Some),
+        address => network::endpoint(address).map(Some),
     })?;
     if let [None] = entries.as_slice() {
         return Some(BackendEndpoints::Embedded);
     }
+    let address = |endpoint: &Endpoint| (endpoint.host().to_owned(), endpoint.port());
     let wrong = if entries.is_empty() {
-        "must be set: http://host[:port], a list of such, or embedded"
+        "must be set: http[s]://host[:port], a list of such, or embedded"
     } else if entries.contains(&None) {
         "must be either embedded or addresses, not both"
-    } else if entries.iter().flatten().map(Endpoint::authority).collect::<BTreeSet<_>>().len()
-        < entries.len()
-    {
+    } else if entries.iter().flatten().map(address).collect::<BTreeSet<_>>().len() < entries.len() {
         "must not name the same address twice"
     } else {
         return Some(BackendEndpoints::Http(entries.into_iter().flatten().collect()));
     };
     s.fail("endpoint", wrong);
     None
+}
+
+/// `s3.tls`: the files are read here, so that `mizuchi check` finds what is wrong with them.
+fn read_tls(
+    s: &mut Section<'_>,
+    endpoint: Option<&BackendEndpoints>,
+    surroundings: &Surroundings<'_>,
+) -> Option<TlsSettings> {
+    let tls = s.within("tls", |s| {
+        let files = s.list("ca_file", |value| {
+            let path = text(value)?;
+            let read = (surroundings.read)(Path::new(path));
+            let text = read.map_err(|error| {
+                let path = quote(path);
+                format!(
+                    "cannot be read: {error}: {path} must be a PEM file that this user may read"
+                )
+            })?;
+            let mut one = Authorities::none();
+            one.add_pem(&text).map_err(|error| format!("{}: {error}", quote(path)))?;
+            Ok(one)
+        });
+        let server_name = s.optional("server_name", |value| {
+            let name = text(value)?;
+            TlsClient::new(Authorities::none(), Some(name))
+                .map_err(|error| format!("{error}, not {}", quote(name)))?;
+            Ok(name.to_owned())
+        });
+        let authorities = files?.into_iter().reduce(Authorities::and);
+        Some(TlsSettings { authorities, server_name: server_name? })
+    })?;
+    let unused = match endpoint {
+        Some(BackendEndpoints::Http(endpoints)) => !endpoints.iter().any(Endpoint::is_tls),
+        Some(BackendEndpoints::Embedded) => true,
+        None => false,
+    };
+    if unused && (tls.authorities.is_some() || tls.server_name.is_some()) {
+        s.findings().warn(&s.key("tls"), "has no effect: no endpoint is https://");
+    }
+    Some(tls)
 }
 
 /// The keys that are set, or those of the chain. `known`: whether `endpoint` could be read, and so

@@ -2,120 +2,26 @@
 
 use super::values::{quote, text};
 use config::Value;
-use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use mizuchi_actors::backend::{Endpoint, EndpointError, is_host, split_authority};
+use std::net::IpAddr;
 
-/// The longest host name (RFC 1035, section 2.3.4).
-const MAX_HOST: usize = 253;
-/// The longest label of one.
-const MAX_LABEL: usize = 63;
-
-/// An S3 backend's entrance: `http://host[:port]`, nothing else. Displays as that.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Endpoint {
-    host: String,
-    port: u16,
-}
-
-impl Endpoint {
-    /// The name or address to connect to, in lower case; an IPv6 address without its brackets.
-    pub fn host(&self) -> &str {
-        &self.host
-    }
-
-    /// The TCP port; 80 where none was given.
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-
-    /// The `Host` header: brackets around IPv6, no port where it is 80.
-    pub fn authority(&self) -> String {
-        let Endpoint { host, port } = self;
-        match (host.contains(':'), *port) {
-            (true, 80) => format!("[{host}]"),
-            (true, port) => format!("[{host}]:{port}"),
-            (false, 80) => host.clone(),
-            (false, port) => format!("{host}:{port}"),
+/// Parses an entry of `s3.endpoint`. The error never quotes what may hold a password.
+pub(super) fn endpoint(text: &str) -> Result<Endpoint, String> {
+    Endpoint::parse(text).map_err(|error| match error {
+        EndpointError::Scheme => format!("{error}, or embedded"),
+        EndpointError::Host | EndpointError::Port => {
+            format!("{error}: http[s]://host[:port], not {}", quote(text))
         }
-    }
-
-    /// Parses `http://host[:port][/]`. The error never quotes what may hold a password.
-    pub(super) fn parse(text: &str) -> Result<Endpoint, String> {
-        let scheme = text.split_once("://").map(|(scheme, rest)| (scheme.to_lowercase(), rest));
-        let rest = match &scheme {
-            Some((scheme, rest)) if scheme == "http" => *rest,
-            Some((scheme, _)) if scheme == "https" => {
-                return Err("TLS to the backend is not supported yet: use http://host[:port], \
-                            within a network that you trust"
-                    .into());
-            }
-            _ => return Err("must be http://host[:port], or embedded".into()),
-        };
-        if rest.contains('@') {
-            return Err("must not hold a user or a password: set access_key and secret_key".into());
-        }
-        let rest = rest.strip_suffix('/').unwrap_or(rest);
-        if rest.contains(['/', '?', '#']) {
-            return Err("must have no path: put the bucket under s3.bucket and what every key \
-                        begins with under s3.key_prefix"
-                .into());
-        }
-        let (host, port) = split_authority(rest).ok_or_else(|| {
-            format!("must be http://host[:port] with a valid host and port, not {}", quote(text))
-        })?;
-        Ok(Endpoint { host, port: port.unwrap_or(80) })
-    }
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}", self.authority())
-    }
-}
-
-/// Host (lower case, no brackets) and port of `host[:port]`.
-fn split_authority(text: &str) -> Option<(String, Option<u16>)> {
-    let (host, port) = match text.strip_prefix('[') {
-        Some(rest) => {
-            let (host, port) = rest.split_once(']')?;
-            let host = host.parse::<Ipv6Addr>().ok()?.to_string();
-            (host, if port.is_empty() { None } else { Some(port.strip_prefix(':')?) })
-        }
-        None => {
-            let (host, port) = match text.split_once(':') {
-                Some((host, port)) => (host, Some(port)),
-                None => (text, None),
-            };
-            (is_host(host).then(|| host.to_ascii_lowercase())?, port)
-        }
-    };
-    let port = match port {
-        Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
-            Some(digits.parse().ok().filter(|port| *port != 0)?)
-        }
-        Some(_) => return None,
-        None => None,
-    };
-    Some((host, port))
-}
-
-/// A host name or an IPv4 address. Underscores are let through: container networks use them.
-fn is_host(text: &str) -> bool {
-    text.len() <= MAX_HOST
-        && text.split('.').all(|label| {
-            (1..=MAX_LABEL).contains(&label.len())
-                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-                && !label.starts_with('-')
-                && !label.ends_with('-')
-        })
+        EndpointError::Credentials | EndpointError::Path => error.to_string(),
+    })
 }
 
 /// An entry of `server.public_hosts`: `host[:port]`, in lower case, as clients send it.
 pub(super) fn public_host(value: &Value) -> Result<String, String> {
     let text = text(value)?;
     match split_authority(text) {
-        Some(_) => Ok(text.to_ascii_lowercase()),
-        None => Err(format!(
+        Ok(_) => Ok(text.to_ascii_lowercase()),
+        Err(_) => Err(format!(
             "must be the host that clients use, such as s3.example.com or s3.example.com:8080, \
              not {}",
             quote(text)
@@ -211,51 +117,25 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_is_a_scheme_a_host_and_a_port() {
-        for (text, shown, host, port) in [
-            ("http://minio:9000", "http://minio:9000", "minio", 9000),
-            ("http://minio:9000/", "http://minio:9000", "minio", 9000),
-            ("HTTP://S3.Example.COM", "http://s3.example.com", "s3.example.com", 80),
-            ("http://127.0.0.1:80", "http://127.0.0.1", "127.0.0.1", 80),
-            ("http://[::1]:9000", "http://[::1]:9000", "::1", 9000),
-            ("http://[0:0::1]", "http://[::1]", "::1", 80),
-            ("http://my_minio_1:9000", "http://my_minio_1:9000", "my_minio_1", 9000),
+    fn what_is_not_an_endpoint_is_told() {
+        for (text, begin) in [
+            ("minio:9000", "must be http://host[:port] or https://host[:port], or embedded"),
+            ("", "must be http://"),
+            ("http://minio/bucket", "must have no path: put the bucket under s3.bucket"),
+            ("https://a b", "must have a host name, an IPv4 address or an IPv6 address in []: "),
+            ("https://minio:0", "must have a port from 1 to 65535, or none: http[s]://host[:port]"),
+            ("https://me:canary@minio", "must not hold a user or a password: set access_key"),
+            ("http://me:can/ary@minio", "must not hold a user or a password: set access_key"),
         ] {
-            let endpoint = Endpoint::parse(text).unwrap();
-            assert_eq!((endpoint.host(), endpoint.port()), (host, port), "{text}");
-            assert_eq!(endpoint.to_string(), shown);
+            let error = endpoint(text).unwrap_err();
+            assert!(error.starts_with(begin), "{error}");
+            assert!(!error.contains("can"), "{error}");
         }
-    }
-
-    #[test]
-    fn what_is_not_an_endpoint_is_refused() {
-        for text in [
-            "",
-            "minio:9000",
-            "ftp://minio",
-            "http://",
-            "http:///",
-            "http://:9000",
-            "http://minio:",
-            "http://minio:0",
-            "http://minio:65536",
-            "http://minio:+1",
-            "http://minio:9000/bucket",
-            "http://minio?x",
-            "http://a b",
-            "http://[::1",
-            "http://[::1]9000",
-            "http://::1",
-            "http://a..b",
-            "http://-a",
-            "http://minio//",
-        ] {
-            assert!(Endpoint::parse(text).is_err(), "{text}");
-        }
-        let tls = Endpoint::parse("https://s3.amazonaws.com").unwrap_err();
-        assert!(tls.starts_with("TLS to the backend is not supported yet"), "{tls}");
-        let user = Endpoint::parse("http://me:canary@minio").unwrap_err();
-        assert!(!user.contains("canary"), "{user}");
+        assert!(endpoint("http://a b").unwrap_err().ends_with("not `http://a b`"));
+        assert_eq!(
+            endpoint("https://S3.Example.com/").unwrap().to_string(),
+            "https://s3.example.com"
+        );
     }
 
     #[test]
@@ -293,9 +173,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_gives_an_answer(text in "(http://)?[\\[\\]:/a-f0-9.]{0,20}|\\PC*") {
-            if let Ok(endpoint) = Endpoint::parse(&text) {
-                prop_assert_eq!(Endpoint::parse(&endpoint.to_string()), Ok(endpoint));
-            }
+            let _ = endpoint(&text);
             let _ = Cidr::parse(&value(&text));
             let _ = (public_host(&value(&text)), domain(&value(&text)));
         }

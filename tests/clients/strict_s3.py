@@ -139,6 +139,8 @@ class StrictS3:
         said = {name: headers.get(f"x-amz-checksum-{name.lower()}") for name in DIGESTS}
         said = {name: value for name, value in said.items() if value}
         if self.strict:
+            if headers.get("x-amz-mp-object-size") not in (None, str(len(body))):
+                raise Refused("InvalidRequest")
             for name, value in said.items():
                 begun_for = upload.headers.get("x-amz-checksum-algorithm")
                 kinds = [h.get("x-amz-checksum-type") for h in (upload.headers, headers)]

@@ -166,6 +166,7 @@ def request(cell):
     headers["x-amz-content-sha256"] = MODES[cell.place]
     headers["x-amz-decoded-content-length"] = str(cell.size)
     headers["x-amz-trailer"] = name
+    headers["x-amz-sdk-checksum-algorithm"] = cell.checksum
     headers["Content-Encoding"] = "aws-chunked"
     return headers, [] if cell.case == "absent" else [f"{name}:{value(cell)}"]
 
@@ -345,6 +346,15 @@ def test_copied_when_zero_copy_is_off(measured):
 CRC32 = RIGHT[MIDDLE]["CRC32"]
 DECODED = {"x-amz-decoded-content-length": str(MIDDLE)}
 NOT_POSSIBLE = {
+    "`x-amz-trailer` on a body that is not aws-chunked": (
+        "400 InvalidRequest",
+        {
+            "headers": {
+                "x-amz-content-sha256": UNSIGNED,
+                "x-amz-trailer": "x-amz-checksum-crc32",
+            },
+        },
+    ),
     "`x-amz-trailer: content-md5`": (
         "400 InvalidRequest",
         {

@@ -23,7 +23,7 @@ pub enum Twist {
     Answer(u16, &'static str),
     /// Read everything, never answer; nothing is carried out.
     Blackhole,
-    /// Carry it out, and answer one byte at a time.
+    /// Carry it out, and answer in small pieces.
     Trickle,
     /// Carry it out, and cut the answer off in its head.
     Truncate,
@@ -192,9 +192,9 @@ impl LedgerS3 {
                     socket.write_all(&garbage).await?;
                 }
                 Some(Twist::Trickle) => {
-                    for byte in answer {
-                        socket.write_all(&[byte]).await?;
-                        tokio::time::sleep(Duration::from_micros(200)).await;
+                    for piece in answer.chunks(16) {
+                        socket.write_all(piece).await?;
+                        tokio::time::sleep(Duration::from_millis(1)).await;
                     }
                 }
                 _ => socket.write_all(&answer).await?,

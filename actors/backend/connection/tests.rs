@@ -1,7 +1,7 @@
 //! The connection against small servers on loopback sockets.
 
 use super::*;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 /// Longer than any step takes on a busy machine.
@@ -20,7 +20,7 @@ pub(in super::super) async fn pair() -> (Connection, TcpStream) {
     let endpoint = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
     let resolver = Resolver::new();
     let (connection, accepted) =
-        tokio::join!(Connection::connect(&resolver, &endpoint, LONG), listener.accept());
+        tokio::join!(Connection::connect(&resolver, &endpoint, None, LONG), listener.accept());
     (connection.unwrap(), accepted.unwrap().0)
 }
 
@@ -163,7 +163,7 @@ async fn a_refused_connection_is_an_error() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
     drop(listener);
-    let error = Connection::connect(&Resolver::new(), &endpoint, LONG).await.unwrap_err();
+    let error = Connection::connect(&Resolver::new(), &endpoint, None, LONG).await.unwrap_err();
     assert!(matches!(error, BackendError::Connect(_)), "{error}");
     assert_eq!(error.stage(), Stage::Connect);
 }
@@ -174,7 +174,7 @@ async fn every_address_of_a_name_is_tried() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let endpoint = format!("http://localhost:{port}").parse().unwrap();
-    assert!(Connection::connect(&Resolver::new(), &endpoint, LONG).await.is_ok());
+    assert!(Connection::connect(&Resolver::new(), &endpoint, None, LONG).await.is_ok());
 }
 
 /// A black hole: neither the first byte nor the rest of an answer is waited for without end.
@@ -258,7 +258,7 @@ async fn the_answer_outlives_the_reset() {
     refuse(server).await;
     // Like a splice that does not look: writes on until the socket fails.
     until(|| {
-        let error = connection.stream().try_write(&body).map_err(|error| error.kind());
+        let error = connection.descriptor().unwrap().try_write(&body).map_err(|error| error.kind());
         matches!(error, Err(kind) if kind != io::ErrorKind::WouldBlock)
     })
     .await;
@@ -382,7 +382,7 @@ fn everything_is_send() {
     fn is_send(_: &impl Send) {}
     let resolver = Resolver::new();
     let endpoint: Endpoint = "http://localhost".parse().unwrap();
-    is_send(&Connection::connect(&resolver, &endpoint, LONG));
+    is_send(&Connection::connect(&resolver, &endpoint, None, LONG));
     let _ = |mut connection: Connection| {
         is_send(&connection);
         is_send(&connection.send_head(b"", LONG));

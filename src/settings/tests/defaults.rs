@@ -44,6 +44,7 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!((s3.bucket.as_str(), s3.region.as_str()), ("uploads", "us-east-1"));
     let BackendEndpoints::Http(endpoints) = s3.endpoint else { panic!("not embedded") };
     assert_eq!(endpoints[0].to_string(), "http://minio:9000");
+    assert!(s3.tls.authorities.is_none() && s3.tls.server_name.is_none());
     assert!(s3.path_style && s3.allow_unsigned && s3.key_prefix.is_empty());
     assert!(!s3.require_checksum);
     let credentials = s3.credentials.unwrap();

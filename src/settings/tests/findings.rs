@@ -19,7 +19,7 @@ replay: {overflow: maybe}
 admin: 5
 buckets:
   - name: Bad_Name
-    s3: {endpoint: 'https://s3.example.com', region: us-east-1, access_key: A}
+    s3: {endpoint: 's3.example.com', region: us-east-1, access_key: A}
   - name: good
     path_prefix: good
     s3: {endpoint: 'http://minio:9000/x', verifies: [sha256, crc], path_style: 3}
@@ -31,7 +31,7 @@ buckets:
 admin: must be a section with keys of its own
 buckets[0].auth.sigv4.credentials: auth is enabled, and
 buckets[0].name: must be a bucket name
-buckets[0].s3.endpoint: TLS to the backend is not supported yet
+buckets[0].s3.endpoint: must be http://host[:port] or https://host[:port], or embedded
 buckets[0].s3.secret_key: must be set too
 buckets[1].auth.sigv4.credentials: auth is enabled
 buckets[1].path_prefix: must begin with /
@@ -80,6 +80,7 @@ fn an_unknown_key_is_an_error_at_each_level() {
         ),
         (s3("endpoint: embedded, x: 1"), "buckets[0].s3.x"),
         (s3("endpoint: embedded, pool: {x: 1}"), "buckets[0].s3.pool.x"),
+        (s3("endpoint: embedded, tls: {verify: false}"), "buckets[0].s3.tls.verify"),
         (s3("endpoint: embedded, timeouts: {x: 1}"), "buckets[0].s3.timeouts.x"),
         (MINIMAL.replace("auth: {", "auth: {x: 1, "), "auth.x"),
         (MINIMAL.replace("sigv4: {", "sigv4: {x: 1, "), "auth.sigv4.x"),
@@ -103,13 +104,13 @@ fn names_and_prefixes_are_unique() {
 #[test]
 fn an_endpoint_is_one_address_or_several_or_embedded() {
     let rest = "region: r, access_key: A, secret_key: B";
-    for endpoint in ["['http://a:1', 'http://b:1/']", "'http://a:1, http://b:1'"] {
+    for endpoint in ["['http://a:1', 'HTTPS://b:443/']", "'http://a:1, https://b'"] {
         let settings = settings(&s3(&format!("{rest}, endpoint: {endpoint}")), &[]);
         let BackendEndpoints::Http(endpoints) = &settings.buckets[0].s3.endpoint else {
             panic!("not embedded")
         };
         let shown: Vec<_> = endpoints.iter().map(Endpoint::to_string).collect();
-        assert_eq!(shown, ["http://a:1", "http://b:1"]);
+        assert_eq!(shown, ["http://a:1", "https://b"]);
     }
     for (endpoint, key) in [
         ("[]", "buckets[0].s3.endpoint"),
@@ -117,11 +118,56 @@ fn an_endpoint_is_one_address_or_several_or_embedded() {
         ("7", "buckets[0].s3.endpoint"),
         ("['http://a', embedded]", "buckets[0].s3.endpoint"),
         ("['http://a', 'HTTP://A:80/']", "buckets[0].s3.endpoint"),
+        ("['http://a:443', 'https://a']", "buckets[0].s3.endpoint"),
         ("['http://a', 'http://b/c']", "buckets[0].s3.endpoint[1]"),
     ] {
         let file = s3(&format!("{rest}, endpoint: {endpoint}"));
         assert_eq!(keys(&file, &[]), [key], "{endpoint}");
     }
+}
+
+#[test]
+fn authorities_are_files_with_certificates() {
+    let certificate = || {
+        let certified = rcgen::generate_simple_self_signed(vec!["a".into()]).unwrap();
+        certified.cert.pem()
+    };
+    let files = [("one.pem", certificate()), ("two.pem", certificate()), ("key.pem", "".into())];
+    let load = |endpoint: &str, tls: &str| {
+        let keys = "region: r, access_key: A, secret_key: B";
+        let file = s3(&format!("{keys}, endpoint: '{endpoint}', tls: {{{tls}}}"));
+        let read = |path: &Path| match path.to_str() {
+            Some("settings.yaml") => Ok(file.clone()),
+            Some(path) => files
+                .iter()
+                .find(|(name, _)| *name == path)
+                .map(|(_, text)| text.clone())
+                .ok_or_else(|| io::ErrorKind::NotFound.into()),
+            None => Err(io::ErrorKind::NotFound.into()),
+        };
+        let environment = BTreeMap::new();
+        let surroundings = Surroundings { environment: &environment, read: &read };
+        load_within(Some(Path::new("settings.yaml")), &surroundings, &MACHINE)
+    };
+    let loaded = load("https://a", "ca_file: [one.pem, two.pem], server_name: b.test").unwrap();
+    assert_eq!(loaded.warnings, [""; 0]);
+    let tls = &loaded.settings.buckets[0].s3.tls;
+    assert!(tls.authorities.is_some());
+    assert_eq!(tls.server_name.as_deref(), Some("b.test"));
+    assert!(load("https://a", "ca_file: 'one.pem, two.pem'").is_ok());
+    for (tls, problem) in [
+        (
+            "ca_file: none.pem",
+            "ca_file: cannot be read: entity not found: `none.pem` must be a PEM",
+        ),
+        ("ca_file: [one.pem, key.pem]", "ca_file[1]: `key.pem`: holds no certificate: a PEM file"),
+        ("server_name: 'a b'", "server_name: must be a host name or an IP address, not `a b`"),
+    ] {
+        let error = load("https://a", tls).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("buckets[0].s3.tls.{problem}")), "{error}");
+    }
+    let warnings = load("http://a", "ca_file: one.pem").unwrap().warnings;
+    assert_eq!(warnings, ["buckets[0].s3.tls: has no effect: no endpoint is https://"]);
 }
 
 #[test]
