@@ -17,6 +17,7 @@ mod pool;
 mod resolve;
 mod response;
 
+pub use body::BodyReader;
 pub use connection::{Connection, Response};
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::{BackendError, Stage};
