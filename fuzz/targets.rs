@@ -258,7 +258,11 @@ fn signed() -> &'static [Vec<u8>; 2] {
 /// change means nothing (the case of a header's name, white space around a value).
 fn altered(signed: &[u8], data: &[u8]) {
     let hosts = Hosts::new(vec!["h".into()]);
-    let parse = |raw: &[u8]| RequestHead::parse(Bytes::copy_from_slice(raw));
+    // As the tap does it: a head in doubt (two Host lines) gets no further.
+    let parse = |raw: &[u8]| {
+        let head = RequestHead::parse(Bytes::copy_from_slice(raw)).ok()?;
+        http::framing(&head).is_ok().then_some(head)
+    };
     let whole = parse(signed).expect("a good head");
     assert!(verifier().verify(&whole, &hosts, noon()).is_ok(), "the untouched head is let in");
     let [at_high, at_low, flip, ref inserted @ ..] = *data else { return };
@@ -267,7 +271,7 @@ fn altered(signed: &[u8], data: &[u8]) {
     flipped[at] ^= flip;
     let grown = [&signed[..at], inserted, &signed[at..]].concat();
     for bad in [flipped, grown] {
-        let Ok(head) = parse(&bad) else { continue };
+        let Some(head) = parse(&bad) else { continue };
         // As the gateway does it: the candidates come from the request itself.
         let hosts = Hosts::new(head.header("host").map(str::to_owned).into_iter().collect());
         if verifier().verify(&head, &hosts, noon()).is_ok() {
