@@ -10,6 +10,7 @@ mod tidy;
 mod backend_faults;
 mod backend_matrix;
 mod cli;
+mod documents;
 mod endpoints;
 mod faults;
 mod fuzz;
