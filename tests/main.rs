@@ -21,5 +21,6 @@ mod pipeline;
 mod races;
 mod replay;
 mod scale;
+mod secrets;
 mod sigv4;
 mod splits;

@@ -1,6 +1,6 @@
 //! The bounded reader under every document.
 
-use quick_xml::events::Event;
+use quick_xml::events::{BytesStart, Event};
 
 /// Bytes of the largest document: S3's own bound for a CompleteMultipartUpload.
 pub const MAX_DOCUMENT: usize = 1024 * 1024;
@@ -65,16 +65,11 @@ impl<'a> Reader<'a> {
         }
         loop {
             match self.inner.read_event().map_err(|_| XmlError::Malformed)? {
-                Event::Start(start) => {
-                    let (name, attributes) =
-                        (start.name().as_ref().to_owned(), start.attributes_raw().to_owned());
-                    return self.opened(name, attributes).map(Some);
-                }
+                Event::Start(start) => return self.opened(&start).map(Some),
                 Event::Empty(start) => {
-                    let (name, attributes) =
-                        (start.name().as_ref().to_owned(), start.attributes_raw().to_owned());
-                    let node = self.opened(name.clone(), attributes)?;
-                    self.pending = Some(Node::Close { name, depth: self.open.len() });
+                    let node = self.opened(&start)?;
+                    let (name, depth) = (start.name().as_ref().to_owned(), self.open.len());
+                    self.pending = Some(Node::Close { name, depth });
                     return Ok(Some(node));
                 }
                 Event::End(_) => {
@@ -114,7 +109,9 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn opened(&mut self, name: String, attributes: String) -> Result<Node, XmlError> {
+    fn opened(&mut self, start: &BytesStart<'_>) -> Result<Node, XmlError> {
+        let (name, attributes) =
+            (start.name().as_ref().to_owned(), start.attributes_raw().to_owned());
         if self.open.is_empty() && std::mem::replace(&mut self.rooted, true) {
             return Err(XmlError::Malformed);
         }
@@ -125,12 +122,23 @@ impl<'a> Reader<'a> {
         if attributes.contains('&') {
             return Err(XmlError::Forbidden);
         }
-        if attributes.contains('<') {
+        // Names and attributes are written as they came: what is no name here would be read as
+        // something else there.
+        let well_formed = !attributes.contains('<')
+            && is_name(&name)
+            && start.attributes().all(|found| found.is_ok_and(|found| is_name(found.key.as_ref())));
+        if !well_formed {
             return Err(XmlError::Malformed);
         }
         self.open.push(name.clone());
         Ok(Node::Open { name, attributes, depth: self.open.len() })
     }
+}
+
+/// XML 1.0, 2.3: a Name, but that of characters beyond ASCII all letters and digits are let pass.
+fn is_name(name: &str) -> bool {
+    name.starts_with(|first: char| first.is_alphabetic() || matches!(first, '_' | ':'))
+        && name.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | ':' | '-' | '.'))
 }
 
 /// XML 1.0, 4.6: the five entities that need no declaration. There are no others here.
@@ -170,6 +178,14 @@ mod tests {
             ("<a>&x;</a>", XmlError::Forbidden),
             ("<a x='&y;'/>", XmlError::Forbidden),
             ("<a x='<'/>", XmlError::Malformed),
+            ("<a>< //></a>", XmlError::Malformed),
+            ("<a //>", XmlError::Malformed),
+            ("<a'>'/>", XmlError::Malformed),
+            ("<1/>", XmlError::Malformed),
+            ("<a b/>", XmlError::Malformed),
+            ("<a b=c/>", XmlError::Malformed),
+            ("<a b='1' b='2'/>", XmlError::Malformed),
+            ("<a /='1'/>", XmlError::Malformed),
             ("<?php ?><a/>", XmlError::Forbidden),
             (deep.as_str(), XmlError::TooLarge),
             (wide.as_str(), XmlError::TooLarge),
@@ -183,5 +199,6 @@ mod tests {
         }
         assert!(Reader::new(&vec![b' '; MAX_DOCUMENT + 1]).is_err());
         assert_eq!(read("<?xml version='1.0'?><!-- c --><a><b/>t</a>"), Ok(5));
+        assert_eq!(read("<a xmlns='http://x/' xmlns:i=\"y\" i:type='>'><é.1-b/></a>"), Ok(4));
     }
 }
