@@ -1,16 +1,16 @@
 //! security.md, "Streaming bodies (aws-chunked)", and R16: what a client says of its bytes must hold.
 
 use crate::support::backend::Backend;
-use crate::support::client::{Answer, Client, Request, signer, write_head};
+use crate::support::client::{Client, Request};
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::payload;
+use crate::support::streamed::Streamed;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use md5::Digest as _;
 use mizuchi_actors::payload::{ChecksumAlgorithm, Hasher};
-use mizuchi_actors::sigv4::{PayloadHash, UpstreamRequest};
+use mizuchi_actors::sigv4::PayloadHash;
 use sha2::Sha256;
-use time::OffsetDateTime;
 
 /// A gateway that verifies everything itself.
 async fn pair() -> (Backend, Gateway) {
@@ -20,105 +20,6 @@ async fn pair() -> (Backend, Gateway) {
         .start()
         .await;
     (backend, gateway)
-}
-
-/// An aws-chunked upload, with everything that a test may want to spoil.
-#[derive(Clone)]
-struct Streamed {
-    mode: PayloadHash,
-    key: String,
-    /// `partNumber` and `uploadId`: an UploadPart.
-    query: Vec<(String, String)>,
-    chunks: Vec<Vec<u8>>,
-    decoded: Option<String>,
-    trailer: Option<(ChecksumAlgorithm, String)>,
-    declared: Option<String>,
-    last_chunk: bool,
-    headers: Vec<(&'static str, &'static str)>,
-}
-
-impl Streamed {
-    fn new(key: &str, mode: PayloadHash, body: &[u8]) -> Streamed {
-        let chunks: Vec<Vec<u8>> = body.chunks(65536).map(<[u8]>::to_vec).collect();
-        Streamed {
-            mode,
-            key: key.to_owned(),
-            query: Vec::new(),
-            chunks,
-            decoded: Some(body.len().to_string()),
-            trailer: None,
-            declared: None,
-            last_chunk: true,
-            headers: Vec::new(),
-        }
-    }
-
-    fn with_trailer(mut self, algorithm: ChecksumAlgorithm) -> Streamed {
-        let mut hasher = Hasher::new(algorithm);
-        self.chunks.iter().for_each(|chunk| hasher.update(chunk));
-        self.trailer = Some((algorithm, hasher.finish_value()));
-        self.declared = Some(algorithm.header().to_owned());
-        self
-    }
-
-    /// The head and the body.
-    fn wire(&self, host: &str) -> (Vec<u8>, Vec<u8>) {
-        let mut headers = vec![("content-encoding".to_owned(), b"aws-chunked".to_vec())];
-        if let Some(decoded) = &self.decoded {
-            headers.push(("x-amz-decoded-content-length".to_owned(), decoded.clone().into()));
-        }
-        if let Some(declared) = &self.declared {
-            headers.push(("x-amz-trailer".to_owned(), declared.clone().into()));
-        }
-        for (name, value) in &self.headers {
-            headers.retain(|(have, _)| have != name);
-            headers.push(((*name).to_owned(), value.as_bytes().to_vec()));
-        }
-        let mut request = UpstreamRequest {
-            method: "PUT",
-            host: host.to_owned(),
-            path: format!("/uploads/{}", self.key),
-            query: self.query.clone(),
-            headers,
-        };
-        let mut chain = signer().sign(&mut request, self.mode, OffsetDateTime::now_utc());
-        let signed = self.mode != PayloadHash::UnsignedTrailer;
-        let hex = |bytes: [u8; 32]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
-        let mut body = Vec::new();
-        let last = if self.last_chunk { vec![Vec::new()] } else { Vec::new() };
-        for chunk in self.chunks.iter().chain(&last) {
-            let size = format!("{:x}", chunk.len());
-            body.extend(size.as_bytes());
-            if signed {
-                let signature = chain.chunk(&Sha256::digest(chunk).into());
-                body.extend(format!(";chunk-signature={}", hex(signature)).as_bytes());
-            }
-            body.extend(b"\r\n");
-            if !chunk.is_empty() {
-                body.extend(chunk);
-                body.extend(b"\r\n");
-            }
-        }
-        if let Some((algorithm, value)) = &self.trailer {
-            let name = algorithm.header();
-            body.extend(format!("{name}:{value}\r\n").as_bytes());
-            if signed {
-                let canonical = Sha256::digest(format!("{name}:{value}\n"));
-                let signature = hex(chain.trailer(&canonical.into()));
-                body.extend(format!("x-amz-trailer-signature:{signature}\r\n").as_bytes());
-            }
-        }
-        if self.last_chunk {
-            body.extend(b"\r\n");
-        }
-        (write_head(&request, Some(body.len() as u64)), body)
-    }
-
-    async fn send(&self, gateway: &Gateway) -> Answer {
-        let mut client = Client::connect(gateway).await;
-        let (head, body) = self.wire(&gateway.address.to_string());
-        client.raw(&head, &body).await
-    }
 }
 
 const ALGORITHMS: [ChecksumAlgorithm; 5] = ChecksumAlgorithm::ALL;
@@ -237,6 +138,37 @@ async fn every_attack_on_the_framing_is_refused_and_leaves_no_object() {
     }
     assert_eq!(backend.open_uploads(), 0);
     gateway.settled().await;
+}
+
+/// "bad chunk or trailer signature: 403 SignatureDoesNotMatch": another checksum under the signature,
+/// another signature, and none.
+#[tokio::test]
+async fn a_trailer_that_was_not_signed_is_refused() {
+    let (backend, gateway) = pair().await;
+    let case = Streamed::new("k", PayloadHash::SignedChunksTrailer, &payload(100_000))
+        .with_trailer(ChecksumAlgorithm::Crc32);
+    let (head, good) = case.wire(&gateway.address.to_string());
+    let mark = b"x-amz-trailer-signature:";
+    let at = good.windows(mark.len()).position(|window| window == mark).unwrap();
+    let mut other = good.clone();
+    other[at + mark.len()] ^= 1;
+    let none = [&good[..at], b"\r\n"].concat();
+    let mut checksum = good.clone();
+    checksum[at - 10] ^= 1;
+    // Content-Length is not signed here: it is made to fit.
+    let (announced, fits) = (good.len(), |length| format!("Content-Length: {length}\r\n"));
+    let head = String::from_utf8(head).unwrap();
+    for (name, body, code) in [
+        ("another signature", other, "SignatureDoesNotMatch"),
+        ("no signature", none, "SignatureDoesNotMatch"),
+        ("another checksum", checksum, "SignatureDoesNotMatch"),
+        ("the good one", good, ""),
+    ] {
+        let head = head.replace(&fits(announced), &fits(body.len()));
+        let answer = Client::connect(&gateway).await.raw(head.as_bytes(), &body).await;
+        assert_eq!(answer.code(), code, "{name}: {}", answer.text());
+        assert_eq!(backend.object("k").is_some(), code.is_empty(), "{name}");
+    }
 }
 
 /// The head with a signature that its key never made.

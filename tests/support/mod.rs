@@ -6,6 +6,7 @@ pub mod client;
 pub mod gateway;
 pub mod ledger_s3;
 pub mod proxy;
+pub mod streamed;
 
 use std::future::Future;
 use std::time::{Duration, Instant};
