@@ -20,6 +20,7 @@ mod tls;
 mod transport;
 mod trust;
 
+pub use body::BodyReader;
 pub use connection::{Connection, Response};
 pub use endpoint::{Endpoint, EndpointError, is_host, split_authority};
 pub use error::{BackendError, Stage};

@@ -21,6 +21,9 @@ mod verifier;
 mod rusoto_oracle;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tampering;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod vectors;
 
 pub use canonical::uri_encode;

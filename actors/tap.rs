@@ -17,7 +17,7 @@ mod shared;
 mod stream;
 
 pub use body::{BodyError, RequestBody};
-pub use scan::HeadProblem;
+pub use scan::{HeadProblem, HeadScanner};
 pub use shared::{Arrival, Busy, TakeError, TapConfig, TapHandle};
 pub use stream::TapStream;
 

@@ -1,12 +1,18 @@
 //! The fuzz targets' bodies: bytes in, properties checked, a panic is a finding. libFuzzer calls
 //! them (`fuzz_targets/`), and so do the tests, over the kept corpora and mutations of them.
 
+#[path = "targets/framing.rs"]
+mod framing;
+#[path = "targets/streams.rs"]
+mod streams;
+
 use bytes::{Bytes, BytesMut};
 use mizuchi_actors::backend::ResponseHead;
-use mizuchi_actors::http::{RequestHead, expects_continue, framing, wants_close};
+use mizuchi_actors::http::{self, RequestHead, expects_continue, wants_close};
 use mizuchi_actors::payload::{BodyMode, BodySpec, BodyVerifier, ChecksumAlgorithm, PayloadLength};
 use mizuchi_actors::s3::address::{BucketAddress, Router};
 use mizuchi_actors::s3::headers::{self, Permissions};
+use mizuchi_actors::s3::names::{self, BackendUploadId};
 use mizuchi_actors::s3::operation::Operation;
 use mizuchi_actors::s3::upload_id::UploadIdSealer;
 use mizuchi_actors::s3::xml;
@@ -37,8 +43,9 @@ pub const TARGETS: [Target; 9] = [
 
 /// A request's head, through everything that reads one: parser, framing, router, operation, headers.
 pub fn head(data: &[u8]) {
+    framing::scanned(cut(data).0, data);
     let Ok(parsed) = RequestHead::parse(Bytes::copy_from_slice(data)) else { return };
-    let _ = (framing(&parsed), expects_continue(&parsed), wants_close(&parsed));
+    let _ = (http::framing(&parsed), expects_continue(&parsed), wants_close(&parsed));
     // A second parser of the same bytes reads the same.
     let again = RequestHead::parse(parsed.raw().clone()).expect("what parsed once parses again");
     assert_eq!(parsed.target(), again.target());
@@ -53,6 +60,16 @@ pub fn head(data: &[u8]) {
     if let Some(key) = operation.key() {
         assert!((1..=1024).contains(&key.as_str().len()));
         assert!(!key.as_str().contains('\0'));
+    }
+    if matches!(operation, Operation::PutObject { .. }) {
+        assert!(!parsed.has("x-amz-copy-source"));
+        // Nothing in the query says that another operation is meant.
+        for pair in parsed.query().split('&').filter(|pair| !pair.is_empty()) {
+            let name = names::decode(pair.split('=').next().unwrap_or_default()).expect("decodes");
+            let lower = name.to_ascii_lowercase();
+            let signing = ["AWSAccessKeyId", "Expires", "Signature", "x-id"];
+            assert!(signing.contains(&name.as_str()) || lower.starts_with("x-amz-"), "{name}");
+        }
     }
     let all = Permissions { acl: true, tagging: true, lock: true, redirect: true };
     for (name, value) in headers::plan(&parsed, &operation, &all).into_iter().flatten() {
@@ -95,6 +112,7 @@ pub fn chunked(data: &[u8]) {
 pub fn aws_chunked(data: &[u8]) {
     let (step, data) = cut(data);
     let Some((&kind, wire)) = data.split_first() else { return };
+    streams::tampered(step, data);
     let run = |step: usize| {
         let (mode, trailers) = match kind % 4 {
             0 => (BodyMode::Plain { sha256: None }, vec![]),
@@ -181,7 +199,7 @@ pub fn authorization(data: &[u8]) {
     raw.extend_from_slice(b"\r\n\r\n");
     refused(&raw);
     refused(data);
-    altered(data);
+    altered(&signed()[0], data);
 }
 
 /// The query of a presigned URL.
@@ -190,6 +208,7 @@ pub fn presigned(data: &[u8]) {
     raw.extend_from_slice(data);
     raw.extend_from_slice(b" HTTP/1.1\r\nhost: h\r\n\r\n");
     refused(&raw);
+    altered(&signed()[1], data);
 }
 
 fn refused(raw: &[u8]) {
@@ -198,14 +217,29 @@ fn refused(raw: &[u8]) {
     assert!(verified.is_err(), "let in without the key");
 }
 
-/// A rightly signed head of which one byte is changed: refused, or the change means nothing (the case
-/// of a header's name, white space around a value).
-fn altered(data: &[u8]) {
-    let [at_high, at_low, flip, ..] = *data else { return };
-    static SIGNED: OnceLock<Vec<u8>> = OnceLock::new();
-    let signed = SIGNED.get_or_init(|| {
-        let secret = Secret::new("secret".into());
-        let signer = Signer::new("AKIDEXAMPLE".into(), secret, None, "us-east-1".into());
+fn signer() -> Signer {
+    let secret = Secret::new("secret".into());
+    Signer::new("AKIDEXAMPLE".into(), secret, None, "us-east-1".into())
+}
+
+/// The head of a request as it is sent; `query` is as it is.
+fn write(request: &UpstreamRequest, query: &str) -> Vec<u8> {
+    let mark = if query.is_empty() { "" } else { "?" };
+    let line = format!("PUT {}{mark}{query} HTTP/1.1\r\nhost: h\r\n", request.path);
+    let mut raw = line.into_bytes();
+    for (name, value) in &request.headers {
+        raw.extend_from_slice(format!("{name}: ").as_bytes());
+        raw.extend_from_slice(value);
+        raw.extend_from_slice(b"\r\n");
+    }
+    raw.extend_from_slice(b"\r\n");
+    raw
+}
+
+/// Two rightly signed heads: with an Authorization header, and presigned.
+fn signed() -> &'static [Vec<u8>; 2] {
+    static SIGNED: OnceLock<[Vec<u8>; 2]> = OnceLock::new();
+    SIGNED.get_or_init(|| {
         let mut request = UpstreamRequest {
             method: "PUT",
             host: "h".into(),
@@ -213,40 +247,57 @@ fn altered(data: &[u8]) {
             query: vec![("partNumber".into(), "1".into()), ("uploadId".into(), "u".into())],
             headers: vec![("x-amz-meta-a".into(), b"b c".to_vec())],
         };
-        signer.sign(&mut request, PayloadHash::Unsigned, noon());
-        let mut raw = b"PUT /uploads/k?partNumber=1&uploadId=u HTTP/1.1\r\nhost: h\r\n".to_vec();
-        for (name, value) in &request.headers {
-            raw.extend_from_slice(name.as_bytes());
-            raw.extend_from_slice(b": ");
-            raw.extend_from_slice(value);
-            raw.extend_from_slice(b"\r\n");
-        }
-        raw.extend_from_slice(b"\r\n");
-        raw
-    });
+        let query = signer().presign(&request, Duration::from_secs(3600), noon());
+        let presigned = write(&request, &query);
+        signer().sign(&mut request, PayloadHash::Unsigned, noon());
+        [write(&request, "partNumber=1&uploadId=u"), presigned]
+    })
+}
+
+/// A rightly signed head of which some bytes are changed, or into which some are put: refused, or the
+/// change means nothing (the case of a header's name, white space around a value).
+fn altered(signed: &[u8], data: &[u8]) {
     let hosts = Hosts::new(vec!["h".into()]);
-    let parse = |raw: &[u8]| RequestHead::parse(Bytes::copy_from_slice(raw));
+    // As the tap does it: a head in doubt (two Host lines) gets no further.
+    let parse = |raw: &[u8]| {
+        let head = RequestHead::parse(Bytes::copy_from_slice(raw)).ok()?;
+        http::framing(&head).is_ok().then_some(head)
+    };
     let whole = parse(signed).expect("a good head");
     assert!(verifier().verify(&whole, &hosts, noon()).is_ok(), "the untouched head is let in");
-    let mut bad = signed.clone();
-    let at = (usize::from(at_high) << 8 | usize::from(at_low)) % bad.len();
-    bad[at] ^= flip;
-    let Ok(head) = parse(&bad) else { return };
-    // As the gateway does it: the candidates come from the request itself.
-    let hosts = Hosts::new(head.header("host").map(str::to_owned).into_iter().collect());
-    if verifier().verify(&head, &hosts, noon()).is_ok() {
-        let lower = |head: &RequestHead| -> Vec<(String, Vec<u8>)> {
-            let mut all: Vec<_> = head
-                .headers()
-                .map(|(name, value)| (name.to_ascii_lowercase(), squeeze(value)))
-                .filter(|(name, _)| name != "authorization")
-                .collect();
-            all.sort();
-            all
-        };
-        assert_eq!((head.method(), head.target()), (whole.method(), whole.target()));
-        assert_eq!(lower(&head), lower(&whole), "another request was let in");
+    let [at_high, at_low, flip, ref inserted @ ..] = *data else { return };
+    let at = (usize::from(at_high) << 8 | usize::from(at_low)) % signed.len();
+    let mut flipped = signed.to_vec();
+    flipped[at] ^= flip;
+    let grown = [&signed[..at], inserted, &signed[at..]].concat();
+    for bad in [flipped, grown] {
+        let Some(head) = parse(&bad) else { continue };
+        // As the gateway does it: the candidates come from the request itself.
+        let hosts = Hosts::new(head.header("host").map(str::to_owned).into_iter().collect());
+        if verifier().verify(&head, &hosts, noon()).is_ok() {
+            assert_eq!(meaning(&head), meaning(&whole), "another request was let in");
+        }
     }
+}
+
+/// What a signature is over: method, path, query, host and the headers that S3 acts on.
+fn meaning(head: &RequestHead) -> impl PartialEq + std::fmt::Debug {
+    let decoded = |text| names::decode(text).expect("a signed query decodes");
+    let pairs = head.query().split('&').filter(|pair| !pair.is_empty());
+    let mut query: Vec<_> = pairs
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        // In this spelling only: another one would be a parameter that nobody signed.
+        .filter(|(name, _)| *name != "X-Amz-Signature")
+        .map(|(name, value)| (decoded(name), decoded(value)))
+        .collect();
+    query.sort();
+    let mut headers: Vec<_> = head
+        .headers()
+        .map(|(name, value)| (name.to_ascii_lowercase(), squeeze(value)))
+        .filter(|(name, _)| name == "host" || name.starts_with("x-amz-"))
+        .collect();
+    headers.sort();
+    (head.method().to_owned(), names::decode(head.path()).expect("decodes"), query, headers)
 }
 
 /// SigV4's own view of a value: trimmed, runs of spaces as one.
@@ -277,13 +328,24 @@ pub fn settings(data: &[u8]) {
     if let Some((name, value)) = variable.split_once('=') {
         environment.insert(format!("MIZUCHI__{name}"), value.to_owned());
     }
-    if let Err(errors) = mizuchi::settings::load_text(file, &environment) {
-        assert!(!errors.to_string().trim().is_empty());
+    let load = || mizuchi::settings::load_text(file, &environment);
+    match (load(), load()) {
+        (Ok(loaded), Ok(again)) => {
+            assert!(!loaded.settings.buckets.is_empty());
+            let shown = format!("{:?}", loaded.settings);
+            assert_eq!(shown, format!("{:?}", again.settings), "the same twice");
+        }
+        (Err(errors), Err(again)) => {
+            assert!(errors.errors().iter().all(|error| !error.key.is_empty()));
+            assert_eq!(errors.to_string(), again.to_string(), "the same twice");
+        }
+        _ => panic!("once an error, once none"),
     }
 }
 
 /// A backend's answer.
 pub fn response(data: &[u8]) {
+    framing::answered(cut(data).0, data);
     for to_head in [false, true] {
         if let Ok(head) = ResponseHead::parse(data, to_head) {
             assert!((100..=599).contains(&head.status));
@@ -292,11 +354,24 @@ pub fn response(data: &[u8]) {
     }
 }
 
-/// A sealed uploadId opens only if it was sealed here.
+/// A sealed uploadId opens only as it was sealed here, and only for what it was sealed for.
 pub fn upload_id(data: &[u8]) {
     let sealer = UploadIdSealer::new([7; 32]);
     let text = String::from_utf8_lossy(data);
-    assert!(sealer.open(&text, "b", "k", "p").is_err());
+    let text = text.as_ref();
+    assert!(sealer.open(text, "b", "k", "p").is_err());
+    let id = BackendUploadId::new(text.to_owned());
+    let Ok(sealed) = sealer.seal(&id, "b", text, "p", [9; 24]) else { return };
+    assert!(sealer.open(&sealed, "b", text, "p").is_ok_and(|opened| opened == id));
+    for (bucket, key, principal) in [("c", text, "p"), ("b", text, "q"), (text, "b", "p")] {
+        if (bucket, key) != ("b", text) || principal != "p" {
+            assert!(sealer.open(&sealed, bucket, key, principal).is_err());
+        }
+    }
+    let [at, with, ..] = *data else { return };
+    let at = usize::from(at) % sealed.len();
+    let changed = [&sealed[..at], &char::from(with).to_string(), &sealed[at + 1..]].concat();
+    assert!(changed == sealed || sealer.open(&changed, "b", text, "p").is_err());
 }
 
 /// The first byte chooses the size of the pieces.

@@ -16,11 +16,62 @@ async fn pair() -> (Backend, Gateway) {
     (backend, gateway)
 }
 
+/// No object and no multipart upload came of it.
+fn left_nothing(backend: &Backend) {
+    assert_eq!((backend.objects(), backend.open_uploads()), (Vec::new(), 0));
+}
+
+/// A signed PUT of `k`, UNSIGNED-PAYLOAD, with other lines in place of its Content-Length: what is
+/// refused is the framing and not the signature.
+fn framed(gateway: &Gateway, lines: &str) -> String {
+    let host = gateway.address.to_string();
+    let head = Request::put("k", 5).sign(&host, &signer(), OffsetDateTime::now_utc());
+    String::from_utf8(head).unwrap().replace("Content-Length: 5\r\n", lines)
+}
+
+/// The same with heads that are rightly signed: the framing alone is why.
+#[tokio::test]
+async fn a_signature_does_not_excuse_ambiguous_framing() {
+    let (backend, gateway) = pair().await;
+    let length = "Content-Length: 5\r\n";
+    for lines in [
+        "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+        "Content-Length: 5\r\nContent-Length: 5\r\n",
+        "Content-Length: 5\r\nContent-Length: 6\r\n",
+        "Content-Length: 5, 5\r\n",
+        "Content-Length: +5\r\n",
+        "Content-Length: -5\r\n",
+        "Content-Length: 0x5\r\n",
+        "Content-Length: 5 5\r\n",
+        "Content-Length: 99999999999999999999\r\n",
+        "Transfer-Encoding: gzip, chunked\r\n",
+        "Transfer-Encoding: identity\r\n",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: xchunked\r\n",
+        "Transfer-Encoding : chunked\r\n",
+        "Content-Length: 5\r\n\tTransfer-Encoding: chunked\r\n",
+        "Content-Length: 5\nX-A: b\r\n",
+        "Content-Length: 5\rX-A: b\r\n",
+        "Content-Length: 5\r\nHost: other\r\n",
+    ] {
+        let head = framed(&gateway, lines);
+        let mut client = Client::connect(&gateway).await;
+        let answer = client.raw(head.as_bytes(), b"hello").await;
+        assert_eq!(answer.status, 400, "{lines:?}: {}", answer.text());
+        assert!(!answer.code().is_empty(), "{lines:?}: no S3 error: {}", answer.text());
+        assert!(client.ends().await, "{lines:?}: the connection went on");
+    }
+    left_nothing(&backend);
+    let head = framed(&gateway, length);
+    assert_eq!(Client::connect(&gateway).await.raw(head.as_bytes(), b"hello").await.status, 200);
+}
+
 /// "Content-Length with Transfer-Encoding, duplicate Content-Length, `+5`, TE other than chunked,
 /// TE on HTTP/1.0, bare LF, obs-fold, space before the colon: 400 and close".
 #[tokio::test]
 async fn ambiguous_requests_are_refused_and_the_connection_closed() {
-    let (_backend, gateway) = pair().await;
+    let (backend, gateway) = pair().await;
     for head in [
         "PUT /uploads/k HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
         "PUT /uploads/k HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n",
@@ -41,32 +92,37 @@ async fn ambiguous_requests_are_refused_and_the_connection_closed() {
         assert!(client.ends().await, "{head:?}: the connection went on");
     }
     assert!(!gateway.log().contains("smuggled"));
+    left_nothing(&backend);
 }
 
 #[tokio::test]
 async fn an_odd_expectation_is_417() {
-    let (_backend, gateway) = pair().await;
-    let mut client = Client::connect(&gateway).await;
-    let answer =
-        client.raw(b"PUT /uploads/k HTTP/1.1\r\nHost: h\r\nExpect: 200-ok\r\n\r\n", b"").await;
-    assert_eq!(answer.status, 417);
+    let (backend, gateway) = pair().await;
+    for expectation in ["200-ok", "100-continue, x", "100-continue\r\nExpect: 100-continue"] {
+        let head = framed(&gateway, &format!("Content-Length: 5\r\nExpect: {expectation}\r\n"));
+        let mut client = Client::connect(&gateway).await;
+        let answer = client.raw(head.as_bytes(), b"hello").await;
+        assert_eq!(answer.status, 417, "{expectation}: {}", answer.text());
+    }
+    left_nothing(&backend);
 }
 
 #[tokio::test]
 async fn a_head_over_the_limit_is_refused() {
-    let (_backend, gateway) = pair().await;
+    let (backend, gateway) = pair().await;
     let mut client = Client::connect(&gateway).await;
     let head =
         format!("PUT /uploads/k HTTP/1.1\r\nHost: h\r\nX-A: {}\r\n\r\n", "a".repeat(17 * 1024));
     let answer = client.raw(head.as_bytes(), b"").await;
     assert_eq!((answer.status, answer.code().as_str()), (400, "RequestHeaderSectionTooLarge"));
+    left_nothing(&backend);
 }
 
 /// "early error with an unread body: answer, half-close, drain up to a cap, close: the client
 /// reads the answer".
 #[tokio::test]
 async fn a_refusal_reaches_a_client_that_is_still_sending() {
-    let (_backend, gateway) = pair().await;
+    let (backend, gateway) = pair().await;
     let body = payload(8 << 20);
     for _ in 0..20 {
         let mut client = Client::connect(&gateway).await;
@@ -77,6 +133,7 @@ async fn a_refusal_reaches_a_client_that_is_still_sending() {
         assert_eq!((answer.status, answer.code().as_str()), (403, "InvalidAccessKeyId"));
         assert_eq!(answer.header("connection").as_deref(), Some("close"));
     }
+    left_nothing(&backend);
 }
 
 #[tokio::test]

@@ -1,16 +1,16 @@
 //! security.md, "Streaming bodies (aws-chunked)", and R16: what a client says of its bytes must hold.
 
 use crate::support::backend::Backend;
-use crate::support::client::{Answer, Client, Request, signer, write_head};
+use crate::support::client::{Client, Request};
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::payload;
+use crate::support::streamed::Streamed;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use md5::Digest as _;
 use mizuchi_actors::payload::{ChecksumAlgorithm, Hasher};
-use mizuchi_actors::sigv4::{PayloadHash, UpstreamRequest};
+use mizuchi_actors::sigv4::PayloadHash;
 use sha2::Sha256;
-use time::OffsetDateTime;
 
 /// A gateway that verifies everything itself.
 async fn pair() -> (Backend, Gateway) {
@@ -20,102 +20,6 @@ async fn pair() -> (Backend, Gateway) {
         .start()
         .await;
     (backend, gateway)
-}
-
-/// An aws-chunked upload, with everything that a test may want to spoil.
-#[derive(Clone)]
-struct Streamed {
-    mode: PayloadHash,
-    key: String,
-    chunks: Vec<Vec<u8>>,
-    decoded: Option<String>,
-    trailer: Option<(ChecksumAlgorithm, String)>,
-    declared: Option<String>,
-    last_chunk: bool,
-    headers: Vec<(&'static str, &'static str)>,
-}
-
-impl Streamed {
-    fn new(key: &str, mode: PayloadHash, body: &[u8]) -> Streamed {
-        let chunks: Vec<Vec<u8>> = body.chunks(65536).map(<[u8]>::to_vec).collect();
-        Streamed {
-            mode,
-            key: key.to_owned(),
-            chunks,
-            decoded: Some(body.len().to_string()),
-            trailer: None,
-            declared: None,
-            last_chunk: true,
-            headers: Vec::new(),
-        }
-    }
-
-    fn with_trailer(mut self, algorithm: ChecksumAlgorithm) -> Streamed {
-        let mut hasher = Hasher::new(algorithm);
-        self.chunks.iter().for_each(|chunk| hasher.update(chunk));
-        self.trailer = Some((algorithm, hasher.finish_value()));
-        self.declared = Some(algorithm.header().to_owned());
-        self
-    }
-
-    /// The head and the body.
-    fn wire(&self, host: &str) -> (Vec<u8>, Vec<u8>) {
-        let mut headers = vec![("content-encoding".to_owned(), b"aws-chunked".to_vec())];
-        if let Some(decoded) = &self.decoded {
-            headers.push(("x-amz-decoded-content-length".to_owned(), decoded.clone().into()));
-        }
-        if let Some(declared) = &self.declared {
-            headers.push(("x-amz-trailer".to_owned(), declared.clone().into()));
-        }
-        for (name, value) in &self.headers {
-            headers.retain(|(have, _)| have != name);
-            headers.push(((*name).to_owned(), value.as_bytes().to_vec()));
-        }
-        let mut request = UpstreamRequest {
-            method: "PUT",
-            host: host.to_owned(),
-            path: format!("/uploads/{}", self.key),
-            query: Vec::new(),
-            headers,
-        };
-        let mut chain = signer().sign(&mut request, self.mode, OffsetDateTime::now_utc());
-        let signed = self.mode != PayloadHash::UnsignedTrailer;
-        let hex = |bytes: [u8; 32]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
-        let mut body = Vec::new();
-        let last = if self.last_chunk { vec![Vec::new()] } else { Vec::new() };
-        for chunk in self.chunks.iter().chain(&last) {
-            let size = format!("{:x}", chunk.len());
-            body.extend(size.as_bytes());
-            if signed {
-                let signature = chain.chunk(&Sha256::digest(chunk).into());
-                body.extend(format!(";chunk-signature={}", hex(signature)).as_bytes());
-            }
-            body.extend(b"\r\n");
-            if !chunk.is_empty() {
-                body.extend(chunk);
-                body.extend(b"\r\n");
-            }
-        }
-        if let Some((algorithm, value)) = &self.trailer {
-            let name = algorithm.header();
-            body.extend(format!("{name}:{value}\r\n").as_bytes());
-            if signed {
-                let canonical = Sha256::digest(format!("{name}:{value}\n"));
-                let signature = hex(chain.trailer(&canonical.into()));
-                body.extend(format!("x-amz-trailer-signature:{signature}\r\n").as_bytes());
-            }
-        }
-        if self.last_chunk {
-            body.extend(b"\r\n");
-        }
-        (write_head(&request, Some(body.len() as u64)), body)
-    }
-
-    async fn send(&self, gateway: &Gateway) -> Answer {
-        let mut client = Client::connect(gateway).await;
-        let (head, body) = self.wire(&gateway.address.to_string());
-        client.raw(&head, &body).await
-    }
 }
 
 const ALGORITHMS: [ChecksumAlgorithm; 5] = ChecksumAlgorithm::ALL;
@@ -218,9 +122,12 @@ async fn every_attack_on_the_framing_is_refused_and_leaves_no_object() {
     // The first two chunks change places, signatures and all: sizes stay the same.
     let frame = text(b"\r\n") + 2 + 65536 + 2;
     let swapped = [&good[frame..2 * frame], &good[..frame], &good[2 * frame..]].concat();
+    // The second chunk is the first once more.
+    let replayed = [&good[..frame], &good[..frame], &good[2 * frame..]].concat();
     for (name, body, codes) in [
         ("bad chunk signature", bad_signature, ["SignatureDoesNotMatch", ""]),
         ("chunks reordered", swapped, ["SignatureDoesNotMatch", ""]),
+        ("chunk replayed", replayed, ["SignatureDoesNotMatch", ""]),
         ("endless size line", endless, ["InvalidChunkSizeError", "IncompleteBody"]),
         ("huge size", huge, ["InvalidChunkSizeError", "IncompleteBody"]),
     ] {
@@ -229,23 +136,116 @@ async fn every_attack_on_the_framing_is_refused_and_leaves_no_object() {
         assert!(codes.contains(&answer.code().as_str()), "{name}: {}", answer.text());
         assert_eq!(backend.object("k"), None, "{name}");
     }
+    assert_eq!(backend.open_uploads(), 0);
     gateway.settled().await;
 }
 
-/// "unsigned-trailer with a forged seed signature: 403 SignatureDoesNotMatch".
+/// "bad chunk or trailer signature: 403 SignatureDoesNotMatch": another checksum under the signature,
+/// another signature, and none.
+#[tokio::test]
+async fn a_trailer_that_was_not_signed_is_refused() {
+    let (backend, gateway) = pair().await;
+    let case = Streamed::new("k", PayloadHash::SignedChunksTrailer, &payload(100_000))
+        .with_trailer(ChecksumAlgorithm::Crc32);
+    let (head, good) = case.wire(&gateway.address.to_string());
+    let mark = b"x-amz-trailer-signature:";
+    let at = good.windows(mark.len()).position(|window| window == mark).unwrap();
+    let mut other = good.clone();
+    other[at + mark.len()] ^= 1;
+    let none = [&good[..at], b"\r\n"].concat();
+    let mut checksum = good.clone();
+    checksum[at - 10] ^= 1;
+    // Content-Length is not signed here: it is made to fit.
+    let (announced, fits) = (good.len(), |length| format!("Content-Length: {length}\r\n"));
+    let head = String::from_utf8(head).unwrap();
+    for (name, body, code) in [
+        ("another signature", other, "SignatureDoesNotMatch"),
+        ("no signature", none, "SignatureDoesNotMatch"),
+        ("another checksum", checksum, "SignatureDoesNotMatch"),
+        ("the good one", good, ""),
+    ] {
+        let head = head.replace(&fits(announced), &fits(body.len()));
+        let answer = Client::connect(&gateway).await.raw(head.as_bytes(), &body).await;
+        assert_eq!(answer.code(), code, "{name}: {}", answer.text());
+        assert_eq!(backend.object("k").is_some(), code.is_empty(), "{name}");
+    }
+}
+
+/// The head with a signature that its key never made.
+fn forged(head: &[u8]) -> Vec<u8> {
+    let head = std::str::from_utf8(head).unwrap();
+    let at = head.find("Signature=").unwrap() + 10;
+    format!("{}{}{}", &head[..at], "0".repeat(64), &head[at + 64..]).into_bytes()
+}
+
+/// "unsigned-trailer with a forged seed signature: PUT, UploadPart, batch: 403
+/// SignatureDoesNotMatch"; and in the other modes. (Batches are not served: 501.)
 #[tokio::test]
 async fn a_forged_seed_signature_is_refused() {
     let (backend, gateway) = pair().await;
-    let case = Streamed::new("k", PayloadHash::UnsignedTrailer, &payload(100_000))
-        .with_trailer(ChecksumAlgorithm::Crc32);
-    let (head, body) = case.wire(&gateway.address.to_string());
-    let head = String::from_utf8(head).unwrap();
-    let at = head.find("Signature=").unwrap() + 10;
-    let forged = format!("{}{}{}", &head[..at], "0".repeat(64), &head[at + 64..]);
+    let host = gateway.address.to_string();
     let mut client = Client::connect(&gateway).await;
-    let answer = client.raw(forged.as_bytes(), &body).await;
+    let created = client.send(Request::method("POST", "k").query("uploads", ""), b"").await;
+    let id = created.element("UploadId").unwrap();
+    let part = vec![("partNumber".to_owned(), "1".to_owned()), ("uploadId".to_owned(), id.clone())];
+    for (mode, trailer) in [
+        (PayloadHash::UnsignedTrailer, true),
+        (PayloadHash::SignedChunks, false),
+        (PayloadHash::SignedChunksTrailer, true),
+    ] {
+        for query in [Vec::new(), part.clone()] {
+            let mut case = Streamed::new("k", mode, &payload(100_000));
+            if trailer {
+                case = case.with_trailer(ChecksumAlgorithm::Crc32);
+            }
+            case.query = query;
+            let (head, body) = case.wire(&host);
+            let mut client = Client::connect(&gateway).await;
+            let answer = client.raw(&forged(&head), &body).await;
+            assert_eq!((answer.status, answer.code().as_str()), (403, "SignatureDoesNotMatch"));
+            assert_eq!(backend.object("k"), None);
+        }
+    }
+    let listed = client.send(Request::method("GET", "k").query("uploadId", &id), b"").await;
+    assert_eq!((listed.status, listed.text().contains("<PartNumber>")), (200, false));
+    assert_eq!(backend.open_uploads(), 1);
+}
+
+/// The same attacks on a part: "Every route that takes a body goes through it".
+#[tokio::test]
+async fn an_attacked_part_is_refused_and_not_there() {
+    let (backend, gateway) = pair().await;
+    let mut client = Client::connect(&gateway).await;
+    let created = client.send(Request::method("POST", "k").query("uploads", ""), b"").await;
+    let id = created.element("UploadId").unwrap();
+    let body = payload(100_000);
+    let part = |mode| {
+        let query = [("partNumber", "1"), ("uploadId", id.as_str())];
+        let query = query.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        Streamed { query, ..Streamed::new("k", mode, &body) }
+    };
+    let unsigned = part(PayloadHash::UnsignedTrailer).with_trailer(ChecksumAlgorithm::Crc32);
+    let signed = part(PayloadHash::SignedChunks);
+    let wrong = Some((ChecksumAlgorithm::Crc32, "AAAAAA==".to_owned()));
+    for (name, case, status, code) in [
+        ("trailer wrong", Streamed { trailer: wrong, ..unsigned.clone() }, 400, "BadDigest"),
+        ("not declared", Streamed { declared: None, ..unsigned }, 400, "InvalidRequest"),
+        ("no final chunk", Streamed { last_chunk: false, ..signed.clone() }, 400, "IncompleteBody"),
+        ("no length", Streamed { decoded: None, ..signed.clone() }, 411, "MissingContentLength"),
+    ] {
+        let answer = case.send(&gateway).await;
+        let text = answer.text();
+        assert_eq!((answer.status, answer.code().as_str()), (status, code), "{name}: {text}");
+    }
+    let (head, mut wire) = signed.wire(&gateway.address.to_string());
+    let middle = wire.len() / 2;
+    wire[middle] ^= 1;
+    let answer = Client::connect(&gateway).await.raw(&head, &wire).await;
     assert_eq!((answer.status, answer.code().as_str()), (403, "SignatureDoesNotMatch"));
-    assert_eq!(backend.object("k"), None);
+    let listed = client.send(Request::method("GET", "k").query("uploadId", &id), b"").await;
+    assert_eq!((listed.status, listed.text().contains("<PartNumber>")), (200, false));
+    assert_eq!((backend.object("k"), backend.open_uploads()), (None, 1));
+    gateway.settled().await;
 }
 
 /// R16: "payload bit flips under SHA-256, MD5, CRC, chunk signature, trailer: 0 objects, the exact

@@ -26,7 +26,7 @@ enum State {
 
 /// Collects one body of at most `cap` bytes.
 #[derive(Debug)]
-pub(super) struct BodyReader {
+pub struct BodyReader {
     state: State,
     cap: usize,
     body: BytesMut,
@@ -34,7 +34,7 @@ pub(super) struct BodyReader {
 
 impl BodyReader {
     /// A reader for a body framed like this. Errors: a length above `cap`.
-    pub(super) fn new(framing: BodyFraming, cap: usize) -> Result<Self, ResponseError> {
+    pub fn new(framing: BodyFraming, cap: usize) -> Result<Self, ResponseError> {
         let state = match framing {
             BodyFraming::None | BodyFraming::Length(0) => State::Done,
             BodyFraming::Length(left) if left > cap as u64 => {
@@ -48,7 +48,7 @@ impl BodyReader {
     }
 
     /// Takes what belongs to the body from the front of `input`. True: the body is complete.
-    pub(super) fn advance(&mut self, input: &mut BytesMut) -> Result<bool, ResponseError> {
+    pub fn advance(&mut self, input: &mut BytesMut) -> Result<bool, ResponseError> {
         loop {
             let before = (self.state, input.len());
             match self.state {
@@ -93,12 +93,12 @@ impl BodyReader {
     }
 
     /// The backend has closed. True: that ends the body, and nothing is missing.
-    pub(super) fn closed(&self) -> bool {
+    pub fn closed(&self) -> bool {
         matches!(self.state, State::Done | State::UntilClose)
     }
 
     /// What was collected.
-    pub(super) fn into_body(self) -> Bytes {
+    pub fn into_body(self) -> Bytes {
         self.body.freeze()
     }
 

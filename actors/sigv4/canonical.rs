@@ -50,13 +50,15 @@ pub(super) fn path(raw: &str) -> Option<String> {
     Some(uri_encode(&uri_decode(raw)?, true))
 }
 
-/// The canonical form of a raw query, without the parameter `except`; None if it does not decode.
-pub(super) fn query(raw: &str, except: &str) -> Option<String> {
+/// The canonical form of a raw query, without the parameter that is spelt `except`; None if it does
+/// not decode. Another spelling of that name (`X-Amz-Signatur%65`) is a parameter like any other: it
+/// would be one that nobody signed.
+pub(super) fn query(raw: &str, except: Option<&str>) -> Option<String> {
     let mut pairs = Vec::new();
     for pair in raw.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let name = uri_encode(&uri_decode(name)?, false);
-        if name != except {
+        if Some(name) != except {
+            let name = uri_encode(&uri_decode(name)?, false);
             pairs.push((name, uri_encode(&uri_decode(value)?, false)));
         }
     }
@@ -139,7 +141,7 @@ pub(super) fn of_head(
     host: &str,
     signed_headers: &str,
     payload: &str,
-    without_parameter: &str,
+    without_parameter: Option<&str>,
 ) -> Option<[u8; 32]> {
     let path = path(head.path())?;
     let query = query(head.query(), without_parameter)?;
@@ -202,8 +204,11 @@ mod tests {
 
     #[test]
     fn a_query_is_sorted_and_encoded() {
-        assert_eq!(query("b=2&a=1&a=0&c&d=%2f+", "").unwrap(), "a=0&a=1&b=2&c=&d=%2F%2B");
-        assert_eq!(query("X-Amz-Signature=x&a=1", "X-Amz-Signature").unwrap(), "a=1");
+        assert_eq!(query("b=2&a=1&a=0&c&d=%2f+", None).unwrap(), "a=0&a=1&b=2&c=&d=%2F%2B");
+        assert_eq!(query("X-Amz-Signature=x&a=1", Some("X-Amz-Signature")).unwrap(), "a=1");
+        let spelt = query("X-Amz-Signatur%65=x&a=1", Some("X-Amz-Signature")).unwrap();
+        assert_eq!(spelt, "X-Amz-Signature=x&a=1");
+        assert_eq!(query("=x&a=1", None).unwrap(), "=x&a=1");
     }
 
     #[test]

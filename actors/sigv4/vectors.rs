@@ -110,6 +110,38 @@ fn multiple_chunks() {
     }
 }
 
+/// "Signature Calculations … Including Trailing Headers": the seed, the chain and the trailer.
+#[test]
+fn multiple_chunks_with_a_trailer() {
+    let head = format!(
+        "PUT /examplebucket/chunkObject.txt HTTP/1.1\r\nHost: s3.amazonaws.com\r\nx-amz-date: 20130524T000000Z\r\n\
+         x-amz-storage-class: REDUCED_REDUNDANCY\r\nAuthorization: AWS4-HMAC-SHA256 Credential={ACCESS_KEY}/{SCOPE},\
+         SignedHeaders=content-encoding;host;x-amz-content-sha256;x-amz-date;x-amz-decoded-content-length;\
+         x-amz-storage-class;x-amz-trailer,\
+         Signature=106e2a8a18243abcf37539882f36619c00e2dfc72633413f02d3b74544bfeb8e\r\n\
+         x-amz-content-sha256: STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER\r\nContent-Encoding: aws-chunked\r\n\
+         x-amz-decoded-content-length: 66560\r\nx-amz-trailer: x-amz-checksum-crc32c\r\n\
+         Content-Length: 66946\r\n\r\n"
+    );
+    let mut chunks = verify(&head, "s3.amazonaws.com").chunks.unwrap();
+    for (length, signature) in [
+        (65536, "b474d8862b1487a5145d686f57f013e54db672cee1c953b3010fb58501ef5aa2"),
+        (1024, "1c1344b170168f8e65b41376b44b20fe354e373826ccbbe2c1d40a8cae51e5c7"),
+        (0, "2ca2aba2005185cf7159c6277faf83795951dd77a3a99e6e65d5c9f85863f992"),
+    ] {
+        let sha256 = Sha256::digest(vec![b'a'; length]).into();
+        let signature = ChunkSigner::seed_from_hex(signature).unwrap();
+        chunks.verify_chunk(&sha256, &signature).unwrap();
+    }
+    let signature = "d81f82fc3505edab99d459891051a732e8730629a2e4a59689829ca17fe2e435";
+    let signature = ChunkSigner::seed_from_hex(signature).unwrap();
+    let trailer = Sha256::digest("x-amz-checksum-crc32c:sOO8/Q==\n").into();
+    let other = Sha256::digest("x-amz-checksum-crc32c:AAAAAA==\n").into();
+    assert!(chunks.clone().verify_trailer(&other, &signature).is_err());
+    assert!(chunks.clone().verify_chunk(&trailer, &signature).is_err(), "a trailer is no chunk");
+    chunks.verify_trailer(&trailer, &signature).unwrap();
+}
+
 /// "Authenticating Requests: Using Query Parameters": the example.
 #[test]
 fn a_presigned_url() {

@@ -194,7 +194,7 @@ impl Verifier {
         let signing = known.map_or(self.keys.stranger(), |known| &known.key);
         let day = claim.timestamp.get(..8).unwrap_or_default();
         let key = signing.of(day);
-        let except = if place == CredentialPlace::Presigned { "X-Amz-Signature" } else { "" };
+        let except = (place == CredentialPlace::Presigned).then_some("X-Amz-Signature");
         let mut result = Err(mismatch());
         for host in &hosts.0 {
             let hash = canonical::of_head(head, host, &claim.signed_headers, payload, except)

@@ -25,14 +25,14 @@ const MAX_LEADING_EMPTY_LINES: u8 = 4;
 
 /// Looks for the end of a head in a growing buffer, each byte once.
 #[derive(Debug, Default)]
-pub(super) struct HeadScanner {
+pub struct HeadScanner {
     scanned: usize,
     skipped: u8,
 }
 
 impl HeadScanner {
     /// Takes the next complete head off the buffer. `Ok(None)`: more bytes are needed.
-    pub(super) fn next(
+    pub fn next(
         &mut self,
         buffer: &mut BytesMut,
         max_head: usize,

@@ -99,7 +99,8 @@ fn read_layers(
     file.retain(|key, _| {
         let known = defaults.contains_key(key);
         if !known {
-            findings.error(key, unknown(&defaults));
+            // An empty key is shown as one, or its error would stand under no key.
+            findings.error(if key.is_empty() { "\"\"" } else { key }, unknown(&defaults));
         }
         known
     });

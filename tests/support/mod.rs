@@ -6,6 +6,7 @@ pub mod client;
 pub mod gateway;
 pub mod ledger_s3;
 pub mod proxy;
+pub mod streamed;
 pub mod tls;
 
 use std::future::Future;

@@ -59,6 +59,7 @@ server.workers: must be a whole number of 0 to 1024, not -1";
 fn an_unknown_key_is_an_error_at_each_level() {
     for (file, key) in [
         (format!("{MINIMAL}authz: {{enabled: true}}\n"), "authz"),
+        (format!("{MINIMAL}\"\": 1\n"), "\"\""),
         (format!("{MINIMAL}server: {{x: 1}}\n"), "server.x"),
         (format!("{MINIMAL}server: {{zero_copy: {{x: 1}}}}\n"), "server.zero_copy.x"),
         (format!("{MINIMAL}server: {{drain: {{x: }}}}\n"), "server.drain.x"),
