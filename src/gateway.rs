@@ -41,6 +41,7 @@ pub struct Gateway {
     admin: ServerHandle,
     admission: Arc<Admission>,
     ready: Arc<AtomicBool>,
+    ledger: Arc<Ledger>,
 }
 
 impl Gateway {
@@ -56,6 +57,7 @@ impl Gateway {
         let admin = admin_server.handle();
         actix_web::rt::spawn(admin_server);
 
+        let ledger = Arc::clone(&engine.ledger);
         let admission =
             Arc::new(Admission::new(settings.admission.uploads, settings.admission.queue_wait));
         let route = route_builder(&settings, Arc::clone(&engine), Arc::clone(&admission));
@@ -77,7 +79,7 @@ impl Gateway {
         ready.store(true, Ordering::Release);
         log::info!("uploads on http://{address}");
         log::info!("admin on http://{admin_address}");
-        Ok(Gateway { address, server, handle, admin, admission, ready })
+        Ok(Gateway { address, server, handle, admin, admission, ready, ledger })
     }
 
     /// Where clients connect.
@@ -90,7 +92,7 @@ impl Gateway {
     pub async fn until_signal(self) -> io::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let Gateway { server, handle, admin, admission, ready, .. } = self;
+        let Gateway { server, handle, admin, admission, ready, ledger, .. } = self;
         let mut running = actix_web::rt::spawn(server);
         tokio::select! {
             ended = &mut running => return ended.map_err(io::Error::other)?,
@@ -101,6 +103,9 @@ impl Gateway {
         admission.drain();
         handle.stop(true).await;
         let ended = running.await.map_err(io::Error::other)?;
+        if let Err(error) = ledger.flush().await {
+            log::error!("the upload journal could not be written at the end: {error}");
+        }
         admin.stop(false).await;
         log::info!("stopped");
         ended

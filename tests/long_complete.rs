@@ -97,6 +97,7 @@ async fn white_space_flows_until_the_outcome_is_known() {
     assert!(started.elapsed() > 3 * SECOND);
     assert_eq!(backend.object("k").unwrap(), payload(1000));
 
+    eventually("its line is written", async || access_line(&gateway, &request_id).is_some()).await;
     let line = access_line(&gateway, &request_id).unwrap();
     assert!(line.contains("status=200 code= "), "{line}");
     let took: f64 = line.rsplit("duration_ms=").next().unwrap().trim().parse().unwrap();

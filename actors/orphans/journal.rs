@@ -111,7 +111,7 @@ fn write(database: &Database, incoming: &mpsc::Receiver<Change>) {
 fn commit(database: &Database, batch: &[Change]) -> Result<(), redb::Error> {
     let mut begun = database.begin_write()?;
     // A record that is taken off only late costs an Abort of what is gone.
-    let durable = batch.iter().any(|change| change.record.is_some());
+    let durable = batch.iter().any(|change| change.record.is_some() || change.done.is_some());
     begun.set_durability(if durable { Durability::Immediate } else { Durability::None })?;
     {
         let mut table = begun.open_table(UPLOADS)?;

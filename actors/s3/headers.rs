@@ -99,6 +99,7 @@ fn fate(name: &str) -> Fate {
         "x-amz-website-redirect-location" => Fate::With(|allow| allow.redirect),
         "x-amz-checksum-algorithm" => Fate::Pass(Scope::Create),
         "x-amz-checksum-type" => Fate::Pass(Scope::Multipart),
+        "x-amz-sdk-checksum-algorithm" => Fate::Pass(Scope::Body),
         "x-amz-mp-object-size" => Fate::Pass(Scope::Complete),
         "x-amz-storage-class"
         | "x-amz-server-side-encryption"
@@ -111,9 +112,6 @@ fn fate(name: &str) -> Fate {
         | "x-amz-decoded-content-length"
         | "x-amz-security-token"
         | "x-amz-trailer"
-        // It announces a checksum, which may come as a trailer that does not go on: S3 refuses the one
-        // without the other, and needs it for nothing.
-        | "x-amz-sdk-checksum-algorithm"
         | "x-amz-user-agent"
         | "x-amz-te" => Fate::Consume,
         _ if ChecksumAlgorithm::from_header(name).is_some() => Fate::Pass(Scope::Checksum),

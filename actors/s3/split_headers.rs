@@ -21,7 +21,8 @@ pub fn divide(headers: &[(String, Vec<u8>)]) -> SplitHeaders {
     let mut split = SplitHeaders::default();
     for header in headers {
         let name = header.0.as_str();
-        let of_the_body = name == "content-md5" || name.starts_with("x-amz-checksum-");
+        let of_the_body = matches!(name, "content-md5" | "x-amz-sdk-checksum-algorithm")
+            || name.starts_with("x-amz-checksum-");
         let everywhere = matches!(name, "x-amz-expected-bucket-owner" | "x-amz-request-payer")
             || name.starts_with("x-amz-server-side-encryption-customer-");
         let condition = matches!(name, "if-match" | "if-none-match");
@@ -83,7 +84,7 @@ mod tests {
         ] {
             assert_eq!(on(name), [1, 1, 1], "{name}");
         }
-        for name in ["content-md5", "x-amz-checksum-crc32"] {
+        for name in ["content-md5", "x-amz-checksum-crc32", "x-amz-sdk-checksum-algorithm"] {
             assert_eq!(on(name), [0, 0, 0], "{name}");
         }
     }

@@ -124,6 +124,9 @@ pub struct PlannedBody {
     pub length: u64,
     /// Headers that the framing upstream needs.
     pub headers: Vec<(String, Vec<u8>)>,
+    /// The trailers that came do not go on: nor may what announces them (S3 refuses
+    /// x-amz-sdk-checksum-algorithm without its checksum).
+    pub trailers_end_here: bool,
 }
 
 /// Plans the body of a PutObject that stays whole, or of an UploadPart: `length` payload bytes.
@@ -153,8 +156,15 @@ pub fn plan_body(
     let verify = hash_here || !checks.is_empty() || measured;
     let chosen = plan(plan_input(engine, backend, &body, &authorized.payload, verify));
     let payload = upstream_payload(backend, &authorized.payload)?;
-    let mut planned =
-        PlannedBody { content: Content::None, plan: chosen, payload, length, headers: Vec::new() };
+    let trailers_end_here = !trailers.is_empty() && !small && !verifies.trailer;
+    let mut planned = PlannedBody {
+        content: Content::None,
+        plan: chosen,
+        payload,
+        length,
+        headers: Vec::new(),
+        trailers_end_here,
+    };
     let intake = match chosen.0 {
         Plan::Splice => Intake::splice(body),
         Plan::Copy => {

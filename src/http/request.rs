@@ -294,6 +294,9 @@ fn body_job(
             let mut request = request;
             request.payload = planned.payload;
             request.length = Some(planned.length);
+            if planned.trailers_end_here {
+                request.headers.retain(|(name, _)| name != "x-amz-sdk-checksum-algorithm");
+            }
             for (name, value) in planned.headers {
                 request.headers.retain(|(have, _)| *have != name);
                 request.headers.push((name, value));
