@@ -66,7 +66,7 @@ async fn a_preflight_is_answered_without_a_signature() {
     for name in ["allow-credentials", "allow-headers", "max-age"] {
         assert_eq!(answer.header(&format!("access-control-{name}")), None, "{name}");
     }
-    let log = gateway.log();
+    let log = gateway.log_with(&id).await;
     let line = log.lines().find(|line| line.contains(&id)).unwrap();
     assert!(line.contains("operation=Preflight") && line.contains("status=200"), "{line}");
 }

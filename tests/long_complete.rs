@@ -97,7 +97,7 @@ async fn white_space_flows_until_the_outcome_is_known() {
     assert!(started.elapsed() > 3 * SECOND);
     assert_eq!(backend.object("k").unwrap(), payload(1000));
 
-    eventually("its line is written", async || access_line(&gateway, &request_id).is_some()).await;
+    gateway.log_with(&request_id).await;
     let line = access_line(&gateway, &request_id).unwrap();
     assert!(line.contains("status=200 code= "), "{line}");
     let took: f64 = line.rsplit("duration_ms=").next().unwrap().trim().parse().unwrap();
@@ -135,7 +135,9 @@ async fn a_late_failure_is_an_error_inside_the_200() {
     assert_eq!(answer.element("Resource").as_deref(), Some("/uploads/k"));
     let request_id = answer.header("x-amz-request-id");
     assert_eq!(answer.element("RequestId"), request_id);
-    let line = access_line(&gateway, &request_id.unwrap()).unwrap();
+    let request_id = request_id.unwrap();
+    gateway.log_with(&request_id).await;
+    let line = access_line(&gateway, &request_id).unwrap();
     assert!(line.contains(&format!("status=200 code={} ", early.code())), "{line}");
     assert_eq!(backend.object("k"), None);
     assert_eq!(client.send(Request::put("next", 5), b"hello").await.status, 200);
@@ -215,7 +217,8 @@ async fn a_complete_may_take_longer_than_other_requests() {
         let answer = client.raw(&request, b"").await;
         // An answer that is given up is not a failure either: a HEAD shows the object.
         assert_eq!(answer.status, 200, "{}", answer.text());
-        let lost = gateway.log().contains("attempt 0: ");
+        let log = gateway.log_with(&answer.header("x-amz-request-id").unwrap()).await;
+        let lost = log.contains("attempt 0: ");
         assert_eq!(lost, !patient, "{limit}: {}", gateway.log());
         assert_eq!(backend.object("k").unwrap(), payload(1000));
     }

@@ -3,7 +3,7 @@
 use crate::support::backend::Backend;
 use crate::support::client::{Client, Request};
 use crate::support::gateway::{Gateway, Setup};
-use crate::support::{eventually, payload};
+use crate::support::payload;
 use mizuchi_actors::sigv4::PayloadHash;
 use sha2::{Digest, Sha256};
 
@@ -210,8 +210,7 @@ async fn the_access_line_may_be_json() {
     let answer = client.send(Request::put("k", 100_000), &payload(100_000)).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     let id = answer.header("x-amz-request-id").unwrap();
-    eventually("the line is written", async || gateway.log().contains(&id)).await;
-    let log = gateway.log();
+    let log = gateway.log_with(&id).await;
     let line = log.lines().find(|line| line.contains(&id)).unwrap();
     let line: serde_json::Value = serde_json::from_str(line).unwrap();
     assert_eq!(line["operation"], "PutObject");

@@ -154,6 +154,12 @@ impl Gateway {
         self.log.lock().unwrap().clone()
     }
 
+    /// The log, once it holds this: a line may come later than the answer that it is about.
+    pub async fn log_with(&self, text: &str) -> String {
+        eventually(&format!("the log says {text:?}"), async || self.log().contains(text)).await;
+        self.log()
+    }
+
     /// The whole of `/metrics`.
     pub async fn metrics(&self) -> String {
         get(self.admin, "/metrics").await
