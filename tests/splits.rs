@@ -265,3 +265,44 @@ async fn what_a_crash_leaves_behind_is_aborted_after_the_restart() {
     })
     .await;
 }
+
+/// "`s3.require_checksum` (object-lock buckets) adds one": every body goes on with a checksum, the
+/// client's where it sent one.
+#[tokio::test]
+async fn where_checksums_are_required_every_body_has_one() {
+    let s3 = LedgerS3::start(true).await;
+    let gateway = Setup::over(s3.address)
+        .bucket(SMALL_PARTS)
+        .env("MIZUCHI__BUCKETS__0__S3__REQUIRE_CHECKSUM", "true")
+        .start()
+        .await;
+    let mut client = Client::connect(&gateway).await;
+    let md5_of = |body: &[u8]| {
+        use base64::Engine as _;
+        use md5::Digest as _;
+        base64::engine::general_purpose::STANDARD.encode(md5::Md5::digest(body))
+    };
+    for length in [0, 100, 300_000] {
+        let body = payload(length);
+        let answer = client.send(Request::put("plain", length), &body).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let sent = s3.books(|books| books.objects["plain"].clone());
+        assert_eq!(sent.headers["content-md5"], md5_of(&body), "{length}");
+        assert_eq!(sent.length, length as u64);
+    }
+    let own = Request::put("own", 9).header("x-amz-checksum-crc32", "y/Q5Jg==");
+    assert_eq!(client.send(own, b"123456789").await.status, 200);
+    let sent = s3.books(|books| books.objects["own"].headers.clone());
+    assert!(sent.contains_key("x-amz-checksum-crc32") && !sent.contains_key("content-md5"));
+
+    let body = payload(12 * MIB);
+    let lose_one = [("Part", crate::support::ledger_s3::Twist::ResetInside)];
+    s3.script(lose_one);
+    assert_eq!(client.send(Request::put("split", body.len()), &body).await.status, 200);
+    assert_eq!(send_chunked(&mut client, "unknown", &body, 100_000).await, 200);
+    for key in ["split", "unknown"] {
+        let sums = s3.books(|books| books.objects[key].part_md5s.clone());
+        let expected: Vec<_> = body.chunks(5 * MIB).map(md5_of).collect();
+        assert_eq!(sums, expected, "{key}");
+    }
+}

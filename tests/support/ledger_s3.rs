@@ -43,6 +43,8 @@ pub struct Object {
     pub etag: String,
     pub headers: HashMap<String, String>,
     pub parts: usize,
+    /// The Content-MD5 of each part that came with one.
+    pub part_md5s: Vec<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -249,7 +251,7 @@ impl LedgerS3 {
         match request.operation() {
             "Put" => {
                 let etag = format!("\"{md5}\"");
-                let object = Object { length, etag: etag.clone(), headers, parts: 0 };
+                let object = Object { length, etag: etag.clone(), headers, ..Object::default() };
                 books.objects.insert(key, object);
                 respond(200, &[("ETag", &etag)], "")
             }
@@ -298,6 +300,11 @@ impl LedgerS3 {
                     etag: etag.clone(),
                     headers: upload.headers,
                     parts: upload.parts.len(),
+                    part_md5s: upload
+                        .parts
+                        .values()
+                        .filter_map(|part| part.headers.get("content-md5").cloned())
+                        .collect(),
                 };
                 books.objects.insert(key.clone(), object);
                 respond(
