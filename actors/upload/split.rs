@@ -167,8 +167,8 @@ impl<P, A> Split<P, A> {
                 effects.extend(self.go_on());
                 effects
             }
-            // A Create that failed may still have been carried out: the sweeper looks.
-            (Phase::Creating, Event::Created(Err(error))) => self.end_with(Err(error), false),
+            // What an attempt without an answer may have begun is on record by itself.
+            (Phase::Creating, Event::Created(Err(error))) => self.end_with(Err(error), true),
             (Phase::Moving, Event::Taken { last }) => {
                 self.taking = false;
                 // Of a known length the count of the parts says so, and nothing else.
