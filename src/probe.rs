@@ -8,6 +8,7 @@ use crate::gateway::engine_bucket;
 use crate::settings::{BackendEndpoints, Settings};
 use mizuchi_actors::backend::{Connection, Resolver};
 use mizuchi_actors::config::Bucket;
+use mizuchi_actors::payload::{ChecksumAlgorithm, Hasher};
 use mizuchi_actors::s3::upstream::UpstreamTemplate;
 use mizuchi_actors::s3::xml;
 use mizuchi_actors::sigv4::PayloadHash;
@@ -46,14 +47,14 @@ async fn probe(bucket: &Bucket) -> Result<bool, String> {
     let trusted = bucket.backend.verifies;
     let right = PayloadHash::of(BODY);
     let header = |name: &str, value: &str| vec![(name.to_owned(), value.as_bytes().to_vec())];
-    let (status, code) = put(bucket, right, Vec::new()).await?;
+    let (status, code) = put(bucket, right, Vec::new(), BODY).await?;
     if status != 200 {
         return Err(format!(
             "a right upload is refused: {status} {code}; check bucket, region and keys"
         ));
     }
     println!("{}: takes uploads", bucket.name);
-    let (status, code) = put(bucket, PayloadHash::Unsigned, Vec::new()).await?;
+    let (status, code) = put(bucket, PayloadHash::Unsigned, Vec::new(), BODY).await?;
     let mut well = true;
     if status == 200 {
         println!("{}: takes UNSIGNED-PAYLOAD", bucket.name);
@@ -69,31 +70,69 @@ async fn probe(bucket: &Bucket) -> Result<bool, String> {
         ("md5", trusted.md5, right, header("content-md5", "AAAAAAAAAAAAAAAAAAAAAA==")),
         ("checksum", trusted.checksum, right, header("x-amz-checksum-crc32", "AAAAAA==")),
     ] {
-        let (status, code) = put(bucket, payload, headers).await?;
-        let verifies = status >= 400;
-        let verdict = match (verifies, trusted) {
-            (true, true) => "verified, as s3.verifies says",
-            (true, false) => "verified; it could be named in s3.verifies",
-            (false, false) => "not verified there; the gateway does",
-            (false, true) => "NOT VERIFIED, though s3.verifies names it: take it out",
-        };
-        println!("{}: {name}: {verdict} ({status} {code})", bucket.name);
-        well &= verifies || !trusted;
+        let (status, code) = put(bucket, payload, headers, BODY).await?;
+        well &= verdict(bucket, name, status >= 400, trusted, status, &code);
+    }
+    let mut crc = Hasher::new(ChecksumAlgorithm::Crc32);
+    crc.update(BODY);
+    let (status, code) = put_with_trailer(bucket, &crc.finish_value()).await?;
+    if status == 200 {
+        let (status, code) = put_with_trailer(bucket, "AAAAAA==").await?;
+        well &= verdict(bucket, "trailer", status >= 400, trusted.trailer, status, &code);
+    } else {
+        // Not taken at all.
+        well &= verdict(bucket, "trailer", false, trusted.trailer, status, &code);
     }
     Ok(well)
 }
 
-/// Puts the probe's bytes; status and S3 code. The object is deleted again.
+/// Prints what was found of one word of `s3.verifies`. Whether it may stay as it is.
+fn verdict(
+    bucket: &Bucket,
+    word: &str,
+    verifies: bool,
+    trusted: bool,
+    status: u16,
+    code: &str,
+) -> bool {
+    let verdict = match (verifies, trusted) {
+        (true, true) => "verified, as s3.verifies says",
+        (true, false) => "verified; it could be named in s3.verifies",
+        (false, false) => "not verified there; the gateway does",
+        (false, true) => "NOT VERIFIED, though s3.verifies names it: take it out",
+    };
+    println!("{}: {word}: {verdict} ({status} {code})", bucket.name);
+    verifies || !trusted
+}
+
+/// Puts the probe's bytes in aws-chunked framing, with this checksum in the trailer.
+async fn put_with_trailer(bucket: &Bucket, crc32: &str) -> Result<(u16, String), String> {
+    let length = BODY.len();
+    let mut framed = format!("{length:x}\r\n").into_bytes();
+    framed.extend_from_slice(BODY);
+    let end = format!("\r\n0\r\nx-amz-checksum-crc32:{crc32}\r\n\r\n");
+    framed.extend_from_slice(end.as_bytes());
+    let header = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
+    let headers = vec![
+        header("content-encoding", "aws-chunked"),
+        header("x-amz-decoded-content-length", &length.to_string()),
+        header("x-amz-trailer", "x-amz-checksum-crc32"),
+    ];
+    put(bucket, PayloadHash::UnsignedTrailer, headers, &framed).await
+}
+
+/// Puts a body; status and S3 code. The object is deleted again.
 async fn put(
     bucket: &Bucket,
     payload: PayloadHash,
     headers: Vec<(String, Vec<u8>)>,
+    body: &[u8],
 ) -> Result<(u16, String), String> {
     let key = format!("{}.mizuchi-probe-{:016x}", bucket.backend.key_prefix, rand::random::<u64>());
-    let length = Some(BODY.len() as u64);
+    let length = Some(body.len() as u64);
     let request =
         UpstreamTemplate { method: "PUT", key, query: Vec::new(), headers, payload, length };
-    let answer = exchange(bucket, &request, BODY).await?;
+    let answer = exchange(bucket, &request, body).await?;
     // Also what was refused: a backend may have stored it before it looked.
     let delete = UpstreamTemplate {
         method: "DELETE",

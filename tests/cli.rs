@@ -49,6 +49,7 @@ async fn probe_asks_the_backend_what_it_verifies() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("uploads: takes UNSIGNED-PAYLOAD"), "{text}");
     assert!(text.contains("uploads: md5: verified"), "{text}");
+    assert!(text.contains("uploads: trailer: verified; it could be named"), "{text}");
     assert_eq!(output.status.code(), Some(0), "{text}");
     assert_eq!(backend.objects(), Vec::<String>::new(), "{text}");
 }
