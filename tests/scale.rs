@@ -128,7 +128,9 @@ async fn a_huge_upload_goes_through_part_by_part() {
         before / MIB,
         after / MIB
     );
-    assert!(after <= before + before / 10 + 2 * MIB, "{before} -> {after}");
+    // Copied, up to four parts are kept in memory, as many as the backend is behind.
+    let kept = if mizuchi_actors::platform::ZERO_COPY { 0 } else { 4 * size };
+    assert!(after <= before + before / 10 + 2 * MIB + kept, "{before} -> {after}");
     gateway.settled().await;
 }
 
