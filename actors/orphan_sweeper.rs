@@ -144,7 +144,7 @@ async fn abort_lost(
 ) -> Result<Swept, SweepError> {
     let key = &due.record.key;
     let (listed, ahead) = origin::list_uploads(bucket, client.clone(), key).await?;
-    let known = |id: &str| ledger.is_known(id);
+    let known = |id: &str| ledger.is_known(&due.record.bucket, id);
     let mut swept = Swept::NotFound;
     for id in lost_ones(&listed, key, due.record.begun, ahead, known) {
         // One that has parts is somebody's who knows its id.

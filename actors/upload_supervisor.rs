@@ -76,7 +76,7 @@ struct Entry {
 /// Whom a request's end is for.
 enum Owner {
     /// A client's upload that is this one request.
-    Client { reply: Option<oneshot::Sender<UploadEnd>>, _held: Held },
+    Client { reply: oneshot::Sender<UploadEnd>, _held: Held },
     /// A step of a split.
     Split(u64, Step),
 }
@@ -234,7 +234,9 @@ impl UploadSupervisor {
                 }
                 let offered = entry.content.offered().load(Ordering::Acquire);
                 let sent = if offered { Sent::Wholly } else { Sent::Partly };
-                entry.note_lost();
+                if offered {
+                    entry.note_lost();
+                }
                 (Event::Died(attempt, sent, entry.budget(None)), "died")
             }
         };
@@ -283,10 +285,8 @@ impl UploadSupervisor {
                     restarts: entry.machine.restarts(),
                     body_taken: entry.body_taken,
                 };
-                if let Some(reply) = reply {
-                    // The client may be gone: nobody is left to tell.
-                    let _ = reply.send(end);
-                }
+                // The client may be gone: nobody is left to tell.
+                let _ = reply.send(end);
             }
             Owner::Split(split, step) => {
                 let restarts = entry.machine.restarts();
@@ -312,9 +312,7 @@ impl UploadSupervisor {
         if let Some(id) = &id {
             ledger.created(id);
         }
-        // An answer that nobody can read is as good as none.
-        let unread = (result.is_ok() && id.is_none()).then(|| entry.window());
-        if let Some(window) = entry.lost.or(unread) {
+        if let Some(window) = entry.lost {
             ledger.lost_create(bucket, &entry.request.key, window, Instant::now());
         }
     }
@@ -425,7 +423,7 @@ impl Handler<BeginUpload> for UploadSupervisor {
             content: job.content,
             plan: job.plan,
             proof: job.proof,
-            owner: Owner::Client { reply: Some(reply), _held: held },
+            owner: Owner::Client { reply, _held: held },
         };
         self.begin(new, context);
         Box::pin(async move { ended.await.unwrap_or_else(|_| died()) })

@@ -54,7 +54,8 @@ impl Journal {
         Ok((Journal { changes }, records))
     }
 
-    /// Queues a change. One caller for each upload at most: the queue is bounded by admission.
+    /// Queues a change. Whoever adds a record waits for it (lost Creates are counted instead), so that
+    /// the queue is bounded by the requests in flight and the records there are.
     pub(super) fn submit(&self, change: Change) {
         if self.changes.send(change).is_err() {
             log::error!("the upload journal has ended: a change is lost");

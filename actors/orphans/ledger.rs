@@ -32,6 +32,10 @@ const RECENT: usize = 16_384;
 /// aborted. Each is under 2 KiB.
 const MAX_CLIENT_UPLOADS: usize = 100_000;
 
+/// Records beside clients' own up to which a lost Create still gets one. Each goes after a minute or
+/// so; a backend that answers nothing for long must not make them grow.
+const MAX_OWN: usize = 20_000;
+
 /// All uploads on record. One in a process.
 #[derive(Debug)]
 pub struct Ledger {
@@ -43,6 +47,8 @@ pub struct Ledger {
 struct State {
     next: u64,
     records: BTreeMap<u64, Entry>,
+    /// The records whose uploads have an id, by bucket and id.
+    by_upload: HashMap<(String, String), u64>,
     clients: usize,
     /// Creates under way, by bucket and key.
     creating: HashMap<(String, String), usize>,
@@ -84,6 +90,9 @@ impl Ledger {
             let client = matches!(record.owner, Owner::Client(_));
             state.clients += usize::from(client);
             let due = (!client).then_some(now);
+            if let Some(upload_id) = &record.upload_id {
+                state.by_upload.insert((record.bucket.clone(), upload_id.clone()), id);
+            }
             state.records.insert(id, Entry { record, due, sweeps: 0, failures: 0 });
         }
         Ok(Arc::new(Ledger { journal: Some(journal), state: Mutex::new(state) }))
@@ -136,13 +145,14 @@ impl Ledger {
     }
 
     /// Whether somebody knows of this upload.
-    pub fn is_known(&self, upload_id: &str) -> bool {
+    pub fn is_known(&self, bucket: &str, upload_id: &str) -> bool {
         let state = self.lock();
-        let on_record = |entry: &Entry| entry.record.upload_id.as_deref() == Some(upload_id);
-        state.recent_set.contains(upload_id) || state.records.values().any(on_record)
+        let place = (bucket.to_owned(), upload_id.to_owned());
+        state.recent_set.contains(upload_id) || state.by_upload.contains_key(&place)
     }
 
-    /// The answer of a Create was lost: the key is looked at later.
+    /// The answer of a Create was lost: the key is looked at later. Past [`MAX_OWN`] records it is not,
+    /// and the log says so.
     pub fn lost_create(&self, bucket: &str, key: &str, begun: Window, now: Instant) {
         let record = Record {
             bucket: bucket.to_owned(),
@@ -151,19 +161,25 @@ impl Ledger {
             owner: Owner::Lost,
             begun,
         };
+        if self.own_count() >= MAX_OWN {
+            log::error!(
+                "bucket {bucket}: a lost CreateMultipartUpload of {key:?} is not looked for"
+            );
+            return;
+        }
         let id = self.add(record.clone(), Some(now + LOST_AFTER[0]));
         self.note(id, Some(record));
     }
 
-    /// Puts a client's own upload on record.
-    pub fn client_began(
+    /// Puts a client's own upload on record; it is on disk when this ends.
+    pub async fn client_began(
         &self,
         bucket: &str,
         key: &str,
         upload_id: &str,
         principal: &str,
         now: u64,
-    ) {
+    ) -> io::Result<()> {
         let record = Record {
             bucket: bucket.to_owned(),
             key: key.to_owned(),
@@ -183,18 +199,18 @@ impl Ledger {
             self.remove(oldest);
         }
         let id = self.add(record.clone(), None);
-        self.note(id, Some(record));
+        self.write(id, Some(record)).await
     }
 
     /// A client's upload was completed or aborted.
     pub fn client_ended(&self, bucket: &str, upload_id: &str) {
-        let ended = |record: &Record| {
-            matches!(record.owner, Owner::Client(_))
-                && record.bucket == bucket
-                && record.upload_id.as_deref() == Some(upload_id)
+        let place = (bucket.to_owned(), upload_id.to_owned());
+        let found = {
+            let state = self.lock();
+            let id = state.by_upload.get(&place).copied();
+            let client_s = |entry: &Entry| matches!(entry.record.owner, Owner::Client(_));
+            id.filter(|id| state.records.get(id).is_some_and(client_s))
         };
-        let found =
-            self.lock().records.iter().find(|(_, entry)| ended(&entry.record)).map(|(id, _)| *id);
         if let Some(id) = found {
             self.remove(id);
         }
@@ -262,6 +278,11 @@ impl Ledger {
         let removed = {
             let mut state = self.lock();
             let removed = state.records.remove(&id);
+            if let Some(Record { bucket, upload_id: Some(upload_id), .. }) =
+                removed.as_ref().map(|one| &one.record)
+            {
+                state.by_upload.remove(&(bucket.clone(), upload_id.clone()));
+            }
             if removed.as_ref().is_some_and(|one| matches!(one.record.owner, Owner::Client(_))) {
                 state.clients -= 1;
             }
@@ -282,6 +303,9 @@ impl Ledger {
         let mut state = self.lock();
         let id = state.next;
         state.next += 1;
+        if let Some(upload_id) = &record.upload_id {
+            state.by_upload.insert((record.bucket.clone(), upload_id.clone()), id);
+        }
         state.records.insert(id, Entry { record, due, sweeps: 0, failures: 0 });
         id
     }
@@ -328,7 +352,10 @@ impl OwnUpload {
             let mut state = self.ledger.lock();
             let Some(entry) = state.records.get_mut(&self.id) else { return Ok(()) };
             entry.record.upload_id = Some(upload_id.to_owned());
-            entry.record.clone()
+            let record = entry.record.clone();
+            let place = (record.bucket.clone(), upload_id.to_owned());
+            state.by_upload.insert(place, self.id);
+            record
         };
         self.ledger.write(self.id, Some(record)).await
     }
@@ -410,7 +437,7 @@ mod tests {
         let ledger = Ledger::in_memory();
         let own = ledger.begin_own("b", "k", 1).await.unwrap();
         own.named("id").await.unwrap();
-        assert!(ledger.is_known("id"));
+        assert!(ledger.is_known("b", "id"));
         drop(own);
         let now = Instant::now();
         let due = ledger.claim(now, 0, NEVER).unwrap();
@@ -438,17 +465,19 @@ mod tests {
     }
 
     /// "A client's own are never touched by default."
-    #[test]
-    fn a_client_s_upload_is_due_only_where_a_ttl_says_so() {
+    #[tokio::test]
+    async fn a_client_s_upload_is_due_only_where_a_ttl_says_so() {
         let ledger = Ledger::in_memory();
-        ledger.client_began("b", "k", "id", "alice", 1_000);
+        ledger.client_began("b", "k", "id", "alice", 1_000).await.unwrap();
         let later = Instant::now() + Duration::from_secs(1_000_000);
         assert!(ledger.claim(later, u64::MAX, NEVER).is_none());
         assert!(ledger.claim(later, 1_500, |_| Some(1_000)).is_none());
         assert!(ledger.claim(later, 2_500, |_| Some(1_000)).is_some());
         assert_eq!(ledger.of_client("b", "alice").len(), 1);
         assert_eq!(ledger.of_client("b", "bob").len(), 0);
+        assert!(ledger.is_known("b", "id"));
         ledger.client_ended("b", "id");
         assert_eq!(ledger.of_client("b", "alice").len(), 0);
+        assert!(!ledger.is_known("b", "id"));
     }
 }

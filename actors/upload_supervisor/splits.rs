@@ -208,17 +208,7 @@ impl UploadSupervisor {
             }
             _ => (Kind::Take, split.put.clone(), Proof::None),
         };
-        let new = NewRequest {
-            bucket_index: split.bucket_index,
-            bucket: Arc::clone(&split.bucket),
-            kind,
-            request,
-            content,
-            // What a probe takes is counted when it is sent.
-            plan: (step != Step::Probe).then_some(split.plan),
-            proof,
-            owner: Owner::Split(id, step),
-        };
+        let new = split.new_request(id, step, kind, request, content, proof);
         self.begin_step(id, new, context);
     }
 
@@ -253,16 +243,7 @@ impl UploadSupervisor {
             Some((document, proof)) => (Content::Document(document), proof),
             None => (Content::None, Proof::None),
         };
-        let new = NewRequest {
-            bucket_index: split.bucket_index,
-            bucket: Arc::clone(&split.bucket),
-            kind,
-            request,
-            content,
-            plan: None,
-            proof,
-            owner: Owner::Split(id, step),
-        };
+        let new = split.new_request(id, step, kind, request, content, proof);
         self.begin_step(id, new, context);
     }
 
@@ -354,6 +335,29 @@ impl UploadSupervisor {
 }
 
 impl Split {
+    fn new_request(
+        &self,
+        id: u64,
+        step: Step,
+        kind: Kind,
+        request: UpstreamTemplate,
+        content: Content,
+        proof: Proof,
+    ) -> NewRequest {
+        // What a probe takes is counted when it is sent.
+        let sends_body = matches!(step, Step::Put | Step::Part(_));
+        NewRequest {
+            bucket_index: self.bucket_index,
+            bucket: Arc::clone(&self.bucket),
+            kind,
+            request,
+            content,
+            plan: sends_body.then_some(self.plan),
+            proof,
+            owner: Owner::Split(id, step),
+        }
+    }
+
     fn probe_ended(
         &mut self,
         result: Result<BackendAnswer, S3Error>,

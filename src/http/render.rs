@@ -45,7 +45,7 @@ pub(super) fn list_uploads(
 }
 
 /// The client's view of the backend's answer.
-pub(super) fn render(
+pub(super) async fn render(
     route: &Route,
     bucket: &Bucket,
     operation: &Operation,
@@ -72,7 +72,11 @@ pub(super) fn render(
             })?;
             if bucket.upload.records_clients() {
                 let full = format!("{}{key}", bucket.backend.key_prefix);
-                route.engine.ledger.client_began(name, &full, &id, principal, wall_clock());
+                let ledger = &route.engine.ledger;
+                let noted = ledger.client_began(name, &full, &id, principal, wall_clock()).await;
+                if let Err(error) = noted {
+                    log::error!("bucket {name}: an upload will not be listed nor aborted: {error}");
+                }
             }
             let id = BackendUploadId::new(id);
             let sealed = route.engine.sealer.seal(&id, name, key, principal, rand::random())?;

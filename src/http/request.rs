@@ -195,7 +195,7 @@ impl Upload {
         if let (Some(id), true) = (&upload_id, ends_upload(&operation)) {
             route.engine.ledger.client_ended(&bucket.name, id.as_str());
         }
-        render(route, &bucket, &operation, &principal, answer).map_err(Failed::from)
+        render(route, &bucket, &operation, &principal, answer).await.map_err(Failed::from)
     }
 }
 
