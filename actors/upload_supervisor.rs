@@ -413,6 +413,7 @@ impl Handler<BeginUpload> for UploadSupervisor {
         BeginUpload(job): BeginUpload,
         context: &mut Self::Context,
     ) -> Self::Result {
+        fail::fail_point!("upload_supervisor::begin");
         let (reply, ended) = oneshot::channel();
         let held = Held::new(job.permit, &self.engine);
         let new = NewRequest {

@@ -266,3 +266,40 @@ async fn sigterm_under_load_loses_nothing_that_was_acknowledged() {
         }
     }
 }
+
+/// The tree: a supervisor that dies is rebuilt; its uploads answer an error, their workers are
+/// cancelled, and what it had begun in parts is swept.
+#[tokio::test]
+async fn a_supervisor_that_dies_leaves_nothing_behind() {
+    let s3 = crate::support::ledger_s3::LedgerS3::start(true).await;
+    let gateway = Setup::over(s3.address)
+        .bucket("    upload:\n      multipart_threshold: 5MiB\n      part_size: 5MiB\n")
+        .env("MIZUCHI__SERVER__WORKERS", "1")
+        // Where a whole upload begins; one in parts begins elsewhere.
+        .env("FAILPOINTS", "upload_supervisor::begin=panic(begin)")
+        .start()
+        .await;
+    let body = payload(12 << 20);
+    let mut split = Client::connect(&gateway).await;
+    let request = Request::put("split", body.len());
+    let head = request.sign(&split.host, &signer(), OffsetDateTime::now_utc());
+    split.socket.write_all(&head).await.unwrap();
+    split.socket.write_all(&body[..7 << 20]).await.unwrap();
+    eventually("a part is there", async || {
+        s3.books(|books| books.uploads.values().any(|upload| !upload.parts.is_empty()))
+    })
+    .await;
+    let mut client = Client::connect(&gateway).await;
+    let killed = client.send(Request::put("killer", 100), &payload(100)).await;
+    assert_eq!((killed.status, killed.code().as_str()), (500, "InternalError"));
+    assert_eq!(split.one(false).await.status, 500);
+    eventually("it is swept", async || s3.books(|books| books.uploads.is_empty())).await;
+    gateway.settled().await;
+    let rebuilt = "mizuchi_actor_restarts_total{actor=\"upload supervisor\"}";
+    assert_eq!(gateway.metric(rebuilt).await, 1.0);
+    // The one that was built anew works.
+    let mut client = Client::connect(&gateway).await;
+    let answer = client.send(Request::put("split", body.len()), &body).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert!(s3.books(|books| books.objects["split"].length) == body.len() as u64);
+}
