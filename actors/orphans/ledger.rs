@@ -151,7 +151,7 @@ impl Ledger {
         state.recent_set.contains(upload_id) || state.by_upload.contains_key(&place)
     }
 
-    /// The answer of a Create was lost: the key is looked at later. Past [`MAX_OWN`] records it is not,
+    /// The answer of a Create was lost: the key is looked at later. Past `MAX_OWN` records it is not,
     /// and the log says so.
     pub fn lost_create(&self, bucket: &str, key: &str, begun: Window, now: Instant) {
         let record = Record {
