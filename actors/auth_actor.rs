@@ -1,26 +1,26 @@
 //! The AuthActor: who is it, and may they? One per worker thread.
 //!
-//! Authentication is the one SigV4 verifier over the raw head. Authorization is the bucket's own
-//! rights: the headers with power over others' data that `upload.allow` names, and the uploadId,
-//! which opens only for the bucket, key and principal that it was sealed for.
+//! Three questions, in this order, and the first no is the answer. Who: one of the ways in
+//! [`Authentication`]. The bucket's own rights: the headers with power over others' data that
+//! `upload.allow` names, and the uploadId, which opens only for the bucket, key and principal that it
+//! was sealed for. And what the principal's own credential is good for ([`crate::grants`]).
 
-use crate::config::{Bucket, Engine};
+use crate::config::{Authentication, Bucket, Engine};
 use crate::http::RequestHead;
-use crate::s3::error::S3Error;
+use crate::identity::{Identity, Means};
+use crate::s3::error::{ErrorCode, S3Error};
 use crate::s3::headers;
 use crate::s3::names::BackendUploadId;
 use crate::s3::operation::Operation;
-use crate::sigv4::{ChunkVerifier, Hosts, PayloadMode, payload_of_anonymous};
+use crate::sigv4::{ChunkVerifier, CredentialPlace, Hosts, PayloadMode, payload_of_unsigned};
 use actix::prelude::*;
+use std::net::IpAddr;
 use std::sync::Arc;
 use time::OffsetDateTime;
 
-/// The principal of everyone where `auth.enabled` is false.
-pub const ANONYMOUS: &str = "anonymous";
-
 /// Asks whether a request may proceed.
 #[derive(Message)]
-#[rtype(result = "Result<Authorized, S3Error>")]
+#[rtype(result = "Decided")]
 pub struct Authorize {
     /// The bucket it is for.
     pub bucket: Arc<Bucket>,
@@ -30,8 +30,32 @@ pub struct Authorize {
     pub operation: Operation,
     /// The Host values that its signature may be over.
     pub hosts: Hosts,
+    /// Where it comes from.
+    pub client_ip: Option<IpAddr>,
+    /// Bytes of its payload, as announced; None: unknown.
+    pub size: Option<u64>,
     /// The time of the request's arrival.
     pub now: OffsetDateTime,
+}
+
+/// The answer.
+#[derive(Debug)]
+pub struct Decided {
+    /// How it came about.
+    pub decision: Decision,
+    /// What the request may do, or what its client is told.
+    pub result: Result<Authorized, S3Error>,
+}
+
+/// How an answer came about: for the audit log, never for the client.
+#[derive(Debug, Clone)]
+pub struct Decision {
+    /// Who asked; None: nobody that is known.
+    pub identity: Option<Identity>,
+    /// Who decided: `authentication`, `rights`, `grants`.
+    pub by: &'static str,
+    /// Why it was denied; empty: it was allowed.
+    pub reason: String,
 }
 
 /// A request that may proceed.
@@ -59,34 +83,6 @@ impl AuthActor {
     pub fn new(engine: Arc<Engine>) -> Self {
         AuthActor { engine }
     }
-
-    fn decide(&self, request: &Authorize) -> Result<Authorized, S3Error> {
-        let attempts = &self.engine.metrics.auth_attempts;
-        let (principal, payload, chunks) = match &request.bucket.verifier {
-            None => {
-                let payload = payload_of_anonymous(&request.head)?;
-                (Arc::from(ANONYMOUS), payload, None)
-            }
-            Some(verifier) => {
-                let verified = verifier.verify(&request.head, &request.hosts, request.now);
-                let method = if request.head.has("authorization") { "header" } else { "presigned" };
-                let result = if verified.is_ok() { "allowed" } else { "denied" };
-                attempts.with_label_values(&[method, result]).inc();
-                let verified = verified?;
-                (verified.principal, verified.payload, verified.chunks)
-            }
-        };
-        let permissions = &request.bucket.upload.permissions;
-        let headers = headers::plan(&request.head, &request.operation, permissions)?;
-        let upload_id = match (request.operation.upload_id(), request.operation.key()) {
-            (Some(sealed), Some(key)) => {
-                let bucket = &request.bucket.name;
-                Some(self.engine.sealer.open(sealed, bucket, key.as_str(), &principal)?)
-            }
-            _ => None,
-        };
-        Ok(Authorized { principal, payload, chunks, headers, upload_id })
-    }
 }
 
 impl Actor for AuthActor {
@@ -94,9 +90,107 @@ impl Actor for AuthActor {
 }
 
 impl Handler<Authorize> for AuthActor {
-    type Result = MessageResult<Authorize>;
+    type Result = ResponseFuture<Decided>;
 
     fn handle(&mut self, request: Authorize, _: &mut Self::Context) -> Self::Result {
-        MessageResult(self.decide(&request))
+        let engine = Arc::clone(&self.engine);
+        Box::pin(async move { decide(&engine, request).await })
     }
+}
+
+/// A denial: who decided, why (for the audit log), and what the client is told.
+struct Denied {
+    by: &'static str,
+    reason: String,
+    error: S3Error,
+}
+
+impl Denied {
+    /// The client may know the reason.
+    fn told(by: &'static str) -> impl Fn(S3Error) -> Denied {
+        move |error| Denied { by, reason: error.message.to_string(), error }
+    }
+
+    /// The client is told that access is denied, and no more.
+    fn untold(by: &'static str, reason: impl Into<String>) -> Denied {
+        let error = S3Error::new(ErrorCode::AccessDenied, "Access Denied");
+        Denied { by, reason: reason.into(), error }
+    }
+}
+
+/// Who it is, and how the payload is authenticated.
+struct Authenticated {
+    identity: Identity,
+    payload: PayloadMode,
+    chunks: Option<ChunkVerifier>,
+}
+
+async fn decide(engine: &Engine, request: Authorize) -> Decided {
+    let authenticated = authenticate(&request).await;
+    let result = if authenticated.is_ok() { "allowed" } else { "denied" };
+    let means = match &authenticated {
+        Ok(known) => known.identity.means,
+        Err(_) => claimed(&request.head),
+    };
+    if means != Means::Anonymous {
+        engine.metrics.auth_attempts.with_label_values(&[means.as_str(), result]).inc();
+    }
+    let (identity, result) = match authenticated.map_err(Denied::told("authentication")) {
+        Err(denied) => (None, Err(denied)),
+        Ok(known) => {
+            let identity = known.identity.clone();
+            (Some(identity), authorize(engine, &request, known).await)
+        }
+    };
+    match result {
+        Ok((by, authorized)) => Decided {
+            decision: Decision { identity, by, reason: String::new() },
+            result: Ok(authorized),
+        },
+        Err(Denied { by, reason, error }) => {
+            Decided { decision: Decision { identity, by, reason }, result: Err(error) }
+        }
+    }
+}
+
+/// What a request that was not authenticated tried, for the metrics.
+fn claimed(head: &RequestHead) -> Means {
+    if head.has("authorization") { Means::Header } else { Means::Presigned }
+}
+
+async fn authenticate(request: &Authorize) -> Result<Authenticated, S3Error> {
+    let head = &request.head;
+    let Some(Authentication { sigv4 }) = &request.bucket.authentication else {
+        let payload = payload_of_unsigned(head, CredentialPlace::Anonymous)?;
+        return Ok(Authenticated { identity: Identity::anonymous(), payload, chunks: None });
+    };
+    let verified = sigv4.verify(head, &request.hosts, request.now)?;
+    let (payload, chunks) = (verified.payload, verified.chunks);
+    Ok(Authenticated { identity: verified.identity, payload, chunks })
+}
+
+/// What a principal that is known may do. Names who decided last.
+async fn authorize(
+    engine: &Engine,
+    request: &Authorize,
+    known: Authenticated,
+) -> Result<(&'static str, Authorized), Denied> {
+    let Authenticated { identity, payload, chunks } = known;
+    let (bucket, operation, principal) = (&request.bucket, &request.operation, &identity.principal);
+    identity
+        .grants
+        .check(principal, &bucket.name, operation)
+        .map_err(|rule| Denied::untold("grants", rule))?;
+    let permissions = &bucket.upload.permissions;
+    let headers =
+        headers::plan(&request.head, operation, permissions).map_err(Denied::told("rights"))?;
+    let upload_id = match (operation.upload_id(), operation.key()) {
+        (Some(sealed), Some(key)) => {
+            let opened = engine.sealer.open(sealed, &bucket.name, key.as_str(), principal);
+            Some(opened.map_err(Denied::told("rights"))?)
+        }
+        _ => None,
+    };
+    let principal = Arc::clone(principal);
+    Ok(("grants", Authorized { principal, payload, chunks, headers, upload_id }))
 }

@@ -56,8 +56,15 @@ pub struct Bucket {
     pub upload: UploadRules,
     /// Which web pages may; empty: CORS is not enabled.
     pub cors: Vec<CorsRule>,
-    /// Verifies clients; None: `auth.enabled: false`, everyone is `anonymous`.
-    pub verifier: Option<Verifier>,
+    /// How clients are known; None: `auth.enabled: false`, everyone is `anonymous`.
+    pub authentication: Option<Authentication>,
+}
+
+/// `buckets[].auth`: the ways in which a client may say who it is.
+#[derive(Debug)]
+pub struct Authentication {
+    /// AWS Signature Version 4.
+    pub sigv4: Verifier,
 }
 
 /// `buckets[].upload`.

@@ -9,8 +9,10 @@
 pub mod auth_actor;
 pub mod backend;
 pub mod config;
+pub mod grants;
 pub mod guardian;
 pub mod http;
+pub mod identity;
 pub mod metrics;
 pub mod origin;
 pub mod orphan_sweeper;

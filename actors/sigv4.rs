@@ -29,7 +29,7 @@ mod vectors;
 pub use canonical::uri_encode;
 pub use chunks::{ChunkSigner, ChunkVerifier};
 pub use credentials::{Credential, Credentials};
-pub use payload::{CredentialPlace, PayloadMode, payload_of_anonymous};
+pub use payload::{CredentialPlace, PayloadMode, payload_of_unsigned};
 pub use signer::{PayloadHash, Signer, UpstreamRequest, object_path};
 pub use verifier::{Hosts, Verified, Verifier};
 

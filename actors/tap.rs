@@ -12,11 +12,14 @@
 
 mod body;
 pub mod chunked;
+mod fed;
 mod scan;
 mod shared;
 mod stream;
+mod wire;
 
 pub use body::{BodyError, RequestBody};
+pub use fed::{Feeder, Unwanted, fed_body};
 pub use scan::{HeadProblem, HeadScanner};
 pub use shared::{Arrival, Busy, TakeError, TapConfig, TapHandle};
 pub use stream::TapStream;

@@ -180,6 +180,7 @@ fn verifier() -> &'static Verifier {
             access_key: "AKIDEXAMPLE".into(),
             secret_key: Secret::new("secret".into()),
             principal: "someone".into(),
+            grants: Default::default(),
         };
         let skew = Duration::from_secs(900);
         Verifier::new("us-east-1".into(), skew, Credentials::new([known]))

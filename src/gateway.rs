@@ -10,7 +10,8 @@ use mizuchi_actors::backend::{
     Authorities, Endpoint, EndpointHealth, RetryBudget, TlsClient, TrustError,
 };
 use mizuchi_actors::config::{
-    Backend, BackendEndpoint, Bucket, Engine, SplitRules, Timeouts, UploadRules, Verifies, ZeroCopy,
+    Authentication, Backend, BackendEndpoint, Bucket, Engine, SplitRules, Timeouts, UploadRules,
+    Verifies, ZeroCopy,
 };
 use mizuchi_actors::guardian::{ActorRef, Guardian};
 use mizuchi_actors::metrics::Metrics;
@@ -326,13 +327,16 @@ pub(crate) fn engine_bucket(
     let in_process = s3.endpoint == BackendEndpoints::Embedded;
     let upload = &settings.upload;
     let sigv4 = &settings.auth.sigv4;
-    let verifier = settings.auth.enabled.then(|| {
+    let authentication = settings.auth.enabled.then(|| {
         let known = sigv4.credentials.iter().map(|known| Credential {
             access_key: known.access_key.clone(),
             secret_key: known.secret_key.clone(),
             principal: known.principal.clone(),
+            grants: Arc::new(known.allow.clone()),
         });
-        Verifier::new(sigv4.region.clone(), sigv4.max_clock_skew, Credentials::new(known))
+        let credentials = Credentials::new(known);
+        let sigv4 = Verifier::new(sigv4.region.clone(), sigv4.max_clock_skew, credentials);
+        Authentication { sigv4 }
     });
     Ok(Bucket {
         name: settings.name.clone(),
@@ -391,6 +395,6 @@ pub(crate) fn engine_bucket(
             client_uploads_ttl: upload.client_uploads_ttl,
         },
         cors: settings.cors.clone(),
-        verifier,
+        authentication,
     })
 }

@@ -17,6 +17,7 @@ mod backend_credentials;
 mod bucket;
 mod cors;
 mod findings;
+mod grants;
 mod interpolate;
 mod load;
 mod machine;

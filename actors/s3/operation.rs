@@ -67,6 +67,19 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// Every name that [`Operation::name`] gives.
+    pub const NAMES: [&str; 9] = [
+        "PutObject",
+        "CreateMultipartUpload",
+        "UploadPart",
+        "CompleteMultipartUpload",
+        "AbortMultipartUpload",
+        "ListParts",
+        "HeadBucket",
+        "GetBucketLocation",
+        "ListMultipartUploads",
+    ];
+
     /// S3's name of the operation.
     pub fn name(&self) -> &'static str {
         match self {

@@ -1,6 +1,7 @@
 //! The credentials that clients sign with.
 
 use super::key::SigningKey;
+use crate::grants::Grants;
 use crate::secret::Secret;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,6 +15,8 @@ pub struct Credential {
     pub secret_key: Secret,
     /// Who signs with it.
     pub principal: String,
+    /// What it is good for.
+    pub grants: Arc<Grants>,
 }
 
 /// Every credential of a bucket, by access key.
@@ -35,6 +38,7 @@ impl Credentials {
             let known = KnownKey {
                 access_key: Arc::from(credential.access_key.as_str()),
                 principal: Arc::from(credential.principal),
+                grants: credential.grants,
                 key: key(credential.secret_key),
             };
             (credential.access_key, known)
@@ -51,6 +55,7 @@ impl Credentials {
 pub(super) struct KnownKey {
     pub(super) access_key: Arc<str>,
     pub(super) principal: Arc<str>,
+    pub(super) grants: Arc<Grants>,
     pub(super) key: SigningKey,
 }
 

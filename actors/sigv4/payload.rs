@@ -2,6 +2,7 @@
 
 use super::canonical::unhex;
 use crate::http::RequestHead;
+use crate::identity::Means;
 use crate::s3::error::{ErrorCode, S3Error};
 
 /// Where a request's credentials are.
@@ -11,8 +12,25 @@ pub enum CredentialPlace {
     Header,
     /// The query of a presigned URL.
     Presigned,
+    /// The policy of a POST form.
+    PostPolicy,
+    /// A JSON Web Token, or the client's certificate: they say nothing of the body.
+    Bearer,
     /// Nowhere; only where `auth.enabled` is false.
     Anonymous,
+}
+
+impl CredentialPlace {
+    /// How a principal is known whose SigV4 credentials stand there.
+    pub(super) fn means(self) -> Means {
+        match self {
+            CredentialPlace::Header => Means::Header,
+            CredentialPlace::Presigned => Means::Presigned,
+            CredentialPlace::PostPolicy => Means::PostPolicy,
+            CredentialPlace::Bearer => Means::Jwt,
+            CredentialPlace::Anonymous => Means::Anonymous,
+        }
+    }
 }
 
 /// What x-amz-content-sha256 says.
@@ -81,8 +99,13 @@ impl PayloadMode {
             )),
             (Presigned, Absent | Unsigned | Hash(_)) => Ok(()),
             (Presigned, SignedChunks | SignedChunksTrailer | UnsignedTrailer) => Err(forbidden()),
-            (Anonymous, Absent | Hash(_) | Unsigned | UnsignedTrailer) => Ok(()),
-            (Anonymous, SignedChunks | SignedChunksTrailer) => Err(forbidden()),
+            (PostPolicy, Absent) => Ok(()),
+            (
+                PostPolicy,
+                Hash(_) | Unsigned | SignedChunks | SignedChunksTrailer | UnsignedTrailer,
+            ) => Err(forbidden()),
+            (Bearer | Anonymous, Absent | Hash(_) | Unsigned | UnsignedTrailer) => Ok(()),
+            (Bearer | Anonymous, SignedChunks | SignedChunksTrailer) => Err(forbidden()),
         }
     }
 }
@@ -93,10 +116,16 @@ fn forbidden() -> S3Error {
     S3Error::new(ErrorCode::InvalidRequest, message)
 }
 
-/// The payload mode of a request that nobody signed, through the same table.
-pub fn payload_of_anonymous(head: &RequestHead) -> Result<PayloadMode, S3Error> {
+/// The payload mode of a request that nobody signed ([`CredentialPlace::Bearer`],
+/// [`CredentialPlace::Anonymous`]), through the same table.
+///
+/// Errors: 400 InvalidArgument, InvalidRequest.
+pub fn payload_of_unsigned(
+    head: &RequestHead,
+    place: CredentialPlace,
+) -> Result<PayloadMode, S3Error> {
     let mode = PayloadMode::parse(head.header("x-amz-content-sha256"))?;
-    mode.allowed_with(CredentialPlace::Anonymous)?;
+    mode.allowed_with(place)?;
     Ok(mode)
 }
 
@@ -121,6 +150,8 @@ mod tests {
         for (place, row) in [
             (Header, [ok, ok, ok, ok, ok, missing]),
             (Presigned, [ok, ok, bad, bad, bad, ok]),
+            (PostPolicy, [bad, bad, bad, bad, bad, ok]),
+            (Bearer, [ok, ok, bad, bad, ok, ok]),
             (Anonymous, [ok, ok, bad, bad, ok, ok]),
         ] {
             for (mode, expected) in modes.iter().zip(row) {

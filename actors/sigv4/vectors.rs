@@ -26,6 +26,7 @@ fn verify(head: &str, host: &str) -> Verified {
         access_key: ACCESS_KEY.to_owned(),
         secret_key: Secret::new(SECRET_KEY.to_owned()),
         principal: "example".to_owned(),
+        grants: Default::default(),
     };
     let verifier = Verifier::new(
         "us-east-1".to_owned(),
@@ -81,7 +82,7 @@ fn a_single_chunk() {
     ] {
         let head = head(line, headers, sha256, signed, signature);
         let verified = verify(&head, "examplebucket.s3.amazonaws.com");
-        assert_eq!(&*verified.principal, "example", "{line}");
+        assert_eq!(&*verified.identity.principal, "example", "{line}");
     }
 }
 
@@ -153,6 +154,6 @@ fn a_presigned_url() {
         format_args!("{ACCESS_KEY}/{SCOPE}").to_string().replace('/', "%2F")
     );
     let verified = verify(&head, "examplebucket.s3.amazonaws.com");
-    assert_eq!(verified.place, CredentialPlace::Presigned);
+    assert_eq!(verified.identity.means, crate::identity::Means::Presigned);
     assert_eq!(verified.payload, PayloadMode::Absent);
 }

@@ -9,6 +9,7 @@ use super::payload::{CredentialPlace, PayloadMode};
 use super::presigned;
 use super::{ALGORITHM, SERVICE, TERMINATOR};
 use crate::http::RequestHead;
+use crate::identity::Identity;
 use crate::s3::error::{ErrorCode, S3Error};
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,11 +36,9 @@ impl Hosts {
 #[derive(Debug)]
 pub struct Verified {
     /// Who.
-    pub principal: Arc<str>,
+    pub identity: Identity,
     /// With which key.
     pub access_key: Arc<str>,
-    /// Where the credentials were.
-    pub place: CredentialPlace,
     /// How the payload is authenticated.
     pub payload: PayloadMode,
     /// Verifies the payload's chunks, where they are signed.
@@ -222,9 +221,13 @@ impl Verifier {
             | PayloadMode::Absent => None,
         };
         Ok(Verified {
-            principal: Arc::clone(&known.principal),
+            identity: Identity {
+                principal: Arc::clone(&known.principal),
+                means: place.means(),
+                claims: None,
+                grants: Arc::clone(&known.grants),
+            },
             access_key: Arc::clone(&known.access_key),
-            place,
             payload: mode,
             chunks,
         })

@@ -1,20 +1,15 @@
-//! A request's body: read, or spliced, straight from the client's socket.
+//! A request's body, wherever its bytes come from.
 
-use super::chunked::{ChunkedDecoder, ChunkedError, Decoded};
-use super::shared::{BodyPhase, BodyProgress, Continue, Phase, Shared};
+use super::chunked::ChunkedError;
+use super::fed::FedBody;
+use super::wire::WireBody;
 use crate::http::Framing;
-use crate::platform;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use std::future::Future;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::Interest;
 use tokio::time::{Instant, timeout};
-
-/// Bytes that a read has room for, at the least.
-const MIN_READ: usize = 16 * 1024;
 
 /// Why a body did not come whole. Always the client's doing.
 #[derive(Debug, thiserror::Error)]
@@ -36,243 +31,123 @@ pub enum BodyError {
     Splice(#[source] io::Error),
 }
 
-/// One request's body. Dropped before its end, it ends the connection: the unread rest can only be
-/// drained, never parsed.
-pub struct RequestBody {
-    shared: Arc<Shared>,
-    seq: u64,
-    framing: Framing,
-    done: bool,
-    pace: Pace,
+/// One request's body. Dropped before its end, it ends what brings it (an HTTP/1 connection, an
+/// HTTP/2 stream): the unread rest can only be drained, never parsed.
+#[derive(Debug)]
+pub struct RequestBody(Source);
+
+#[derive(Debug)]
+enum Source {
+    Wire(WireBody),
+    Fed(FedBody),
 }
 
-/// Time spent waiting for the client since it last made `progress_bytes`. Time in which nobody
-/// reads (a slow backend) does not count.
-#[derive(Debug, Default)]
-struct Pace {
-    waited: Duration,
-    bytes: u64,
+impl From<WireBody> for RequestBody {
+    fn from(body: WireBody) -> Self {
+        RequestBody(Source::Wire(body))
+    }
 }
 
-impl std::fmt::Debug for RequestBody {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "RequestBody(#{} {:?} done={})", self.seq, self.framing, self.done)
+impl From<FedBody> for RequestBody {
+    fn from(body: FedBody) -> Self {
+        RequestBody(Source::Fed(body))
     }
 }
 
 impl RequestBody {
-    pub(super) fn new(shared: Arc<Shared>, seq: u64, framing: Framing) -> Self {
-        let done = matches!(framing, Framing::Absent | Framing::Length(0));
-        RequestBody { shared, seq, framing, done, pace: Pace::default() }
-    }
-
     /// How the body was announced.
     pub fn framing(&self) -> Framing {
-        self.framing
+        match &self.0 {
+            Source::Wire(body) => body.framing(),
+            Source::Fed(body) => body.framing(),
+        }
     }
 
     /// True when every byte of the body has been taken (at once for an absent or empty one).
     pub fn is_done(&self) -> bool {
-        self.done
+        match &self.0 {
+            Source::Wire(body) => body.is_done(),
+            Source::Fed(body) => body.is_done(),
+        }
     }
 
     /// Whether [`RequestBody::splice`] may be used: only a body of known length on a plain socket.
     pub fn can_splice(&self) -> bool {
-        platform::ZERO_COPY && matches!(self.framing, Framing::Length(_))
-    }
-
-    /// Tells a client that waits for `100 Continue` to send. Call it when the request is wanted:
-    /// authenticated and admitted.
-    pub fn want(&self) {
-        let mut state = self.shared.lock();
-        if state.expect == Continue::Asked {
-            // A client that did not wait needs no answer (RFC 9110, 10.1.1).
-            state.expect = if state.buffer.is_empty() { Continue::Wanted } else { Continue::No };
-            state.wake_reader();
+        match &self.0 {
+            Source::Wire(body) => body.can_splice(),
+            Source::Fed(_) => false,
         }
     }
 
     /// Waits until at least one byte of the body can be taken without waiting, or the body is done.
+    /// Tells a client that waits for `100 Continue` to send.
     pub async fn ready(&mut self) -> Result<(), BodyError> {
-        self.want();
-        if self.done || !self.shared.lock().buffer.is_empty() {
-            return Ok(());
+        match &mut self.0 {
+            Source::Wire(body) => body.ready().await,
+            Source::Fed(body) => body.ready().await,
         }
-        let shared = Arc::clone(&self.shared);
-        self.paced(async { shared.socket.readable().await }).await?.map_err(BodyError::Connection)
     }
 
     /// The next bytes of the body, at most `max` (> 0); None when it is done.
     pub async fn read(&mut self, max: usize) -> Result<Option<Bytes>, BodyError> {
-        self.want();
-        loop {
-            if self.done {
-                return Ok(None);
-            }
-            if let Some(bytes) = self.take_buffered(max)? {
-                return Ok(Some(bytes));
-            }
-            if self.done {
-                return Ok(None);
-            }
-            self.fill(max).await?;
+        match &mut self.0 {
+            Source::Wire(body) => body.read(max).await,
+            Source::Fed(body) => body.read(max).await,
         }
     }
 
-    /// Bytes that came along with the head (or were read and not yet taken); None when there are
-    /// none, which is not the end.
+    /// Bytes that are here already and were not taken yet; None when there are none, which is not
+    /// the end.
     pub fn take_buffered(&mut self, max: usize) -> Result<Option<Bytes>, BodyError> {
-        let mut state = self.shared.lock();
-        let state = &mut *state;
-        let Phase::Body(BodyPhase { seq, progress }) = &mut state.phase else {
-            return Err(BodyError::Incomplete);
-        };
-        if *seq != self.seq {
-            return Err(BodyError::Incomplete);
+        match &mut self.0 {
+            Source::Wire(body) => body.take_buffered(max),
+            Source::Fed(body) => Ok(body.take_buffered(max)),
         }
-        let (taken, done) = match progress {
-            BodyProgress::Length(left) => {
-                let count = (*left).min(max as u64).min(state.buffer.len() as u64);
-                *left -= count;
-                let bytes = state.buffer.split_to(count as usize).freeze();
-                ((count > 0).then_some(bytes), *left == 0)
-            }
-            BodyProgress::Chunked(decoder) => decode(decoder, &mut state.buffer, max)?,
-        };
-        if done {
-            self.done = true;
-            state.body_done();
-        }
-        Ok(taken)
     }
 
     /// Splices at most `max` bytes from the socket into a pipe, which must be empty: EAGAIN then
     /// means that the socket is (splice(2) does not say which side it would block on).
     ///
-    /// Call it only when [`RequestBody::take_buffered`] returned None. Returns the bytes moved, > 0.
+    /// Call it only when [`RequestBody::can_splice`], and [`RequestBody::take_buffered`] returned
+    /// None. Returns the bytes moved, > 0.
     pub async fn splice(&mut self, pipe: BorrowedFd<'_>, max: usize) -> Result<usize, BodyError> {
-        let left = match &self.shared.lock().phase {
-            Phase::Body(BodyPhase { seq, progress: BodyProgress::Length(left) })
-                if *seq == self.seq =>
-            {
-                *left
-            }
-            _ => return Err(BodyError::Incomplete),
-        };
-        let want = (max as u64).min(left) as usize;
-        let shared = Arc::clone(&self.shared);
-        let moved = self
-            .paced(shared.socket.async_io(Interest::READABLE, || {
-                platform::splice(&shared.socket, pipe, want, false)
-            }))
-            .await?;
-        let moved = match moved {
-            Ok(0) => return Err(self.incomplete()),
-            Ok(moved) => moved,
-            Err(error) => {
-                return Err(match error.kind() {
-                    io::ErrorKind::ConnectionReset | io::ErrorKind::TimedOut => {
-                        BodyError::Connection(error)
-                    }
-                    _ => BodyError::Splice(error),
-                });
-            }
-        };
-        self.pace.count(moved as u64, self.shared.config.progress_bytes);
-        let mut state = self.shared.lock();
-        if let Phase::Body(BodyPhase { progress: BodyProgress::Length(left), .. }) =
-            &mut state.phase
-        {
-            *left = left.saturating_sub(moved as u64);
-            if *left == 0 {
-                self.done = true;
-                state.body_done();
-            }
-        }
-        Ok(moved)
-    }
-
-    /// Reads from the socket into the connection's buffer.
-    async fn fill(&mut self, max: usize) -> Result<(), BodyError> {
-        let shared = Arc::clone(&self.shared);
-        loop {
-            self.paced(shared.socket.readable()).await?.map_err(BodyError::Connection)?;
-            let read = {
-                let mut state = shared.lock();
-                // Never more than the body: what follows it is a head, read as one.
-                let room = match &state.phase {
-                    Phase::Body(BodyPhase { progress: BodyProgress::Length(left), .. }) => {
-                        (*left).min(max as u64) as usize
-                    }
-                    _ => max,
-                };
-                let buffer: &mut BytesMut = &mut state.buffer;
-                // A new allocation only when little is left of the last: one for every read would
-                // pin a whole one behind each small segment that is kept for replay.
-                if buffer.capacity() - buffer.len() < room.min(MIN_READ) {
-                    buffer.reserve(room);
-                }
-                let room = room.min(buffer.capacity() - buffer.len());
-                let mut limited = bytes::BufMut::limit(buffer, room);
-                shared.socket.try_read_buf(&mut limited)
-            };
-            match read {
-                Ok(0) => return Err(self.incomplete()),
-                Ok(count) => {
-                    self.pace.count(count as u64, self.shared.config.progress_bytes);
-                    return Ok(());
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(BodyError::Connection(error)),
-            }
+        match &mut self.0 {
+            Source::Wire(body) => body.splice(pipe, max).await,
+            Source::Fed(_) => Err(BodyError::Splice(io::ErrorKind::Unsupported.into())),
         }
     }
+}
 
-    fn incomplete(&self) -> BodyError {
-        self.shared.lock().eof = true;
-        BodyError::Incomplete
-    }
-
-    /// Waits for the client, no longer than its pace allows.
-    async fn paced<T>(&mut self, wait: impl Future<Output = T>) -> Result<T, BodyError> {
-        let interval = self.shared.config.progress_interval;
-        let left = interval.saturating_sub(self.pace.waited);
-        let started = Instant::now();
-        let result = timeout(left, wait).await.map_err(|_| BodyError::Stalled);
-        self.pace.waited += started.elapsed();
-        result
-    }
+/// How slow a body may be: a time limit on each `enough` bytes, of the time spent waiting for the
+/// client. Time in which nobody reads (a slow backend) does not count.
+#[derive(Debug)]
+pub(super) struct Pace {
+    interval: Duration,
+    enough: u64,
+    waited: Duration,
+    bytes: u64,
 }
 
 impl Pace {
-    fn count(&mut self, bytes: u64, enough: u64) {
+    pub(super) fn new(interval: Duration, enough: u64) -> Self {
+        Pace { interval, enough, waited: Duration::ZERO, bytes: 0 }
+    }
+
+    /// Bytes came.
+    pub(super) fn count(&mut self, bytes: u64) {
         self.bytes += bytes;
-        if self.bytes >= enough {
-            *self = Pace::default();
+        if self.bytes >= self.enough {
+            self.bytes = 0;
+            self.waited = Duration::ZERO;
         }
     }
-}
 
-fn decode(
-    decoder: &mut ChunkedDecoder,
-    buffer: &mut BytesMut,
-    max: usize,
-) -> Result<(Option<Bytes>, bool), BodyError> {
-    match decoder.decode(buffer, max)? {
-        Decoded::Data(bytes) => Ok((Some(bytes), false)),
-        Decoded::NeedMore => Ok((None, false)),
-        Decoded::End => Ok((None, true)),
-    }
-}
-
-impl Drop for RequestBody {
-    fn drop(&mut self) {
-        if !self.done {
-            let mut state = self.shared.lock();
-            let mine = matches!(&state.phase, Phase::Body(body) if body.seq == self.seq);
-            if mine {
-                state.end();
-            }
-        }
+    /// Waits for the client, no longer than its pace allows.
+    pub(super) async fn wait<T>(&mut self, wait: impl Future<Output = T>) -> Result<T, BodyError> {
+        let left = self.interval.saturating_sub(self.waited);
+        let started = Instant::now();
+        let result = timeout(left, wait).await.map_err(|_| BodyError::Stalled);
+        self.waited += started.elapsed();
+        result
     }
 }

@@ -6,6 +6,7 @@
 use super::body::RequestBody;
 use super::chunked::ChunkedDecoder;
 use super::scan::{HeadProblem, HeadScanner};
+use super::wire::WireBody;
 use crate::http::{Framing, RequestHead, expects_continue, wants_close};
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
@@ -82,8 +83,8 @@ impl TapHandle {
             let (head, framing) = waiting.request?;
             (head, framing, waiting.seq)
         };
-        let body = RequestBody::new(Arc::clone(&self.shared), seq, framing);
-        Ok(Arrival { head, body })
+        let body = WireBody::new(Arc::clone(&self.shared), seq, framing);
+        Ok(Arrival { head, body: body.into() })
     }
 }
 
@@ -119,7 +120,7 @@ pub(super) struct Waiting {
 pub(super) enum Phase {
     /// A head is read.
     Head,
-    /// The body of request `seq` is read, by its [`RequestBody`] alone.
+    /// The body of request `seq` is read, by its [`WireBody`] alone.
     Body(BodyPhase),
     /// Nothing more is read: actix sees the end of the stream. What the client still sends is
     /// drained before the connection is closed.

@@ -43,6 +43,12 @@ pub fn payload_length(
     }
 }
 
+/// Bytes of the payload, as far as the head alone says: `x-amz-decoded-content-length`, else
+/// Content-Length. What it says is held to only later ([`payload_length`]).
+pub fn announced_size(head: &RequestHead) -> Option<u64> {
+    head.header(DECODED_LENGTH).or_else(|| head.header("content-length"))?.parse().ok()
+}
+
 /// What came in headers of the payload and is to be verified here.
 #[derive(Debug, Default)]
 pub struct Checks {

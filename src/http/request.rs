@@ -102,9 +102,12 @@ pub(super) async fn begin(
         head: head.clone(),
         operation: operation.clone(),
         hosts: Hosts::new(route.hosts.candidates(head, peer)),
+        client_ip: peer,
+        size: prepare::announced_size(head),
         now: OffsetDateTime::now_utc(),
     };
-    let mut authorized = route.auth.ask(authorize).await??;
+    let decided = route.auth.ask(authorize).await?;
+    let mut authorized = decided.result?;
     account.principal = Arc::clone(&authorized.principal);
 
     let upload_id = authorized.upload_id.clone();

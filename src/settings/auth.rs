@@ -1,8 +1,10 @@
 //! `auth`, at the top level and in each bucket: who may upload.
 
+use super::grants;
 use super::section::Section;
 use super::values::{boolean, integer, secret, text, text_where};
 use config::Value;
+use mizuchi_actors::grants::Grants;
 use mizuchi_actors::secret::Secret;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -43,6 +45,8 @@ pub struct ClientCredential {
     pub secret_key: Secret,
     /// Who it is: in logs, policies and sealed uploadIds. The access key unless set.
     pub principal: String,
+    /// What it is good for.
+    pub allow: Grants,
 }
 
 /// Reads `auth` of a bucket; `default_region` is `s3.region`.
@@ -112,6 +116,7 @@ fn read_credential(s: &mut Section<'_>) -> Option<(ClientCredential, String)> {
     let access_key = s.required("access_key", access_key);
     let secret_key = s.required("secret_key", secret);
     let principal = s.optional("principal", principal);
+    let allow = s.within("allow", grants::read);
     let (access_key, secret_key) = (access_key?, secret_key?);
     if secret_key.expose().len() < WEAK_SECRET {
         s.findings().warn(
@@ -120,7 +125,8 @@ fn read_credential(s: &mut Section<'_>) -> Option<(ClientCredential, String)> {
         );
     }
     let principal = principal?.unwrap_or_else(|| access_key.clone());
-    Some((ClientCredential { access_key, secret_key, principal }, s.path().to_owned()))
+    let credential = ClientCredential { access_key, secret_key, principal, allow: allow? };
+    Some((credential, s.path().to_owned()))
 }
 
 /// An access key. It stands between slashes in the credential scope, and in query strings; the

@@ -201,6 +201,19 @@ impl<'t> Section<'t> {
         (parsed.len() == entries.len()).then_some(parsed)
     }
 
+    /// [`Section::list`], if it is set: an empty list is a list, `null` and an empty text are not.
+    pub(super) fn optional_list<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl Fn(&Value) -> Result<T, String>,
+    ) -> Option<Option<Vec<T>>> {
+        match self.find(key) {
+            None => Some(None),
+            Some((_, value)) if is_empty(value) => Some(None),
+            Some(_) => self.list(key, parse).map(Some),
+        }
+    }
+
     /// The layers of the section `key` within this one.
     pub(super) fn layers_of(&mut self, key: &'static str) -> Vec<Layer<'t>> {
         self.asked.insert(key);
