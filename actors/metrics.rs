@@ -89,6 +89,10 @@ metrics! {
     auth_attempts: IntCounterVec = IntCounterVec::new(
         Opts::new("mizuchi_auth_attempts_total", "Authentications by method and result"),
         &["method", "result"]);
+    /// Files read again.
+    reloads: IntCounterVec = IntCounterVec::new(
+        Opts::new("mizuchi_reloads_total", "Files that changed and were read again, by what became of it"),
+        &["what", "result"]);
     /// Errors answered.
     errors: IntCounterVec = IntCounterVec::new(
         Opts::new("mizuchi_errors_total", "Errors answered, by S3 code and whose fault"),

@@ -2,8 +2,11 @@
 
 use crate::admin::{self, Admin};
 use crate::http::{self, Admission, Edge, Hosts, Route};
+use crate::reload::{self, Watched};
 use crate::seal_key;
-use crate::settings::{BackendEndpoints, BucketSettings, Settings};
+use crate::settings::{
+    BackendEndpoints, BucketSettings, ClientCredential, Settings, parse_credentials,
+};
 use actix_server::{Server, ServerHandle};
 use mizuchi_actors::auth_actor::AuthActor;
 use mizuchi_actors::backend::{
@@ -43,6 +46,8 @@ pub struct Gateway {
     admission: Arc<Admission>,
     ready: Arc<AtomicBool>,
     ledger: Arc<Ledger>,
+    /// Reads files again that change; ended with the gateway.
+    reload: actix_web::rt::task::JoinHandle<io::Result<()>>,
 }
 
 impl Gateway {
@@ -77,10 +82,16 @@ impl Gateway {
             .listen("uploads", listener, move || http::service(edge.clone(), draining.clone()))?
             .run();
         let handle = server.handle();
+        let reload = reload::run(
+            credential_files(&settings, &engine),
+            settings.server.reload_interval,
+            engine.metrics.clone(),
+        );
+        let reload = actix_web::rt::spawn(reload);
         ready.store(true, Ordering::Release);
         log::info!("uploads on http://{address}");
         log::info!("admin on http://{admin_address}");
-        Ok(Gateway { address, server, handle, admin, admission, ready, ledger })
+        Ok(Gateway { address, server, handle, admin, admission, ready, ledger, reload })
     }
 
     /// Where clients connect.
@@ -93,7 +104,7 @@ impl Gateway {
     pub async fn until_signal(self) -> io::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let Gateway { server, handle, admin, admission, ready, ledger, .. } = self;
+        let Gateway { server, handle, admin, admission, ready, ledger, reload, .. } = self;
         let mut running = actix_web::rt::spawn(server);
         tokio::select! {
             ended = &mut running => return ended.map_err(io::Error::other)?,
@@ -102,6 +113,7 @@ impl Gateway {
         }
         ready.store(false, Ordering::Release);
         admission.drain();
+        reload.abort();
         handle.stop(true).await;
         let ended = running.await.map_err(io::Error::other)?;
         if let Err(error) = ledger.flush().await {
@@ -135,6 +147,42 @@ fn tap(settings: &Settings) -> TapConfig {
         drain_bytes: server.drain.bytes,
         drain_time: server.drain.time,
     }
+}
+
+/// The files of clients' credentials, each with the verifiers of the buckets that use it.
+fn credential_files(settings: &Settings, engine: &Engine) -> Vec<Watched> {
+    let mut watched = Vec::new();
+    for (bucket, built) in settings.buckets.iter().zip(&engine.buckets) {
+        let sigv4 = &bucket.auth.sigv4;
+        let (Some(file), true) = (&sigv4.credentials_file, bucket.auth.enabled) else { continue };
+        let (path, inline) = (file.path.clone(), sigv4.credentials.clone());
+        let bucket = Arc::clone(built);
+        let apply = move |contents: &[Vec<u8>]| {
+            let text = contents.first().map(|text| String::from_utf8_lossy(text));
+            let environment = crate::cli::environment();
+            let read = parse_credentials(&path, &text.unwrap_or_default(), &environment, &inline);
+            let read = read.map_err(|errors| errors.to_string())?;
+            if let Some(authentication) = &bucket.authentication {
+                authentication.sigv4.replace(credentials(inline.iter().chain(&read)));
+            }
+            Ok(())
+        };
+        let seen = file.text.expose().as_bytes().to_vec();
+        let paths = vec![file.path.clone()];
+        let name = "auth.sigv4.credentials_file";
+        watched.push(Watched::new(name, paths, Some(vec![seen]), Box::new(apply)));
+    }
+    watched
+}
+
+fn credentials<'c>(known: impl Iterator<Item = &'c ClientCredential>) -> Credentials {
+    Credentials::new(known.map(|known| Credential {
+        access_key: known.access_key.clone(),
+        secret_key: known.secret_key.clone(),
+        session_token: known.session_token.clone(),
+        principal: known.principal.clone(),
+        grants: Arc::new(known.allow.clone()),
+    }))
 }
 
 /// What builds each worker thread's tree.
@@ -328,13 +376,8 @@ pub(crate) fn engine_bucket(
     let upload = &settings.upload;
     let sigv4 = &settings.auth.sigv4;
     let authentication = settings.auth.enabled.then(|| {
-        let known = sigv4.credentials.iter().map(|known| Credential {
-            access_key: known.access_key.clone(),
-            secret_key: known.secret_key.clone(),
-            principal: known.principal.clone(),
-            grants: Arc::new(known.allow.clone()),
-        });
-        let credentials = Credentials::new(known);
+        let file = sigv4.credentials_file.iter().flat_map(|file| &file.credentials);
+        let credentials = credentials(sigv4.credentials.iter().chain(file));
         let sigv4 = Verifier::new(sigv4.region.clone(), sigv4.max_clock_skew, credentials);
         Authentication { sigv4 }
     });

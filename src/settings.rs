@@ -30,7 +30,7 @@ mod server;
 mod tests;
 mod values;
 
-pub use auth::{AuthSettings, ClientCredential, SigV4Settings};
+pub use auth::{AuthSettings, ClientCredential, CredentialsFile, SigV4Settings, parse_credentials};
 pub use backend::{
     BackendEndpoints, BackendSettings, PoolSettings, TimeoutSettings, TlsSettings, Verifies,
 };

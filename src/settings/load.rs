@@ -132,6 +132,31 @@ fn read_layers(
     }
 }
 
+/// A file that holds `keys` of one section of the settings, and that section's defaults of them.
+/// `None`: unreadable, which is noted.
+pub(super) fn read_part(
+    path: &Path,
+    text: &str,
+    section: &[&str],
+    keys: &[&str],
+    environment: &BTreeMap<String, String>,
+    findings: &Findings,
+) -> Option<(Table, Table)> {
+    let mut file = parse(&path.display().to_string(), text, findings)?;
+    let mut defaults = parse("settings/default.yaml", DEFAULTS, findings)?;
+    for key in section {
+        defaults = match defaults.remove(*key)?.kind {
+            ValueKind::Table(table) => table,
+            _ => return None,
+        };
+    }
+    defaults.retain(|key, _| keys.contains(&key.as_str()));
+    for (key, value) in &mut file {
+        interpolate_tree(value, key, environment, findings);
+    }
+    Some((file, defaults))
+}
+
 /// The key that the variable `name` sets: `MIZUCHI__BUCKETS__0__NAME` is `buckets[0].name`.
 fn key_of(name: &str, defaults: &Table) -> Result<String, String> {
     let segments = name.strip_prefix(PREFIX).unwrap_or(name).to_ascii_lowercase();
@@ -186,7 +211,7 @@ fn read_settings(
     let admin = root.within("admin", process::read_admin);
     let logging = root.within("logging", process::read_logging);
     let embedded = root.within("embedded", process::read_embedded);
-    root.within("auth", auth::check);
+    root.within("auth", |s| auth::check(s, surroundings));
     let auth = root.layers_of("auth");
     let buckets = bucket::read_all(root, &auth, surroundings);
     Some(Settings {
