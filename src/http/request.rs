@@ -186,7 +186,7 @@ impl Upload {
         let principal = Arc::clone(&account.principal);
         let end: UploadEnd = match job {
             Job::Whole(job) => route.uploads.ask(BeginUpload(job)).await?,
-            Job::Parts(job) => route.uploads.ask(BeginSplit(job)).await?,
+            Job::Parts(job) => route.uploads.ask(BeginSplit(*job)).await?,
         };
         account.bytes = end.volume.spliced + end.volume.copied;
         account.restarts = end.restarts;
@@ -224,7 +224,7 @@ fn kind_of(
 /// Work for the supervisor.
 enum Job {
     Whole(UploadJob),
-    Parts(SplitJob),
+    Parts(Box<SplitJob>),
 }
 
 impl Job {
@@ -270,7 +270,7 @@ fn body_job(
             let planned =
                 prepare::plan_parts(&route.engine, bucket, head, authorized, body, payload)
                     .map_err(close)?;
-            Ok(Job::Parts(SplitJob {
+            Ok(Job::Parts(Box::new(SplitJob {
                 bucket_index,
                 bucket: Arc::clone(bucket),
                 shape,
@@ -284,7 +284,7 @@ fn body_job(
                 resources: route.replay.clone(),
                 plan: planned.plan,
                 permit,
-            }))
+            })))
         }
         (Way::Whole, None) => Err(close(parts::missing_length())),
         (Way::Whole, Some(length)) => {
