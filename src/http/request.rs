@@ -138,7 +138,7 @@ pub(super) async fn begin(
             let request = prepare::upstream(&bucket, &operation, &mut authorized, payload, length);
             let kind = kind_of(&operation, &request.headers)?;
             let content = Content::Document(document);
-            Job::Whole(UploadJob {
+            Job::Whole(Box::new(UploadJob {
                 bucket_index: address.bucket,
                 bucket: Arc::clone(&bucket),
                 kind,
@@ -147,7 +147,7 @@ pub(super) async fn begin(
                 plan: None,
                 proof,
                 permit,
-            })
+            }))
         }
         Operation::CreateMultipartUpload { .. }
         | Operation::AbortMultipartUpload { .. }
@@ -160,7 +160,7 @@ pub(super) async fn begin(
             let request =
                 prepare::upstream(&bucket, &operation, &mut authorized, PayloadHash::Empty, length);
             let kind = kind_of(&operation, &request.headers)?;
-            Job::Whole(UploadJob {
+            Job::Whole(Box::new(UploadJob {
                 bucket_index: address.bucket,
                 bucket: Arc::clone(&bucket),
                 kind,
@@ -169,7 +169,7 @@ pub(super) async fn begin(
                 plan: None,
                 proof: Proof::None,
                 permit,
-            })
+            }))
         }
     };
     account.plan = job.plan();
@@ -185,7 +185,7 @@ impl Upload {
         let Upload { job, bucket, operation, upload_id, .. } = self;
         let principal = Arc::clone(&account.principal);
         let end: UploadEnd = match job {
-            Job::Whole(job) => route.uploads.ask(BeginUpload(job)).await?,
+            Job::Whole(job) => route.uploads.ask(BeginUpload(*job)).await?,
             Job::Parts(job) => route.uploads.ask(BeginSplit(*job)).await?,
         };
         account.bytes = end.volume.spliced + end.volume.copied;
@@ -223,7 +223,7 @@ fn kind_of(
 
 /// Work for the supervisor.
 enum Job {
-    Whole(UploadJob),
+    Whole(Box<UploadJob>),
     Parts(Box<SplitJob>),
 }
 
@@ -305,7 +305,7 @@ fn body_job(
                 request.headers.push((name, value));
             }
             let kind = kind_of(operation, &request.headers).map_err(close)?;
-            Ok(Job::Whole(UploadJob {
+            Ok(Job::Whole(Box::new(UploadJob {
                 bucket_index,
                 bucket: Arc::clone(bucket),
                 kind,
@@ -314,7 +314,7 @@ fn body_job(
                 plan: Some(planned.plan),
                 proof,
                 permit,
-            }))
+            })))
         }
     }
 }
