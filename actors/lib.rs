@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod origin;
 pub mod orphan_sweeper;
 pub mod orphans;
+pub mod outbound;
 pub mod part_worker;
 pub mod payload;
 pub mod platform;
