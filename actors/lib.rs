@@ -13,6 +13,7 @@ pub mod grants;
 pub mod guardian;
 pub mod http;
 pub mod identity;
+pub mod jwt;
 pub mod metrics;
 pub mod origin;
 pub mod orphan_sweeper;
