@@ -276,6 +276,7 @@ async fn engine(settings: &Settings, metrics: Metrics) -> io::Result<Engine> {
         buckets,
         ledger,
         sealer: UploadIdSealer::new(key),
+        sts: None,
         replay: ReplayBudget::new(replay.memory, replay.pipes, replay.overflow_limit),
         overflow: replay.overflow.clone(),
         zero_copy: ZeroCopy {

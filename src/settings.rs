@@ -44,6 +44,7 @@ pub use mizuchi_actors::backend::Endpoint;
 pub use network::Cidr;
 pub use process::{
     AdminSettings, AdmissionSettings, EmbeddedSettings, LogFormat, LoggingSettings, ReplaySettings,
+    StsSettings,
 };
 pub use server::{BodyProgress, Drain, SealKey, ServerSettings, ZeroCopySettings};
 
@@ -60,6 +61,8 @@ pub struct Settings {
     pub admin: AdminSettings,
     /// Log lines.
     pub logging: LoggingSettings,
+    /// The token service.
+    pub sts: StsSettings,
     /// The in-process backend.
     pub embedded: EmbeddedSettings,
     /// At least one; names and path prefixes are unique.

@@ -153,6 +153,7 @@ impl Signatory<'_> {
             Signatory::Known(known) => {
                 let identity = Identity {
                     principal: Arc::clone(&known.principal),
+                    issuer: None,
                     means,
                     claims: None,
                     grants: Arc::clone(&known.grants),
@@ -163,6 +164,7 @@ impl Signatory<'_> {
                 let (session, _, grants) = *session;
                 let identity = Identity {
                     principal: session.principal,
+                    issuer: Some(Arc::from(session.issuer)),
                     means,
                     claims: Some(session.claims),
                     grants,

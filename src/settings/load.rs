@@ -210,6 +210,13 @@ fn read_settings(
     let replay = root.within("replay", |s| process::read_replay(s, machine, state_directory));
     let admin = root.within("admin", process::read_admin);
     let logging = root.within("logging", process::read_logging);
+    let sts = root.within("sts", |s| {
+        let sts = process::read_sts(s)?;
+        if sts.enabled {
+            s.fail("enabled", "needs at least one issuer of tokens, and there is none");
+        }
+        Some(sts)
+    });
     let embedded = root.within("embedded", process::read_embedded);
     root.within("auth", |s| auth::check(s, surroundings));
     let auth = root.layers_of("auth");
@@ -220,6 +227,7 @@ fn read_settings(
         replay: replay?,
         admin: admin?,
         logging: logging?,
+        sts: sts?,
         embedded: embedded?,
         buckets: buckets?,
     })
