@@ -6,7 +6,7 @@ use crate::orphans::Ledger;
 use crate::s3::cors::CorsRule;
 use crate::s3::headers::Permissions;
 use crate::s3::upload_id::UploadIdSealer;
-use crate::sigv4::{Signer, Verifier};
+use crate::sigv4::{BackendKeys, Verifier};
 use crate::sts::Sts;
 use crate::transfer::ReplayBudget;
 use crate::upload::RestartPolicy;
@@ -122,7 +122,7 @@ pub struct Backend {
     /// The backend's name for the bucket.
     pub bucket: String,
     /// Signs what goes there.
-    pub signer: Signer,
+    pub keys: Arc<BackendKeys>,
     /// Equivalent entrances; at least one.
     pub endpoints: Vec<BackendEndpoint>,
     /// How its `https://` endpoints are spoken to; None: it has none.

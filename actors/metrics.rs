@@ -4,8 +4,8 @@
 //! key, a principal or an address.
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
-    Registry, TextEncoder, core::Collector,
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
 };
 
 /// Seconds: from a 4 KiB PUT on a local network to a 5 GiB part over a slow uplink.
@@ -114,6 +114,14 @@ metrics! {
     sweeps: IntCounterVec = IntCounterVec::new(
         Opts::new("mizuchi_orphan_sweeps_total", "Looks at multipart uploads that nobody ended, by what came of them"),
         &["result"]);
+    /// Looks for the backend's temporary credentials.
+    credential_renewals: IntCounterVec = IntCounterVec::new(
+        Opts::new("mizuchi_backend_credential_renewals_total", "Fetches of the backend's temporary credentials, by what came of them"),
+        &["result"]);
+    /// How long they are still valid.
+    credential_left: IntGaugeVec = IntGaugeVec::new(
+        Opts::new("mizuchi_backend_credentials_left_seconds", "Time until a bucket's backend credentials expire; 0: there are no valid ones"),
+        &["bucket"]);
     /// Part workers alive.
     parts_in_flight: IntGauge = IntGauge::new(
         "mizuchi_parts_in_flight", "Part workers alive");

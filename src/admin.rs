@@ -7,6 +7,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use time::OffsetDateTime;
 
 /// What the admin listener shows.
 #[derive(Clone)]
@@ -44,6 +45,12 @@ async fn metrics(admin: web::Data<Admin>) -> HttpResponse {
     shown.replay_pages.set(gauge(engine.replay.pages_in_use()));
     shown.replay_pipes.set(gauge(engine.replay.pipes_in_use()));
     shown.replay_file_bytes.set(gauge(engine.replay.file_bytes_in_use()));
+    let now = OffsetDateTime::now_utc();
+    for bucket in &engine.buckets {
+        if let Some(left) = bucket.backend.keys.seconds_left(now) {
+            shown.credential_left.with_label_values(&[&bucket.name]).set(left);
+        }
+    }
     HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(shown.render())
 }
 

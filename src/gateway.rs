@@ -1,6 +1,7 @@
 //! The gateway as a whole: from settings to listeners, and from a signal to the last answer.
 
 use crate::admin::{self, Admin};
+use crate::credentials::BackendCredentials;
 use crate::http::{self, Admission, Edge, Hosts, Route};
 use crate::reload::{self, Watched};
 use crate::seal_key;
@@ -25,7 +26,7 @@ use mizuchi_actors::s3::headers::Permissions;
 use mizuchi_actors::s3::upload_id::UploadIdSealer;
 use mizuchi_actors::s3_client_actor::S3ClientActor;
 use mizuchi_actors::secret::Secret;
-use mizuchi_actors::sigv4::{Credential, Credentials, Signer, Verifier};
+use mizuchi_actors::sigv4::{BackendKeys, Credential, Credentials, Verifier};
 use mizuchi_actors::tap::TapConfig;
 use mizuchi_actors::transfer::{PipeCache, ReplayBudget, ReplayResources};
 use mizuchi_actors::upload::RestartPolicy;
@@ -48,6 +49,7 @@ pub struct Gateway {
     ledger: Arc<Ledger>,
     /// Reads files again that change; ended with the gateway.
     reload: actix_web::rt::task::JoinHandle<io::Result<()>>,
+    credentials: BackendCredentials,
 }
 
 impl Gateway {
@@ -56,7 +58,9 @@ impl Gateway {
     /// Errors when a listener, the state directory or the embedded backend cannot be had.
     pub async fn start(settings: Settings) -> io::Result<Gateway> {
         let metrics = Metrics::new().map_err(io::Error::other)?;
-        let engine = Arc::new(engine(&settings, metrics.clone()).await?);
+        let mut credentials = BackendCredentials::new(Some(metrics.clone()));
+        let engine = Arc::new(engine(&settings, metrics.clone(), &mut credentials).await?);
+        credentials.first().await;
         let ready = Arc::new(AtomicBool::new(false));
         let shown = Admin { ready: Arc::clone(&ready), engine: Arc::clone(&engine) };
         let (admin_address, admin_server) = admin::serve(shown, settings.admin.address)?;
@@ -91,7 +95,17 @@ impl Gateway {
         ready.store(true, Ordering::Release);
         log::info!("uploads on http://{address}");
         log::info!("admin on http://{admin_address}");
-        Ok(Gateway { address, server, handle, admin, admission, ready, ledger, reload })
+        Ok(Gateway {
+            address,
+            server,
+            handle,
+            admin,
+            admission,
+            ready,
+            ledger,
+            reload,
+            credentials,
+        })
     }
 
     /// Where clients connect.
@@ -104,7 +118,9 @@ impl Gateway {
     pub async fn until_signal(self) -> io::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let Gateway { server, handle, admin, admission, ready, ledger, reload, .. } = self;
+        let Gateway {
+            server, handle, admin, admission, ready, ledger, reload, credentials, ..
+        } = self;
         let mut running = actix_web::rt::spawn(server);
         tokio::select! {
             ended = &mut running => return ended.map_err(io::Error::other)?,
@@ -119,6 +135,7 @@ impl Gateway {
         if let Err(error) = ledger.flush().await {
             log::error!("the upload journal could not be written at the end: {error}");
         }
+        drop(credentials);
         admin.stop(false).await;
         log::info!("stopped");
         ended
@@ -252,11 +269,15 @@ fn route_builder(
 /// The file in the state directory that knows the multipart uploads which somebody must end.
 const UPLOADS_ON_RECORD: &str = "uploads.redb";
 
-async fn engine(settings: &Settings, metrics: Metrics) -> io::Result<Engine> {
+async fn engine(
+    settings: &Settings,
+    metrics: Metrics,
+    credentials: &mut BackendCredentials,
+) -> io::Result<Engine> {
     let embedded = start_embedded(settings).await?;
     let mut buckets = Vec::new();
     for bucket in &settings.buckets {
-        buckets.push(Arc::new(engine_bucket(bucket, embedded.as_ref())?));
+        buckets.push(Arc::new(engine_bucket(bucket, embedded.as_ref(), credentials)?));
     }
     let key = match &settings.server.seal_key {
         Some(key) => *key.expose(),
@@ -335,28 +356,19 @@ fn tls_client(settings: &BucketSettings) -> Result<TlsClient, TrustError> {
 pub(crate) fn engine_bucket(
     settings: &BucketSettings,
     embedded: Option<&EmbeddedBackend>,
+    backend_keys: &mut BackendCredentials,
 ) -> io::Result<Bucket> {
     let s3 = &settings.s3;
-    let (addresses, signer) = match (&s3.endpoint, embedded, &s3.credentials) {
-        (BackendEndpoints::Embedded, Some(embedded), _) => {
-            let secret = Secret::new(embedded.secret_key.clone());
-            let signer = Signer::new(embedded.access_key.clone(), secret, None, s3.region.clone());
-            (vec![embedded.endpoint.clone()], signer)
+    let (addresses, keys) = match (&s3.endpoint, embedded) {
+        (BackendEndpoints::Embedded, Some(embedded)) => {
+            let (id, secret) = (embedded.access_key.clone(), embedded.secret_key.clone());
+            let keys = BackendKeys::fixed(id, Secret::new(secret), None, s3.region.clone());
+            (vec![embedded.endpoint.clone()], Arc::new(keys))
         }
-        (BackendEndpoints::Http(endpoints), _, Some(keys)) => {
-            let signer = Signer::new(
-                keys.access_key.clone(),
-                keys.secret_key.clone(),
-                keys.session_token.clone(),
-                s3.region.clone(),
-            );
-            (endpoints.clone(), signer)
-        }
-        _ => {
-            return Err(io::Error::other(format!(
-                "bucket {}: no backend credentials",
-                settings.name
-            )));
+        (BackendEndpoints::Http(endpoints), _) => (endpoints.clone(), backend_keys.of(settings)?),
+        (BackendEndpoints::Embedded, None) => {
+            let problem = format!("bucket {}: the embedded backend does not run", settings.name);
+            return Err(io::Error::other(problem));
         }
     };
     let tls = addresses
@@ -387,7 +399,7 @@ pub(crate) fn engine_bucket(
         region: sigv4.region.clone(),
         backend: Backend {
             bucket: s3.bucket.clone(),
-            signer,
+            keys,
             endpoints,
             tls,
             path_style: s3.path_style || in_process,

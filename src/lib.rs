@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod cli;
+mod credentials;
 mod development;
 #[cfg(feature = "embedded")]
 pub mod embedded;

@@ -12,6 +12,7 @@
 //! its default. Everything after [`load`] may rely on the values and checks nothing again.
 
 mod auth;
+mod aws_profile;
 mod backend;
 mod backend_credentials;
 mod bucket;
@@ -34,7 +35,7 @@ pub use auth::{AuthSettings, ClientCredential, CredentialsFile, SigV4Settings, p
 pub use backend::{
     BackendEndpoints, BackendSettings, PoolSettings, TimeoutSettings, TlsSettings, Verifies,
 };
-pub use backend_credentials::BackendCredentials;
+pub use backend_credentials::{BackendCredentials, CredentialSource};
 pub use bucket::{
     BucketSettings, RestartSettings, SplitSettings, UploadPermissions, UploadSettings,
 };

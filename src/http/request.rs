@@ -12,7 +12,7 @@ use mizuchi_actors::guardian::NoAnswer;
 use mizuchi_actors::http::RequestHead;
 use mizuchi_actors::payload::PayloadLength;
 use mizuchi_actors::s3::cors;
-use mizuchi_actors::s3::error::{ErrorCode, S3Error};
+use mizuchi_actors::s3::error::{ErrorCode, Fault, S3Error};
 use mizuchi_actors::s3::names::BackendUploadId;
 use mizuchi_actors::s3::operation::Operation;
 use mizuchi_actors::s3::upstream::UpstreamTemplate;
@@ -116,6 +116,9 @@ pub(super) async fn begin(
     let mut authorized = decided.result?;
     account.principal = Arc::clone(&authorized.principal);
 
+    if operation.key().is_some() {
+        bucket.backend.keys.signer(OffsetDateTime::now_utc()).map_err(|_| no_keys(&bucket))?;
+    }
     let upload_id = authorized.upload_id.clone();
     let owner = Arc::clone(&authorized.owner);
     let job = match &operation {
@@ -216,6 +219,13 @@ fn ends_upload(operation: &Operation) -> bool {
 
 pub(super) fn no_body() -> S3Error {
     S3Error::new(ErrorCode::MissingRequestBodyError, "Request body is empty.")
+}
+
+/// Nothing can be signed for the backend: said before the body is read.
+fn no_keys(bucket: &Bucket) -> S3Error {
+    log::warn!("bucket {}: refused, for want of backend credentials", bucket.name);
+    let message = "The storage behind this bucket cannot be reached. Please try again.";
+    S3Error::new(ErrorCode::ServiceUnavailable, message).blamed_on(Fault::Backend)
 }
 
 fn kind_of(

@@ -49,7 +49,7 @@ fn the_defaults_are_those_of_the_documentation() {
     assert!(s3.tls.authorities.is_none() && s3.tls.server_name.is_none());
     assert!(s3.path_style && s3.allow_unsigned && s3.key_prefix.is_empty());
     assert!(!s3.require_checksum);
-    let credentials = s3.credentials.unwrap();
+    let Some(CredentialSource::Settings(credentials)) = s3.credentials else { panic!() };
     assert_eq!(
         (credentials.access_key.as_str(), credentials.secret_key.expose()),
         ("B", "backend")
