@@ -114,6 +114,9 @@ metrics! {
     sweeps: IntCounterVec = IntCounterVec::new(
         Opts::new("mizuchi_orphan_sweeps_total", "Looks at multipart uploads that nobody ended, by what came of them"),
         &["result"]);
+    /// Lines of the audit log that are not in it.
+    audit_lost: IntCounter = IntCounter::new(
+        "mizuchi_audit_lost_total", "Lines of the audit log that could not be written");
     /// Looks for the backend's temporary credentials.
     credential_renewals: IntCounterVec = IntCounterVec::new(
         Opts::new("mizuchi_backend_credential_renewals_total", "Fetches of the backend's temporary credentials, by what came of them"),

@@ -1,6 +1,7 @@
 //! The gateway as a whole: from settings to listeners, and from a signal to the last answer.
 
 use crate::admin::{self, Admin};
+use crate::audit::AuditLog;
 use crate::credentials::BackendCredentials;
 use crate::http::{self, Admission, Edge, Hosts, Route};
 use crate::reload::{self, Watched};
@@ -50,6 +51,7 @@ pub struct Gateway {
     /// Reads files again that change; ended with the gateway.
     reload: actix_web::rt::task::JoinHandle<io::Result<()>>,
     credentials: BackendCredentials,
+    audit: AuditLog,
 }
 
 impl Gateway {
@@ -60,6 +62,7 @@ impl Gateway {
         let metrics = Metrics::new().map_err(io::Error::other)?;
         let mut credentials = BackendCredentials::new(Some(metrics.clone()));
         let engine = Arc::new(engine(&settings, metrics.clone(), &mut credentials).await?);
+        let audit = AuditLog::open(&settings.audit, metrics.clone()).await?;
         credentials.first().await;
         let ready = Arc::new(AtomicBool::new(false));
         let shown = Admin { ready: Arc::clone(&ready), engine: Arc::clone(&engine) };
@@ -70,7 +73,8 @@ impl Gateway {
         let ledger = Arc::clone(&engine.ledger);
         let admission =
             Arc::new(Admission::new(settings.admission.uploads, settings.admission.queue_wait));
-        let route = route_builder(&settings, Arc::clone(&engine), Arc::clone(&admission));
+        let (shared, admitted) = (Arc::clone(&engine), Arc::clone(&admission));
+        let route = route_builder(&settings, shared, admitted, audit.clone());
         let edge = Edge { tap: Arc::new(tap(&settings)), route, metrics };
         let listener = listen(settings.server.address)?;
         let address = listener.local_addr()?;
@@ -105,6 +109,7 @@ impl Gateway {
             ledger,
             reload,
             credentials,
+            audit,
         })
     }
 
@@ -119,11 +124,23 @@ impl Gateway {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let Gateway {
-            server, handle, admin, admission, ready, ledger, reload, credentials, ..
+            server,
+            handle,
+            admin,
+            admission,
+            ready,
+            ledger,
+            reload,
+            credentials,
+            audit,
+            ..
         } = self;
         let mut running = actix_web::rt::spawn(server);
         tokio::select! {
-            ended = &mut running => return ended.map_err(io::Error::other)?,
+            ended = &mut running => {
+                audit.close().await;
+                return ended.map_err(io::Error::other)?;
+            }
             _ = terminate.recv() => log::info!("SIGTERM: draining"),
             _ = interrupt.recv() => log::info!("SIGINT: draining"),
         }
@@ -132,6 +149,7 @@ impl Gateway {
         reload.abort();
         handle.stop(true).await;
         let ended = running.await.map_err(io::Error::other)?;
+        audit.close().await;
         if let Err(error) = ledger.flush().await {
             log::error!("the upload journal could not be written at the end: {error}");
         }
@@ -207,6 +225,7 @@ fn route_builder(
     settings: &Settings,
     engine: Arc<Engine>,
     admission: Arc<Admission>,
+    audit: AuditLog,
 ) -> Arc<dyn Fn(&mut Guardian) -> Route + Send + Sync> {
     let addresses = settings
         .buckets
@@ -261,6 +280,7 @@ fn route_builder(
                 memory_per_part,
             },
             access_log,
+            audit: audit.clone(),
             host_id: Arc::clone(&host_id),
         }
     })

@@ -11,6 +11,7 @@
 //! other one is an error too. A misspelt key that was ignored would leave, say, authentication at
 //! its default. Everything after [`load`] may rely on the values and checks nothing again.
 
+mod audit;
 mod auth;
 mod aws_profile;
 mod backend;
@@ -31,6 +32,7 @@ mod server;
 mod tests;
 mod values;
 
+pub use audit::{AuditSettings, AuditTarget, RotateEvery};
 pub use auth::{AuthSettings, ClientCredential, CredentialsFile, SigV4Settings, parse_credentials};
 pub use backend::{
     BackendEndpoints, BackendSettings, PoolSettings, TimeoutSettings, TlsSettings, Verifies,
@@ -64,6 +66,8 @@ pub struct Settings {
     pub logging: LoggingSettings,
     /// The token service.
     pub sts: StsSettings,
+    /// Who was let do what.
+    pub audit: AuditSettings,
     /// The in-process backend.
     pub embedded: EmbeddedSettings,
     /// At least one; names and path prefixes are unique.

@@ -7,6 +7,7 @@ mod streaming;
 mod support;
 mod tidy;
 
+mod audit;
 mod backend_credentials;
 mod backend_faults;
 mod backend_matrix;

@@ -1,5 +1,6 @@
 //! One request from its head to the backend's answer: route, admit, authorize, upload.
 
+use super::audit_lines;
 use super::document::read_document;
 use super::http_actor::Account;
 use super::render::{head_bucket, list_uploads, render};
@@ -113,6 +114,7 @@ pub(super) async fn begin(
         now: OffsetDateTime::now_utc(),
     };
     let decided = route.auth.ask(authorize).await?;
+    audit_lines::decision(route, account, &operation, &decided).await?;
     let mut authorized = decided.result?;
     account.principal = Arc::clone(&authorized.principal);
 

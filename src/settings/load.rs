@@ -1,5 +1,6 @@
 //! From a file, an environment and the built-in defaults to [`Settings`].
 
+use super::audit;
 use super::auth;
 use super::backend::Surroundings;
 use super::bucket;
@@ -217,6 +218,7 @@ fn read_settings(
         }
         Some(sts)
     });
+    let audit = root.within("audit", |s| audit::read(s, state_directory));
     let embedded = root.within("embedded", process::read_embedded);
     root.within("auth", |s| auth::check(s, surroundings));
     let auth = root.layers_of("auth");
@@ -227,6 +229,7 @@ fn read_settings(
         replay: replay?,
         admin: admin?,
         logging: logging?,
+        audit: audit?,
         sts: sts?,
         embedded: embedded?,
         buckets: buckets?,

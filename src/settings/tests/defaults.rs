@@ -6,7 +6,7 @@ use crate::settings::values::{KIB, MIB, TIB};
 
 #[test]
 fn the_defaults_are_those_of_the_documentation() {
-    let Settings { server, admission, replay, admin, sts, logging, embedded, buckets } =
+    let Settings { server, admission, replay, admin, sts, logging, audit, embedded, buckets } =
         settings(MINIMAL, &[]);
     assert_eq!(server.address, "0.0.0.0:8080".parse().unwrap());
     assert_eq!(server.workers, 6, "0 = cores");
@@ -34,6 +34,7 @@ fn the_defaults_are_those_of_the_documentation() {
         overflow_limit: 16 * GIB,
     };
     assert_eq!(replay, expected);
+    assert_eq!(audit, AuditSettings { target: AuditTarget::None, required: false });
     assert_eq!(admin.address, "127.0.0.1:9090".parse().unwrap());
     assert_eq!((logging.format, logging.level.as_str()), (LogFormat::Text, "info"));
     let longest = Duration::from_secs(12 * 3600);
