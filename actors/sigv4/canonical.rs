@@ -285,7 +285,8 @@ mod tests {
         #[test]
         fn a_path_that_is_canonical_already_is_left_as_it_is(raw in "[/a~%2-4AFf]{0,12}") {
             let built = uri_decode(&raw).map(|path| uri_encode(&path, true));
-            proptest::prop_assert_eq!(path(&raw).as_deref(), built.as_deref());
+            let read = path(&raw);
+            proptest::prop_assert_eq!(read.as_deref(), built.as_deref());
         }
     }
 
