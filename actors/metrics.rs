@@ -89,6 +89,10 @@ metrics! {
     auth_attempts: IntCounterVec = IntCounterVec::new(
         Opts::new("mizuchi_auth_attempts_total", "Authentications by method and result"),
         &["method", "result"]);
+    /// Fetches of token issuers' keys.
+    jwks_fetches: IntCounterVec = IntCounterVec::new(
+        Opts::new("mizuchi_jwks_fetches_total", "Fetches of the keys that issuers of tokens publish, by result"),
+        &["result"]);
     /// Errors answered.
     errors: IntCounterVec = IntCounterVec::new(
         Opts::new("mizuchi_errors_total", "Errors answered, by S3 code and whose fault"),

@@ -1,6 +1,7 @@
 //! The gateway as a whole: from settings to listeners, and from a signal to the last answer.
 
 use crate::admin::{self, Admin};
+use crate::authentication::{KeySets, authentication};
 use crate::http::{self, Admission, Edge, Hosts, Route};
 use crate::seal_key;
 use crate::settings::{BackendEndpoints, BucketSettings, Settings};
@@ -10,8 +11,7 @@ use mizuchi_actors::backend::{
     Authorities, Endpoint, EndpointHealth, RetryBudget, TlsClient, TrustError,
 };
 use mizuchi_actors::config::{
-    Authentication, Backend, BackendEndpoint, Bucket, Engine, SplitRules, Timeouts, UploadRules,
-    Verifies, ZeroCopy,
+    Backend, BackendEndpoint, Bucket, Engine, SplitRules, Timeouts, UploadRules, Verifies, ZeroCopy,
 };
 use mizuchi_actors::guardian::{ActorRef, Guardian};
 use mizuchi_actors::metrics::Metrics;
@@ -22,7 +22,7 @@ use mizuchi_actors::s3::headers::Permissions;
 use mizuchi_actors::s3::upload_id::UploadIdSealer;
 use mizuchi_actors::s3_client_actor::S3ClientActor;
 use mizuchi_actors::secret::Secret;
-use mizuchi_actors::sigv4::{Credential, Credentials, Signer, Verifier};
+use mizuchi_actors::sigv4::Signer;
 use mizuchi_actors::tap::TapConfig;
 use mizuchi_actors::transfer::{PipeCache, ReplayBudget, ReplayResources};
 use mizuchi_actors::upload::RestartPolicy;
@@ -33,6 +33,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::net::TcpSocket;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 
 /// A running gateway.
 pub struct Gateway {
@@ -43,6 +44,8 @@ pub struct Gateway {
     admission: Arc<Admission>,
     ready: Arc<AtomicBool>,
     ledger: Arc<Ledger>,
+    /// Keep the keys of tokens' issuers fresh.
+    key_sets: JoinSet<()>,
 }
 
 impl Gateway {
@@ -51,7 +54,9 @@ impl Gateway {
     /// Errors when a listener, the state directory or the embedded backend cannot be had.
     pub async fn start(settings: Settings) -> io::Result<Gateway> {
         let metrics = Metrics::new().map_err(io::Error::other)?;
-        let engine = Arc::new(engine(&settings, metrics.clone()).await?);
+        let mut key_sets = KeySets::default();
+        let engine = Arc::new(engine(&settings, metrics.clone(), &mut key_sets).await?);
+        let key_sets = key_sets.keep(&metrics);
         let ready = Arc::new(AtomicBool::new(false));
         let shown = Admin { ready: Arc::clone(&ready), engine: Arc::clone(&engine) };
         let (admin_address, admin_server) = admin::serve(shown, settings.admin.address)?;
@@ -80,7 +85,7 @@ impl Gateway {
         ready.store(true, Ordering::Release);
         log::info!("uploads on http://{address}");
         log::info!("admin on http://{admin_address}");
-        Ok(Gateway { address, server, handle, admin, admission, ready, ledger })
+        Ok(Gateway { address, server, handle, admin, admission, ready, ledger, key_sets })
     }
 
     /// Where clients connect.
@@ -93,7 +98,7 @@ impl Gateway {
     pub async fn until_signal(self) -> io::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let Gateway { server, handle, admin, admission, ready, ledger, .. } = self;
+        let Gateway { server, handle, admin, admission, ready, ledger, mut key_sets, .. } = self;
         let mut running = actix_web::rt::spawn(server);
         tokio::select! {
             ended = &mut running => return ended.map_err(io::Error::other)?,
@@ -107,6 +112,7 @@ impl Gateway {
         if let Err(error) = ledger.flush().await {
             log::error!("the upload journal could not be written at the end: {error}");
         }
+        key_sets.shutdown().await;
         admin.stop(false).await;
         log::info!("stopped");
         ended
@@ -204,11 +210,15 @@ fn route_builder(
 /// The file in the state directory that knows the multipart uploads which somebody must end.
 const UPLOADS_ON_RECORD: &str = "uploads.redb";
 
-async fn engine(settings: &Settings, metrics: Metrics) -> io::Result<Engine> {
+async fn engine(
+    settings: &Settings,
+    metrics: Metrics,
+    key_sets: &mut KeySets,
+) -> io::Result<Engine> {
     let embedded = start_embedded(settings).await?;
     let mut buckets = Vec::new();
     for bucket in &settings.buckets {
-        buckets.push(Arc::new(engine_bucket(bucket, embedded.as_ref())?));
+        buckets.push(Arc::new(engine_bucket(bucket, embedded.as_ref(), key_sets)?));
     }
     let key = match &settings.server.seal_key {
         Some(key) => *key.expose(),
@@ -286,6 +296,7 @@ fn tls_client(settings: &BucketSettings) -> Result<TlsClient, TrustError> {
 pub(crate) fn engine_bucket(
     settings: &BucketSettings,
     embedded: Option<&EmbeddedBackend>,
+    key_sets: &mut KeySets,
 ) -> io::Result<Bucket> {
     let s3 = &settings.s3;
     let (addresses, signer) = match (&s3.endpoint, embedded, &s3.credentials) {
@@ -326,21 +337,9 @@ pub(crate) fn engine_bucket(
         .collect();
     let in_process = s3.endpoint == BackendEndpoints::Embedded;
     let upload = &settings.upload;
-    let sigv4 = &settings.auth.sigv4;
-    let authentication = settings.auth.enabled.then(|| {
-        let known = sigv4.credentials.iter().map(|known| Credential {
-            access_key: known.access_key.clone(),
-            secret_key: known.secret_key.clone(),
-            principal: known.principal.clone(),
-            grants: Arc::new(known.allow.clone()),
-        });
-        let credentials = Credentials::new(known);
-        let sigv4 = Verifier::new(sigv4.region.clone(), sigv4.max_clock_skew, credentials);
-        Authentication { sigv4 }
-    });
     Ok(Bucket {
         name: settings.name.clone(),
-        region: sigv4.region.clone(),
+        region: settings.auth.sigv4.region.clone(),
         backend: Backend {
             bucket: s3.bucket.clone(),
             signer,
@@ -395,6 +394,6 @@ pub(crate) fn engine_bucket(
             client_uploads_ttl: upload.client_uploads_ttl,
         },
         cors: settings.cors.clone(),
-        authentication,
+        authentication: authentication(&settings.auth, key_sets)?,
     })
 }

@@ -4,6 +4,7 @@
 //! pipeline's actors and the mechanisms they call are in `mizuchi_actors`.
 
 pub mod admin;
+mod authentication;
 pub mod cli;
 mod development;
 #[cfg(feature = "embedded")]

@@ -4,6 +4,7 @@
 //! stores damaged bytes. Each probe is a PutObject of a few bytes with one wrong statement about
 //! them; what is stored all the same is deleted again.
 
+use crate::authentication::KeySets;
 use crate::gateway::engine_bucket;
 use crate::settings::{BackendEndpoints, Settings};
 use mizuchi_actors::backend::{Connection, Resolver};
@@ -31,7 +32,7 @@ pub(crate) async fn run(settings: &Settings) -> io::Result<bool> {
             );
             continue;
         }
-        let bucket = engine_bucket(bucket, None)?;
+        let bucket = engine_bucket(bucket, None, &mut KeySets::default())?;
         match probe(&bucket).await {
             Ok(well) => all_well &= well,
             Err(problem) => {

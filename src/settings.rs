@@ -19,6 +19,7 @@ mod cors;
 mod findings;
 mod grants;
 mod interpolate;
+mod jwt;
 mod load;
 mod machine;
 mod network;
@@ -39,6 +40,7 @@ pub use bucket::{
     BucketSettings, RestartSettings, SplitSettings, UploadPermissions, UploadSettings,
 };
 pub use findings::{SettingsError, SettingsErrors};
+pub use jwt::{IssuerKeys, IssuerSettings, JwksSettings, JwtSettings};
 pub use load::{Loaded, load, load_text};
 pub use mizuchi_actors::backend::Endpoint;
 pub use network::Cidr;

@@ -1,6 +1,8 @@
 //! `auth`, at the top level and in each bucket: who may upload.
 
+use super::backend::Surroundings;
 use super::grants;
+use super::jwt::{self, JwtSettings};
 use super::section::Section;
 use super::values::{boolean, integer, secret, text, text_where};
 use config::Value;
@@ -19,10 +21,13 @@ const MAX_CLOCK_SKEW_SECONDS: u64 = 86_400;
 /// `auth` of one bucket: its own keys, then those at the top level, then the defaults.
 #[derive(Debug, Clone)]
 pub struct AuthSettings {
-    /// False: everyone may upload, unsigned. True: there is at least one credential.
+    /// False: everyone may upload, unsigned. True: there is at least one credential, or one issuer of
+    /// tokens.
     pub enabled: bool,
     /// AWS Signature Version 4.
     pub sigv4: SigV4Settings,
+    /// JSON Web Tokens.
+    pub jwt: JwtSettings,
 }
 
 /// `auth.sigv4`.
@@ -50,13 +55,19 @@ pub struct ClientCredential {
 }
 
 /// Reads `auth` of a bucket; `default_region` is `s3.region`.
-pub(super) fn read(s: &mut Section<'_>, default_region: Option<&str>) -> Option<AuthSettings> {
-    let auth = read_unchecked(s);
-    if let (true, 0) = (auth.enabled == Some(true), auth.entries) {
+pub(super) fn read(
+    s: &mut Section<'_>,
+    default_region: Option<&str>,
+    surroundings: &Surroundings<'_>,
+) -> Option<AuthSettings> {
+    let auth = read_unchecked(s, surroundings);
+    let issuers = auth.jwt.as_ref().map(|jwt| jwt.issuers.len());
+    if let (true, 0, Some(0)) = (auth.enabled == Some(true), auth.entries, issuers) {
         s.fail(
             "sigv4.credentials",
-            "auth is enabled, and there is no credential here or in the top-level auth: add one, \
-             or set auth.enabled to false to let everyone upload",
+            "auth is enabled, and there is no credential here or in the top-level auth, and no \
+             issuer of tokens in jwt.issuers: add one, or set auth.enabled to false to let \
+             everyone upload",
         );
     }
     if auth.enabled == Some(false) {
@@ -71,12 +82,12 @@ pub(super) fn read(s: &mut Section<'_>, default_region: Option<&str>) -> Option<
         region,
         max_clock_skew: Duration::from_secs(auth.skew?),
     };
-    Some(AuthSettings { enabled: auth.enabled?, sigv4 })
+    Some(AuthSettings { enabled: auth.enabled?, sigv4, jwt: auth.jwt? })
 }
 
 /// Checks the top-level `auth` for itself: an error in it shows even if no bucket uses it.
-pub(super) fn check(s: &mut Section<'_>) {
-    read_unchecked(s);
+pub(super) fn check(s: &mut Section<'_>, surroundings: &Surroundings<'_>) {
+    read_unchecked(s, surroundings);
 }
 
 struct Unchecked {
@@ -85,10 +96,12 @@ struct Unchecked {
     credentials: Option<Vec<ClientCredential>>,
     region: Option<Option<String>>,
     skew: Option<u64>,
+    jwt: Option<JwtSettings>,
 }
 
-fn read_unchecked(s: &mut Section<'_>) -> Unchecked {
+fn read_unchecked(s: &mut Section<'_>, surroundings: &Surroundings<'_>) -> Unchecked {
     let enabled = s.required("enabled", boolean);
+    let jwt = s.within("jwt", |s| jwt::read(s, surroundings));
     s.within("sigv4", |s| {
         let entries = s.entries("credentials", read_credential);
         let region = s.optional("region", region);
@@ -108,6 +121,7 @@ fn read_unchecked(s: &mut Section<'_>) -> Unchecked {
             credentials: entries.into_iter().map(|entry| Some(entry?.0)).collect(),
             region,
             skew,
+            jwt,
         }
     })
 }

@@ -186,7 +186,7 @@ fn read_settings(
     let admin = root.within("admin", process::read_admin);
     let logging = root.within("logging", process::read_logging);
     let embedded = root.within("embedded", process::read_embedded);
-    root.within("auth", auth::check);
+    root.within("auth", |s| auth::check(s, surroundings));
     let auth = root.layers_of("auth");
     let buckets = bucket::read_all(root, &auth, surroundings);
     Some(Settings {
