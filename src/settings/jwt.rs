@@ -133,19 +133,28 @@ fn read_source(s: &mut Section<'_>) -> Option<TokenSource> {
             ("cookie", Place::Cookie),
         ]),
     );
-    let place = place?;
+    let name = s.optional("name", |value| match place {
+        None | Some(Place::Bearer) => text(value).map(str::to_owned),
+        Some(place) => source_name(place, value),
+    });
     let prefix = s.optional("prefix", text_where("at most 64 bytes", |text| text.len() <= 64));
-    if let (true, Some(Some(_))) = (place != Place::Header, &prefix) {
+    let (place, name, prefix) = (place?, name?, prefix?);
+    if place != Place::Header && prefix.is_some() {
         s.fail("prefix", "is of headers only");
     }
-    if place == Place::Bearer {
-        if s.optional("name", |value| text(value).map(drop))?.is_some() {
+    let name = match (place, name) {
+        (Place::Bearer, None) => return Some(TokenSource::Bearer),
+        (Place::Bearer, Some(_)) => {
             s.fail("name", "has no meaning here: the header is Authorization");
+            return None;
         }
-        return Some(TokenSource::Bearer);
-    }
-    let name = s.required("name", move |value| source_name(place, value));
-    let (name, prefix) = (name?, prefix?.unwrap_or_default());
+        (_, None) => {
+            s.fail("name", "must be set: the header, the query parameter or the cookie");
+            return None;
+        }
+        (_, Some(name)) => name,
+    };
+    let prefix = prefix.unwrap_or_default();
     match place {
         Place::Bearer => None,
         Place::Query => Some(TokenSource::Query { name }),
