@@ -4,6 +4,7 @@
 pub mod backend;
 pub mod client;
 pub mod gateway;
+pub mod issuer;
 pub mod ledger_s3;
 pub mod proxy;
 pub mod streamed;
