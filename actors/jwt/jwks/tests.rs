@@ -59,7 +59,7 @@ fn only_keys_for_signatures_are_taken() {
         (json!({}), false),
         (json!("text"), false),
     ] {
-        assert_eq!(set(&[jwk.clone()]).len() == 1, taken, "{jwk}");
+        assert_eq!(set(std::slice::from_ref(&jwk)).len() == 1, taken, "{jwk}");
     }
     for garbage in ["", "x", "[]", "{}", "{\"keys\": {}}", "null", "<html>", "{\"keys\": [1,]}"] {
         assert_eq!(KeySet::parse(garbage.as_bytes()).unwrap_err(), KeySetError::Malformed);
