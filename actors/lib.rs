@@ -26,6 +26,7 @@ pub mod s3;
 pub mod s3_client_actor;
 pub mod secret;
 pub mod sigv4;
+pub mod sts;
 pub mod tap;
 pub mod transfer;
 pub mod upload;

@@ -93,6 +93,10 @@ metrics! {
     jwks_fetches: IntCounterVec = IntCounterVec::new(
         Opts::new("mizuchi_jwks_fetches_total", "Fetches of the keys that issuers of tokens publish, by result"),
         &["result"]);
+    /// Files read again.
+    reloads: IntCounterVec = IntCounterVec::new(
+        Opts::new("mizuchi_reloads_total", "Files that changed and were read again, by what became of it"),
+        &["what", "result"]);
     /// Errors answered.
     errors: IntCounterVec = IntCounterVec::new(
         Opts::new("mizuchi_errors_total", "Errors answered, by S3 code and whose fault"),

@@ -1,6 +1,6 @@
 //! From `auth` in the settings to what the engine knows clients by.
 
-use crate::settings::{AuthSettings, IssuerKeys, IssuerSettings, JwksSettings};
+use crate::settings::{AuthSettings, ClientCredential, IssuerKeys, IssuerSettings, JwksSettings};
 use mizuchi_actors::backend::{Authorities, TrustError};
 use mizuchi_actors::config::Authentication;
 use mizuchi_actors::jwt::{Authenticator, Issuer, JwksCache, JwksPolicy, Keys, TokenSources};
@@ -65,13 +65,8 @@ pub(crate) fn authentication(
         return Ok(None);
     }
     let sigv4 = &settings.sigv4;
-    let known = sigv4.credentials.iter().map(|known| Credential {
-        access_key: known.access_key.clone(),
-        secret_key: known.secret_key.clone(),
-        principal: known.principal.clone(),
-        grants: Arc::new(known.allow.clone()),
-    });
-    let credentials = Credentials::new(known);
+    let file = sigv4.credentials_file.iter().flat_map(|file| &file.credentials);
+    let credentials = credentials(sigv4.credentials.iter().chain(file));
     let sigv4 = Verifier::new(sigv4.region.clone(), sigv4.max_clock_skew, credentials);
     let jwt = &settings.jwt;
     let mut issuers = Vec::new();
@@ -97,4 +92,15 @@ fn issuer(settings: &IssuerSettings, key_sets: &mut KeySets) -> Result<Issuer, T
         rules: settings.rules.clone(),
         grants: Arc::new(settings.allow.clone()),
     })
+}
+
+/// What clients sign with.
+pub(crate) fn credentials<'c>(known: impl Iterator<Item = &'c ClientCredential>) -> Credentials {
+    Credentials::new(known.map(|known| Credential {
+        access_key: known.access_key.clone(),
+        secret_key: known.secret_key.clone(),
+        session_token: known.session_token.clone(),
+        principal: known.principal.clone(),
+        grants: Arc::new(known.allow.clone()),
+    }))
 }

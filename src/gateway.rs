@@ -1,10 +1,11 @@
 //! The gateway as a whole: from settings to listeners, and from a signal to the last answer.
 
 use crate::admin::{self, Admin};
-use crate::authentication::{KeySets, authentication};
+use crate::authentication::{KeySets, authentication, credentials};
 use crate::http::{self, Admission, Edge, Hosts, Route};
+use crate::reload::{self, Watched};
 use crate::seal_key;
-use crate::settings::{BackendEndpoints, BucketSettings, Settings};
+use crate::settings::{BackendEndpoints, BucketSettings, Settings, parse_credentials};
 use actix_server::{Server, ServerHandle};
 use mizuchi_actors::auth_actor::AuthActor;
 use mizuchi_actors::backend::{
@@ -46,6 +47,8 @@ pub struct Gateway {
     ledger: Arc<Ledger>,
     /// Keep the keys of tokens' issuers fresh.
     key_sets: JoinSet<()>,
+    /// Reads files again that change; ended with the gateway.
+    reload: actix_web::rt::task::JoinHandle<io::Result<()>>,
 }
 
 impl Gateway {
@@ -82,10 +85,16 @@ impl Gateway {
             .listen("uploads", listener, move || http::service(edge.clone(), draining.clone()))?
             .run();
         let handle = server.handle();
+        let reload = reload::run(
+            credential_files(&settings, &engine),
+            settings.server.reload_interval,
+            engine.metrics.clone(),
+        );
+        let reload = actix_web::rt::spawn(reload);
         ready.store(true, Ordering::Release);
         log::info!("uploads on http://{address}");
         log::info!("admin on http://{admin_address}");
-        Ok(Gateway { address, server, handle, admin, admission, ready, ledger, key_sets })
+        Ok(Gateway { address, server, handle, admin, admission, ready, ledger, reload, key_sets })
     }
 
     /// Where clients connect.
@@ -98,7 +107,9 @@ impl Gateway {
     pub async fn until_signal(self) -> io::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let Gateway { server, handle, admin, admission, ready, ledger, mut key_sets, .. } = self;
+        let Gateway {
+            server, handle, admin, admission, ready, ledger, reload, mut key_sets, ..
+        } = self;
         let mut running = actix_web::rt::spawn(server);
         tokio::select! {
             ended = &mut running => return ended.map_err(io::Error::other)?,
@@ -107,6 +118,7 @@ impl Gateway {
         }
         ready.store(false, Ordering::Release);
         admission.drain();
+        reload.abort();
         handle.stop(true).await;
         let ended = running.await.map_err(io::Error::other)?;
         if let Err(error) = ledger.flush().await {
@@ -141,6 +153,32 @@ fn tap(settings: &Settings) -> TapConfig {
         drain_bytes: server.drain.bytes,
         drain_time: server.drain.time,
     }
+}
+
+/// The files of clients' credentials, each with the verifiers of the buckets that use it.
+fn credential_files(settings: &Settings, engine: &Engine) -> Vec<Watched> {
+    let mut watched = Vec::new();
+    for (bucket, built) in settings.buckets.iter().zip(&engine.buckets) {
+        let sigv4 = &bucket.auth.sigv4;
+        let (Some(file), true) = (&sigv4.credentials_file, bucket.auth.enabled) else { continue };
+        let (path, inline) = (file.path.clone(), sigv4.credentials.clone());
+        let bucket = Arc::clone(built);
+        let apply = move |contents: &[Vec<u8>]| {
+            let text = contents.first().map(|text| String::from_utf8_lossy(text));
+            let environment = crate::cli::environment();
+            let read = parse_credentials(&path, &text.unwrap_or_default(), &environment, &inline);
+            let read = read.map_err(|errors| errors.to_string())?;
+            if let Some(authentication) = &bucket.authentication {
+                authentication.sigv4.replace(credentials(inline.iter().chain(&read)));
+            }
+            Ok(())
+        };
+        let seen = file.text.expose().as_bytes().to_vec();
+        let paths = vec![file.path.clone()];
+        let name = "auth.sigv4.credentials_file";
+        watched.push(Watched::new(name, paths, Some(vec![seen]), Box::new(apply)));
+    }
+    watched
 }
 
 /// What builds each worker thread's tree.
@@ -238,6 +276,7 @@ async fn engine(
         buckets,
         ledger,
         sealer: UploadIdSealer::new(key),
+        sts: None,
         replay: ReplayBudget::new(replay.memory, replay.pipes, replay.overflow_limit),
         overflow: replay.overflow.clone(),
         zero_copy: ZeroCopy {

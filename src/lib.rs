@@ -14,5 +14,6 @@ pub mod http;
 mod logging;
 mod presign;
 mod probe;
+mod reload;
 mod seal_key;
 pub mod settings;

@@ -31,7 +31,7 @@ mod server;
 mod tests;
 mod values;
 
-pub use auth::{AuthSettings, ClientCredential, SigV4Settings};
+pub use auth::{AuthSettings, ClientCredential, CredentialsFile, SigV4Settings, parse_credentials};
 pub use backend::{
     BackendEndpoints, BackendSettings, PoolSettings, TimeoutSettings, TlsSettings, Verifies,
 };
@@ -46,6 +46,7 @@ pub use mizuchi_actors::backend::Endpoint;
 pub use network::Cidr;
 pub use process::{
     AdminSettings, AdmissionSettings, EmbeddedSettings, LogFormat, LoggingSettings, ReplaySettings,
+    StsSettings,
 };
 pub use server::{BodyProgress, Drain, SealKey, ServerSettings, ZeroCopySettings};
 
@@ -62,6 +63,8 @@ pub struct Settings {
     pub admin: AdminSettings,
     /// Log lines.
     pub logging: LoggingSettings,
+    /// The token service.
+    pub sts: StsSettings,
     /// The in-process backend.
     pub embedded: EmbeddedSettings,
     /// At least one; names and path prefixes are unique.

@@ -396,14 +396,19 @@ async fn a_token_is_good_for_what_its_issuer_s_is() {
         assert_eq!(put(&gateway, key, token, b"y").await, denied, "{key}");
     }
     assert_eq!(backend.object("home/ann/k").unwrap(), b"x");
-    // With the same rights, but not the same name.
-    let jwt = json!({"issuers": [fixed(&own, &["EdDSA"])]});
+    // With the same rights, but not the same name, or not of the same issuer.
+    let jwt = json!({"issuers": [fixed(&own, &["EdDSA"]), shared()]});
     let (backend, gateway) = with_jwt(&jwt).await;
     let mut client = Client::connect(&gateway).await;
     let created = client.raw(&bearer("POST", "k?uploads", &ann, 0), b"").await;
     let id = created.element("UploadId").unwrap();
     let part = format!("k?partNumber=1&uploadId={id}");
-    assert_eq!(put(&gateway, &part, &bob, b"x").await, (404, "NoSuchUpload".to_owned()));
+    let secret = EncodingKey::from_secret(SECRET.as_bytes());
+    let other_ann = token(&json!({"alg": "HS256"}), &claims(SHARED), &secret);
+    for other in [&bob, &other_ann] {
+        assert_eq!(put(&gateway, &part, other, b"x").await, (404, "NoSuchUpload".to_owned()));
+    }
+    assert_eq!(put(&gateway, "k", &other_ann, b"x").await.0, 200, "it is let in");
     assert_eq!(put(&gateway, &part, &ann, b"x").await.0, 200);
     assert_eq!(backend.open_uploads(), 1);
 }

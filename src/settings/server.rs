@@ -38,6 +38,8 @@ pub struct ServerSettings {
     pub state_directory: PathBuf,
     /// Seals uploadIds; `None`: the one in `state_directory`, made there once.
     pub seal_key: Option<SealKey>,
+    /// How often files that may change are looked at.
+    pub reload_interval: Duration,
     /// The longest time for a request's head.
     pub head_timeout: Duration,
     /// The longest idle time of a client's connection.
@@ -121,6 +123,7 @@ pub(super) fn read(s: &mut Section<'_>, machine: &Machine) -> Option<ServerSetti
     let virtual_host_domains = s.list("virtual_host_domains", network::domain);
     let state_directory = s.required("state_directory", path);
     let seal_key = s.optional("seal_key", SealKey::parse);
+    let reload_interval = s.required("reload_interval", duration(100 * MILLISECOND..=HOUR));
     let head_timeout = s.required("head_timeout", duration(SECOND..=HOUR));
     let keep_alive = s.required("keep_alive", duration(SECOND..=HOUR));
     let max_connections = s.required("max_connections", count(1..=1_000_000));
@@ -154,6 +157,7 @@ pub(super) fn read(s: &mut Section<'_>, machine: &Machine) -> Option<ServerSetti
         virtual_host_domains: virtual_host_domains?,
         state_directory: state_directory?,
         seal_key: seal_key?,
+        reload_interval: reload_interval?,
         head_timeout: head_timeout?,
         keep_alive: keep_alive?,
         body_progress: body_progress?,

@@ -6,7 +6,7 @@ use crate::settings::values::{KIB, MIB, TIB};
 
 #[test]
 fn the_defaults_are_those_of_the_documentation() {
-    let Settings { server, admission, replay, admin, logging, embedded, buckets } =
+    let Settings { server, admission, replay, admin, sts, logging, embedded, buckets } =
         settings(MINIMAL, &[]);
     assert_eq!(server.address, "0.0.0.0:8080".parse().unwrap());
     assert_eq!(server.workers, 6, "0 = cores");
@@ -36,6 +36,8 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!(replay, expected);
     assert_eq!(admin.address, "127.0.0.1:9090".parse().unwrap());
     assert_eq!((logging.format, logging.level.as_str()), (LogFormat::Text, "info"));
+    let longest = Duration::from_secs(12 * 3600);
+    assert_eq!(sts, StsSettings { enabled: false, max_duration: longest });
     assert_eq!(embedded.directory, Path::new("./data/objects"));
 
     let [BucketSettings { name, path_prefix, s3, upload, cors, auth }] =
