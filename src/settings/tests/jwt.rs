@@ -61,7 +61,7 @@ fn everything_can_be_chosen() {
     let header = TokenSource::Header { name: "x-token".into(), prefix: "JWT ".into() };
     assert_eq!(jwt.token_sources[1], header);
     let rules = &jwt.issuers[0].rules;
-    assert_eq!((rules.leeway, rules.principal.as_str()), (0 * SECOND, "email"));
+    assert_eq!((rules.leeway, rules.principal.as_str()), (Duration::ZERO, "email"));
     assert_eq!(
         rules.required,
         [
