@@ -8,6 +8,7 @@
 use crate::config::{Authentication, Bucket, Engine};
 use crate::http::RequestHead;
 use crate::identity::{Identity, Means};
+use crate::jwt::{Authenticator, Refused};
 use crate::s3::error::{ErrorCode, S3Error};
 use crate::s3::headers;
 use crate::s3::names::BackendUploadId;
@@ -141,6 +142,12 @@ impl Denied {
         move |error| Denied { by, reason: error.message.to_string(), error }
     }
 
+    /// The client is told what the token's refusal says, the audit log why.
+    fn of_token(refused: Refused) -> Denied {
+        let Refused { error, reason } = refused;
+        Denied { by: "authentication", reason: reason.into_owned(), error }
+    }
+
     /// The client is told that access is denied, and no more.
     fn untold(by: &'static str, reason: impl Into<String>) -> Denied {
         let error = S3Error::new(ErrorCode::AccessDenied, "Access Denied");
@@ -160,13 +167,13 @@ async fn decide(engine: &Engine, request: Authorize) -> Decided {
     let result = if authenticated.is_ok() { "allowed" } else { "denied" };
     let means = match &authenticated {
         Ok(known) => known.identity.means,
-        Err(_) => claimed(&request.head),
+        Err((means, _)) => *means,
     };
     if means != Means::Anonymous {
         engine.metrics.auth_attempts.with_label_values(&[means.as_str(), result]).inc();
     }
-    let (identity, result) = match authenticated.map_err(Denied::told("authentication")) {
-        Err(denied) => (None, Err(denied)),
+    let (identity, result) = match authenticated {
+        Err((_, denied)) => (None, Err(denied)),
         Ok(known) => {
             let identity = known.identity.clone();
             (Some(identity), authorize(engine, &request, known).await)
@@ -183,20 +190,51 @@ async fn decide(engine: &Engine, request: Authorize) -> Decided {
     }
 }
 
-/// What a request that was not authenticated tried, for the metrics.
+/// Which signature a request that was not authenticated has tried, for the metrics.
 fn claimed(head: &RequestHead) -> Means {
     if head.has("authorization") { Means::Header } else { Means::Presigned }
 }
 
-async fn authenticate(request: &Authorize) -> Result<Authenticated, S3Error> {
+/// Who it is; or how that was tried, and why it failed.
+async fn authenticate(request: &Authorize) -> Result<Authenticated, (Means, Denied)> {
     let head = &request.head;
-    let Some(Authentication { sigv4 }) = &request.bucket.authentication else {
-        let payload = payload_of_unsigned(head, CredentialPlace::Anonymous)?;
+    let told = |means| move |error| (means, Denied::told("authentication")(error));
+    let Some(Authentication { sigv4, jwt }) = &request.bucket.authentication else {
+        let payload = payload_of_unsigned(head, CredentialPlace::Anonymous)
+            .map_err(told(Means::Anonymous))?;
         return Ok(Authenticated { identity: Identity::anonymous(), payload, chunks: None });
     };
-    let verified = sigv4.verify(head, &request.hosts, request.now)?;
+    if let Some(jwt) = jwt {
+        let by_token = by_token(jwt, request).await;
+        if let Some(known) = by_token.map_err(|denied| (Means::Jwt, denied))? {
+            return Ok(known);
+        }
+    }
+    let verified = sigv4.verify(head, &request.hosts, request.now).map_err(told(claimed(head)))?;
     let (payload, chunks) = (verified.payload, verified.chunks);
     Ok(Authenticated { identity: verified.identity, payload, chunks })
+}
+
+/// Who it is by its token; None: it has none.
+async fn by_token(
+    jwt: &Authenticator,
+    request: &Authorize,
+) -> Result<Option<Authenticated>, Denied> {
+    let head = &request.head;
+    let Some(token) = jwt.find_token(head).map_err(Denied::of_token)? else {
+        return Ok(None);
+    };
+    let verified = jwt.verify_token(&token, request.now).await.map_err(Denied::of_token)?;
+    let payload = payload_of_unsigned(head, CredentialPlace::Bearer)
+        .map_err(Denied::told("authentication"))?;
+    let identity = Identity {
+        principal: verified.principal,
+        issuer: Some(verified.issuer),
+        means: Means::Jwt,
+        claims: Some(verified.claims),
+        grants: verified.grants,
+    };
+    Ok(Some(Authenticated { identity, payload, chunks: None }))
 }
 
 /// What a principal that is known may do. Names who decided last.

@@ -1,6 +1,7 @@
 //! What the engine is told once, at start: parsed, checked values, shared by all worker threads.
 
 use crate::backend::{Endpoint, EndpointHealth, RetryBudget, TlsClient};
+use crate::jwt::Authenticator;
 use crate::metrics::Metrics;
 use crate::orphans::Ledger;
 use crate::s3::cors::CorsRule;
@@ -63,11 +64,21 @@ pub struct Bucket {
     pub authentication: Option<Authentication>,
 }
 
+impl Bucket {
+    /// The names of the query parameters that are the gateway's own: a token may stand in them.
+    pub fn own_parameters(&self) -> Vec<&str> {
+        let jwt = self.authentication.as_ref().and_then(|ways| ways.jwt.as_ref());
+        jwt.map(|jwt| jwt.query_parameters()).unwrap_or_default()
+    }
+}
+
 /// `buckets[].auth`: the ways in which a client may say who it is.
 #[derive(Debug)]
 pub struct Authentication {
     /// AWS Signature Version 4.
     pub sigv4: Verifier,
+    /// JSON Web Tokens; None: there is no issuer.
+    pub jwt: Option<Arc<Authenticator>>,
 }
 
 /// `buckets[].upload`.

@@ -89,6 +89,10 @@ metrics! {
     auth_attempts: IntCounterVec = IntCounterVec::new(
         Opts::new("mizuchi_auth_attempts_total", "Authentications by method and result"),
         &["method", "result"]);
+    /// Fetches of token issuers' keys.
+    jwks_fetches: IntCounterVec = IntCounterVec::new(
+        Opts::new("mizuchi_jwks_fetches_total", "Fetches of the keys that issuers of tokens publish, by result"),
+        &["result"]);
     /// Files read again.
     reloads: IntCounterVec = IntCounterVec::new(
         Opts::new("mizuchi_reloads_total", "Files that changed and were read again, by what became of it"),

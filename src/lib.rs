@@ -5,6 +5,7 @@
 
 pub mod admin;
 mod audit;
+mod authentication;
 pub mod cli;
 mod credentials;
 mod development;

@@ -21,6 +21,7 @@ mod cors;
 mod findings;
 mod grants;
 mod interpolate;
+mod jwt;
 mod load;
 mod machine;
 mod network;
@@ -42,6 +43,7 @@ pub use bucket::{
     BucketSettings, RestartSettings, SplitSettings, UploadPermissions, UploadSettings,
 };
 pub use findings::{SettingsError, SettingsErrors};
+pub use jwt::{IssuerKeys, IssuerSettings, JwksSettings, JwtSettings};
 pub use load::{Loaded, load, load_text};
 pub use mizuchi_actors::backend::Endpoint;
 pub use network::Cidr;

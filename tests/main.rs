@@ -19,6 +19,8 @@ mod endpoints;
 mod faults;
 mod fuzz;
 mod http;
+mod jwks;
+mod jwt;
 mod listing;
 mod long_complete;
 mod overload;

@@ -95,7 +95,7 @@ pub(super) async fn begin(
         return Ok(Begun::Answered(Reply::empty(200, Vec::new())));
     }
     account.cors = cors::of_answer(&bucket.cors, head);
-    let operation = Operation::parse(head, &address.key)?;
+    let operation = Operation::parse_besides(head, &address.key, &bucket.own_parameters())?;
     account.operation = operation.name();
     if matches!(operation, Operation::ListMultipartUploads(_))
         && !bucket.upload.list_multipart_uploads

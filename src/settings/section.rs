@@ -258,6 +258,24 @@ impl<'t> Section<'t> {
     pub(super) fn entries<T>(
         &mut self,
         key: &'static str,
+        read: impl FnMut(&mut Section<'t>) -> T,
+    ) -> Vec<T> {
+        self.read_entries(key, false, read)
+    }
+
+    /// Like [`Section::entries`], but the entry in `settings/default.yaml` is the default.
+    pub(super) fn entries_or_default<T>(
+        &mut self,
+        key: &'static str,
+        read: impl FnMut(&mut Section<'t>) -> T,
+    ) -> Vec<T> {
+        self.read_entries(key, true, read)
+    }
+
+    fn read_entries<T>(
+        &mut self,
+        key: &'static str,
+        or_default: bool,
         mut read: impl FnMut(&mut Section<'t>) -> T,
     ) -> Vec<T> {
         self.asked.insert(key);
@@ -277,7 +295,12 @@ impl<'t> Section<'t> {
             Some(value) => Some((join(&layer.path, key), value)),
         });
         let Some((path, value)) = found else {
-            return Vec::new();
+            if !or_default {
+                return Vec::new();
+            }
+            let path = index(&self.key(key), 0);
+            let layers = vec![Layer { path: path.clone(), table: template }];
+            return vec![Section::read(path, layers, self.findings, read)];
         };
         let ValueKind::Array(entries) = &value.kind else {
             if !is_empty(value) {

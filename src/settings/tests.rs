@@ -2,6 +2,7 @@
 
 mod defaults;
 mod findings;
+mod jwt;
 mod layers;
 
 use super::backend::Surroundings;

@@ -5,6 +5,7 @@ pub mod backend;
 pub mod client;
 pub mod gateway;
 pub mod issuer;
+pub mod key_issuer;
 pub mod ledger_s3;
 pub mod proxy;
 pub mod streamed;
