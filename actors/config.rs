@@ -3,6 +3,7 @@
 use crate::backend::{Endpoint, EndpointHealth, RetryBudget, TlsClient};
 use crate::metrics::Metrics;
 use crate::orphans::Ledger;
+use crate::policy::Authorizer;
 use crate::s3::cors::CorsRule;
 use crate::s3::headers::Permissions;
 use crate::s3::upload_id::UploadIdSealer;
@@ -61,6 +62,8 @@ pub struct Bucket {
     pub cors: Vec<CorsRule>,
     /// How clients are known; None: `auth.enabled: false`, everyone is `anonymous`.
     pub authentication: Option<Authentication>,
+    /// Who decides what they may, besides the built-in rules; None: `authorization.engine: none`.
+    pub authorizer: Option<Arc<Authorizer>>,
 }
 
 /// `buckets[].auth`: the ways in which a client may say who it is.

@@ -1,6 +1,7 @@
 //! The gateway as a whole: from settings to listeners, and from a signal to the last answer.
 
 use crate::admin::{self, Admin};
+use crate::authorizers;
 use crate::http::{self, Admission, Edge, Hosts, Route};
 use crate::reload::{self, Watched};
 use crate::seal_key;
@@ -36,6 +37,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::net::TcpSocket;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 
 /// A running gateway.
 pub struct Gateway {
@@ -48,6 +50,8 @@ pub struct Gateway {
     ledger: Arc<Ledger>,
     /// Reads files again that change; ended with the gateway.
     reload: actix_web::rt::task::JoinHandle<io::Result<()>>,
+    /// They watch the files of policies, and end with it.
+    watches: JoinSet<()>,
 }
 
 impl Gateway {
@@ -56,7 +60,8 @@ impl Gateway {
     /// Errors when a listener, the state directory or the embedded backend cannot be had.
     pub async fn start(settings: Settings) -> io::Result<Gateway> {
         let metrics = Metrics::new().map_err(io::Error::other)?;
-        let engine = Arc::new(engine(&settings, metrics.clone()).await?);
+        let mut watches = JoinSet::new();
+        let engine = Arc::new(engine(&settings, metrics.clone(), &mut watches).await?);
         let ready = Arc::new(AtomicBool::new(false));
         let shown = Admin { ready: Arc::clone(&ready), engine: Arc::clone(&engine) };
         let (admin_address, admin_server) = admin::serve(shown, settings.admin.address)?;
@@ -91,7 +96,7 @@ impl Gateway {
         ready.store(true, Ordering::Release);
         log::info!("uploads on http://{address}");
         log::info!("admin on http://{admin_address}");
-        Ok(Gateway { address, server, handle, admin, admission, ready, ledger, reload })
+        Ok(Gateway { address, server, handle, admin, admission, ready, ledger, reload, watches })
     }
 
     /// Where clients connect.
@@ -104,7 +109,9 @@ impl Gateway {
     pub async fn until_signal(self) -> io::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let Gateway { server, handle, admin, admission, ready, ledger, reload, .. } = self;
+        let Gateway {
+            server, handle, admin, admission, ready, ledger, reload, mut watches, ..
+        } = self;
         let mut running = actix_web::rt::spawn(server);
         tokio::select! {
             ended = &mut running => return ended.map_err(io::Error::other)?,
@@ -119,6 +126,7 @@ impl Gateway {
         if let Err(error) = ledger.flush().await {
             log::error!("the upload journal could not be written at the end: {error}");
         }
+        watches.shutdown().await;
         admin.stop(false).await;
         log::info!("stopped");
         ended
@@ -252,11 +260,17 @@ fn route_builder(
 /// The file in the state directory that knows the multipart uploads which somebody must end.
 const UPLOADS_ON_RECORD: &str = "uploads.redb";
 
-async fn engine(settings: &Settings, metrics: Metrics) -> io::Result<Engine> {
+async fn engine(
+    settings: &Settings,
+    metrics: Metrics,
+    watches: &mut JoinSet<()>,
+) -> io::Result<Engine> {
     let embedded = start_embedded(settings).await?;
+    let authorizers = authorizers::build(&settings.buckets, &metrics, watches)?;
     let mut buckets = Vec::new();
-    for bucket in &settings.buckets {
-        buckets.push(Arc::new(engine_bucket(bucket, embedded.as_ref())?));
+    for (bucket, authorizer) in settings.buckets.iter().zip(authorizers) {
+        let bucket = engine_bucket(bucket, embedded.as_ref())?;
+        buckets.push(Arc::new(Bucket { authorizer, ..bucket }));
     }
     let key = match &settings.server.seal_key {
         Some(key) => *key.expose(),
@@ -332,6 +346,7 @@ fn tls_client(settings: &BucketSettings) -> Result<TlsClient, TrustError> {
     TlsClient::new(authorities, tls.server_name.as_deref())
 }
 
+/// A bucket as the engine sees it, but for its authorizer: that one is shared.
 pub(crate) fn engine_bucket(
     settings: &BucketSettings,
     embedded: Option<&EmbeddedBackend>,
@@ -440,5 +455,6 @@ pub(crate) fn engine_bucket(
         },
         cors: settings.cors.clone(),
         authentication,
+        authorizer: None,
     })
 }

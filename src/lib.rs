@@ -4,6 +4,7 @@
 //! pipeline's actors and the mechanisms they call are in `mizuchi_actors`.
 
 pub mod admin;
+mod authorizers;
 pub mod cli;
 mod development;
 #[cfg(feature = "embedded")]

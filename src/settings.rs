@@ -12,6 +12,7 @@
 //! its default. Everything after [`load`] may rely on the values and checks nothing again.
 
 mod auth;
+mod authorization;
 mod backend;
 mod backend_credentials;
 mod bucket;
@@ -31,6 +32,9 @@ mod tests;
 mod values;
 
 pub use auth::{AuthSettings, ClientCredential, CredentialsFile, SigV4Settings, parse_credentials};
+pub use authorization::{
+    AuthorizationSettings, EngineSettings, RegoSettings, ServiceSettings, Token,
+};
 pub use backend::{
     BackendEndpoints, BackendSettings, PoolSettings, TimeoutSettings, TlsSettings, Verifies,
 };

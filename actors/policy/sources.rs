@@ -62,6 +62,11 @@ pub struct Sources {
 }
 
 impl Places {
+    /// Whether nothing of it can change: there are no files.
+    pub fn is_fixed(&self) -> bool {
+        self.files.is_empty() && self.data.is_empty()
+    }
+
     /// Reads everything.
     pub fn read(&self, disk: &Disk<'_>) -> Result<Sources, Broken> {
         let mut sources = Sources::default();

@@ -43,10 +43,13 @@ pub fn payload_length(
     }
 }
 
-/// Bytes of the payload, as far as the head alone says: `x-amz-decoded-content-length`, else
-/// Content-Length. What it says is held to only later ([`payload_length`]).
+/// Bytes of the payload, as far as the head alone says: `x-amz-decoded-content-length` of an
+/// aws-chunked body, else Content-Length. Decisions are made by it, so it is the length that the body
+/// is held to later ([`payload_length`]), and no other header can say less.
 pub fn announced_size(head: &RequestHead) -> Option<u64> {
-    head.header(DECODED_LENGTH).or_else(|| head.header("content-length"))?.parse().ok()
+    let streaming =
+        head.header("x-amz-content-sha256").is_some_and(|mode| mode.starts_with("STREAMING-"));
+    head.header(if streaming { DECODED_LENGTH } else { "content-length" })?.parse().ok()
 }
 
 /// What came in headers of the payload and is to be verified here.

@@ -9,7 +9,7 @@ use super::values::{boolean, choice, count, duration, quote, secret, text, text_
 use mizuchi_actors::backend::{Authorities, Endpoint, TlsClient};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -27,6 +27,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) environment: &'a BTreeMap<String, String>,
     /// Reads a file.
     pub(super) read: &'a dyn Fn(&Path) -> io::Result<String>,
+    /// The paths in a folder; None: it is not one.
+    pub(super) list: &'a dyn Fn(&Path) -> io::Result<Option<Vec<PathBuf>>>,
 }
 
 /// `buckets[].s3`.
