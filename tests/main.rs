@@ -7,6 +7,7 @@ mod streaming;
 mod support;
 mod tidy;
 
+mod authorization;
 mod backend_faults;
 mod backend_matrix;
 mod backend_tls;

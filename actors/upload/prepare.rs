@@ -434,3 +434,26 @@ pub fn proof(headers: &[(String, Vec<u8>)]) -> Proof {
     }
     Proof::None
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    #[test]
+    fn no_header_says_less_than_the_body_is_held_to() {
+        let size = |lines: &str| {
+            let text = format!("PUT /b/k HTTP/1.1\r\nHost: h\r\n{lines}\r\n");
+            announced_size(&RequestHead::parse(Bytes::from(text)).unwrap())
+        };
+        let (length, decoded) = ("Content-Length: 11\r\n", "x-amz-decoded-content-length: 3\r\n");
+        let mode = |mode: &str| format!("x-amz-content-sha256: {mode}\r\n{length}{decoded}");
+        assert_eq!(size(length), Some(11));
+        assert_eq!(size(&format!("{length}{decoded}")), Some(11));
+        assert_eq!(size(&mode("UNSIGNED-PAYLOAD")), Some(11));
+        assert_eq!(size(&mode("STREAMING-UNSIGNED-PAYLOAD-TRAILER")), Some(3));
+        assert_eq!(size(decoded), None);
+        assert_eq!(size("Transfer-Encoding: chunked\r\n"), None);
+    }
+}

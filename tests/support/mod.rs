@@ -5,7 +5,10 @@ pub mod backend;
 pub mod client;
 pub mod gateway;
 pub mod ledger_s3;
+pub mod opa;
+pub mod openfga;
 pub mod proxy;
+pub mod service;
 pub mod streamed;
 pub mod tls;
 
