@@ -6,6 +6,7 @@
 
 mod cache;
 mod every_operation;
+mod examples;
 mod faults;
 mod input;
 mod openfga;

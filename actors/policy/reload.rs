@@ -33,7 +33,9 @@ pub struct Watch {
 #[derive(Debug)]
 enum Look {
     Same,
-    Loaded(Policy),
+    /// Broken before, and now what is in force.
+    Mended,
+    Loaded(Box<Policy>),
     Broken(String),
 }
 
@@ -50,9 +52,13 @@ impl Watch {
             let looked = tokio::task::spawn_blocking(move || look.look(&last)).await;
             match looked.unwrap_or_else(|error| Look::Broken(error.to_string())) {
                 Look::Same => {}
+                Look::Mended => {
+                    seen.broken = None;
+                    log::info!("authorization by rego: the policy's files are whole again");
+                }
                 Look::Loaded(policy) => {
                     seen = Seen { version: *policy.version(), broken: None };
-                    watch.rego.replace(policy);
+                    watch.rego.replace(*policy);
                     watch.reloads.with_label_values(&["loaded"]).inc();
                     log::info!("authorization by rego: a new version of the policy is in force");
                 }
@@ -78,9 +84,8 @@ impl Watch {
             Policy::compile(&sources, &self.query, self.limit).map(Some)
         });
         match compiled {
-            Ok(Some(policy)) => Look::Loaded(policy),
-            // Whole again: the same fault later is worth another line.
-            Ok(None) if seen.broken.is_some() => Look::Loaded((*self.rego.policy()).clone()),
+            Ok(Some(policy)) => Look::Loaded(Box::new(policy)),
+            Ok(None) if seen.broken.is_some() => Look::Mended,
             Ok(None) => Look::Same,
             Err(broken) => Look::Broken(broken.to_string()),
         }
