@@ -114,10 +114,6 @@ metrics! {
     authorization_breakers_open: IntGaugeVec = IntGaugeVec::new(
         Opts::new("mizuchi_authorization_breakers_open", "Policy engines that failed and are only probed: their buckets answer 503"),
         &["engine"]);
-    /// New versions of Rego policies.
-    policy_reloads: IntCounterVec = IntCounterVec::new(
-        Opts::new("mizuchi_policy_reloads_total", "Changes of Rego policy files, by result (loaded, broken)"),
-        &["result"]);
     /// Errors answered.
     errors: IntCounterVec = IntCounterVec::new(
         Opts::new("mizuchi_errors_total", "Errors answered, by S3 code and whose fault"),

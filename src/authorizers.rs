@@ -66,7 +66,7 @@ fn authorizer(
                     limit,
                     interval: rego.reload_interval,
                     rego: Arc::clone(&in_force),
-                    reloads: metrics.policy_reloads.clone(),
+                    reloads: metrics.reloads.clone(),
                 };
                 watches.spawn(watch.run());
             }

@@ -25,7 +25,7 @@ pub struct Watch {
     pub interval: Duration,
     /// What they are the policy of.
     pub rego: Arc<Rego>,
-    /// `mizuchi_policy_reloads_total`.
+    /// `mizuchi_reloads_total`.
     pub reloads: IntCounterVec,
 }
 
@@ -59,12 +59,12 @@ impl Watch {
                 Look::Loaded(policy) => {
                     seen = Seen { version: *policy.version(), broken: None };
                     watch.rego.replace(*policy);
-                    watch.reloads.with_label_values(&["loaded"]).inc();
+                    watch.reloads.with_label_values(&["policy", "loaded"]).inc();
                     log::info!("authorization by rego: a new version of the policy is in force");
                 }
                 Look::Broken(why) => {
                     if seen.broken.as_ref() != Some(&why) {
-                        watch.reloads.with_label_values(&["broken"]).inc();
+                        watch.reloads.with_label_values(&["policy", "refused"]).inc();
                         log::error!(
                             "authorization by rego: the new version of the policy is broken, the old \
                              one stays in force: {why}"

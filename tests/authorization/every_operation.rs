@@ -107,7 +107,7 @@ async fn rego_is_asked_for_each() {
     let gateway = setup(&backend, &yaml).start().await;
     // The cache is on: a new version is in force at once.
     changes_its_mind(&gateway, &backend, async |allow| {
-        let loaded = "mizuchi_policy_reloads_total{result=\"loaded\"}";
+        let loaded = "mizuchi_reloads_total{result=\"loaded\",what=\"policy\"}";
         let before = gateway.metric(loaded).await;
         if std::fs::read_to_string(&file).unwrap() != rego(allow) {
             std::fs::write(&file, rego(allow)).unwrap();

@@ -20,7 +20,7 @@ fn data(prefix: &str) -> String {
 }
 
 async fn reloads(gateway: &Gateway, result: &str) -> f64 {
-    gateway.metric(&format!("mizuchi_policy_reloads_total{{result=\"{result}\"}}")).await
+    gateway.metric(&format!("mizuchi_reloads_total{{result=\"{result}\",what=\"policy\"}}")).await
 }
 
 /// "A broken new version keeps the old one, logs an error and counts in a metric."
@@ -53,12 +53,12 @@ async fn a_new_version_is_loaded_and_a_broken_one_changes_nothing() {
     {
         std::fs::write(&policy, broken).unwrap();
         let counted = (number + 1) as f64;
-        eventually("it is counted", async || reloads(&gateway, "broken").await == counted).await;
+        eventually("it is counted", async || reloads(&gateway, "refused").await == counted).await;
         assert_eq!(put(&gateway, "red/k2").await.status, 200);
         assert_denied(&put(&gateway, "blue/k").await);
     }
     std::fs::remove_file(&policy).unwrap();
-    eventually("it is counted", async || reloads(&gateway, "broken").await == 4.0).await;
+    eventually("it is counted", async || reloads(&gateway, "refused").await == 4.0).await;
     assert_eq!(put(&gateway, "red/k3").await.status, 200);
     assert!(gateway.log().contains("the old one stays in force"), "{}", gateway.log());
 
