@@ -1,14 +1,17 @@
 //! The AuthActor: who is it, and may they? One per worker thread.
 //!
-//! Three questions, in this order, and the first no is the answer. Who: one of the ways in
-//! [`Authentication`]. The bucket's own rights: the headers with power over others' data that
-//! `upload.allow` names, and the uploadId, which opens only for the bucket, key and owner that it
-//! was sealed for. And what the principal's own credential is good for ([`crate::grants`]).
+//! Four questions, in this order, and the first no is the answer. Who: one of the ways in
+//! [`Authentication`]. What the principal's own credential is good for ([`crate::grants`]). The
+//! bucket's own rights: the headers with power over others' data that `upload.allow` names, and the
+//! uploadId, which opens only for the bucket, key and owner that it was sealed for. And what the
+//! bucket's policy engine says ([`crate::policy`]): of every operation, so of every part too, and
+//! never of somebody who is not known.
 
 use crate::config::{Authentication, Bucket, Engine};
 use crate::http::RequestHead;
 use crate::identity::{Identity, Means};
 use crate::jwt::{Authenticator, Refused};
+use crate::policy::{Question, Verdict};
 use crate::s3::error::{ErrorCode, S3Error};
 use crate::s3::headers;
 use crate::s3::names::BackendUploadId;
@@ -54,7 +57,8 @@ pub struct Decided {
 pub struct Decision {
     /// Who asked; None: nobody that is known.
     pub identity: Option<Identity>,
-    /// Who decided: `authentication`, `rights`, `grants`.
+    /// Who decided: `authentication`, `rights`, `grants`, or the policy engine: `opa`, `rego`,
+    /// `openfga`.
     pub by: &'static str,
     /// Why it was denied; empty: it was allowed.
     pub reason: String,
@@ -260,6 +264,27 @@ async fn authorize(
         }
         _ => None,
     };
+    let by = ask_engine(request, &identity).await?;
     let principal = Arc::clone(principal);
-    Ok(("grants", Authorized { principal, owner, payload, chunks, headers, upload_id }))
+    Ok((by, Authorized { principal, owner, payload, chunks, headers, upload_id }))
+}
+
+/// What the bucket's policy engine says, if it has one. No decision is no leave, and worth a retry.
+async fn ask_engine(request: &Authorize, identity: &Identity) -> Result<&'static str, Denied> {
+    let Authorize { bucket, head, operation, size, client_ip, .. } = request;
+    let Some(authorizer) = &bucket.authorizer else { return Ok("grants") };
+    let by = authorizer.by();
+    let shown = authorizer.headers();
+    let known = (*size, *client_ip);
+    let question = Question::new(identity, head, operation, &bucket.name, known, shown)
+        .map_err(|reason| Denied::untold(by, reason))?;
+    match authorizer.decide(&question).await.verdict {
+        Verdict::Allowed => Ok(by),
+        Verdict::Denied { reason } => Err(Denied::untold(by, reason)),
+        Verdict::Undecided { reason } => {
+            let message = "Service is unable to handle request. Please try again.";
+            let error = S3Error::new(ErrorCode::ServiceUnavailable, message);
+            Err(Denied { by, reason, error })
+        }
+    }
 }

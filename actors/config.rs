@@ -4,6 +4,7 @@ use crate::backend::{Endpoint, EndpointHealth, RetryBudget, TlsClient};
 use crate::jwt::Authenticator;
 use crate::metrics::Metrics;
 use crate::orphans::Ledger;
+use crate::policy::Authorizer;
 use crate::s3::cors::CorsRule;
 use crate::s3::headers::Permissions;
 use crate::s3::upload_id::UploadIdSealer;
@@ -62,6 +63,8 @@ pub struct Bucket {
     pub cors: Vec<CorsRule>,
     /// How clients are known; None: `auth.enabled: false`, everyone is `anonymous`.
     pub authentication: Option<Authentication>,
+    /// Who decides what they may, besides the built-in rules; None: `authorization.engine: none`.
+    pub authorizer: Option<Arc<Authorizer>>,
 }
 
 impl Bucket {

@@ -3,6 +3,7 @@
 use crate::admin::{self, Admin};
 use crate::audit::AuditLog;
 use crate::authentication::{KeySets, authentication, credentials};
+use crate::authorizers;
 use crate::credentials::BackendCredentials;
 use crate::http::{self, Admission, Edge, Hosts, Route};
 use crate::reload::{self, Watched};
@@ -53,6 +54,8 @@ pub struct Gateway {
     reload: actix_web::rt::task::JoinHandle<io::Result<()>>,
     backend_keys: BackendCredentials,
     audit: AuditLog,
+    /// They watch the files of policies, and end with it.
+    watches: JoinSet<()>,
 }
 
 impl Gateway {
@@ -64,7 +67,7 @@ impl Gateway {
         let mut shared = Shared::new(Some(metrics.clone()));
         let engine = Arc::new(engine(&settings, metrics.clone(), &mut shared).await?);
         let audit = AuditLog::open(&settings.audit, metrics.clone()).await?;
-        let Shared { mut backend_keys, key_sets } = shared;
+        let Shared { mut backend_keys, key_sets, watches } = shared;
         backend_keys.first().await;
         let key_sets = key_sets.keep(&metrics);
         let ready = Arc::new(AtomicBool::new(false));
@@ -113,6 +116,7 @@ impl Gateway {
             reload,
             backend_keys,
             key_sets,
+            watches,
             audit,
         })
     }
@@ -137,6 +141,7 @@ impl Gateway {
             reload,
             backend_keys,
             mut key_sets,
+            mut watches,
             audit,
             ..
         } = self;
@@ -160,6 +165,7 @@ impl Gateway {
         }
         drop(backend_keys);
         key_sets.shutdown().await;
+        watches.shutdown().await;
         admin.stop(false).await;
         log::info!("stopped");
         ended
@@ -288,11 +294,17 @@ pub(crate) struct Shared {
     pub(crate) backend_keys: BackendCredentials,
     /// Where the keys of tokens' issuers come from.
     pub(crate) key_sets: KeySets,
+    /// Watch the files of policies.
+    pub(crate) watches: JoinSet<()>,
 }
 
 impl Shared {
     pub(crate) fn new(metrics: Option<Metrics>) -> Self {
-        Shared { backend_keys: BackendCredentials::new(metrics), key_sets: KeySets::default() }
+        Shared {
+            backend_keys: BackendCredentials::new(metrics),
+            key_sets: KeySets::default(),
+            watches: JoinSet::new(),
+        }
     }
 }
 
@@ -301,9 +313,11 @@ const UPLOADS_ON_RECORD: &str = "uploads.redb";
 
 async fn engine(settings: &Settings, metrics: Metrics, shared: &mut Shared) -> io::Result<Engine> {
     let embedded = start_embedded(settings).await?;
+    let authorizers = authorizers::build(&settings.buckets, &metrics, &mut shared.watches)?;
     let mut buckets = Vec::new();
-    for bucket in &settings.buckets {
-        buckets.push(Arc::new(engine_bucket(bucket, embedded.as_ref(), shared)?));
+    for (bucket, authorizer) in settings.buckets.iter().zip(authorizers) {
+        let bucket = engine_bucket(bucket, embedded.as_ref(), shared)?;
+        buckets.push(Arc::new(Bucket { authorizer, ..bucket }));
     }
     let key = match &settings.server.seal_key {
         Some(key) => *key.expose(),
@@ -379,6 +393,7 @@ fn tls_client(settings: &BucketSettings) -> Result<TlsClient, TrustError> {
     TlsClient::new(authorities, tls.server_name.as_deref())
 }
 
+/// A bucket as the engine sees it, but for its authorizer: that one is shared.
 pub(crate) fn engine_bucket(
     settings: &BucketSettings,
     embedded: Option<&EmbeddedBackend>,
@@ -473,5 +488,6 @@ pub(crate) fn engine_bucket(
         },
         cors: settings.cors.clone(),
         authentication: authentication(&settings.auth, &mut shared.key_sets)?,
+        authorizer: None,
     })
 }

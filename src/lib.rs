@@ -6,6 +6,7 @@
 pub mod admin;
 mod audit;
 mod authentication;
+mod authorizers;
 pub mod cli;
 mod credentials;
 mod development;

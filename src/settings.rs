@@ -13,6 +13,7 @@
 
 mod audit;
 mod auth;
+mod authorization;
 mod aws_profile;
 mod backend;
 mod backend_credentials;
@@ -35,6 +36,9 @@ mod values;
 
 pub use audit::{AuditSettings, AuditTarget, RotateEvery};
 pub use auth::{AuthSettings, ClientCredential, CredentialsFile, SigV4Settings, parse_credentials};
+pub use authorization::{
+    AuthorizationSettings, EngineSettings, RegoSettings, ServiceSettings, Token,
+};
 pub use backend::{
     BackendEndpoints, BackendSettings, PoolSettings, TimeoutSettings, TlsSettings, Verifies,
 };

@@ -8,6 +8,7 @@ mod support;
 mod tidy;
 
 mod audit;
+mod authorization;
 mod backend_credentials;
 mod backend_faults;
 mod backend_matrix;

@@ -10,7 +10,7 @@ use config::Value;
 use mizuchi_actors::backend::{Authorities, Endpoint, TlsClient};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -28,6 +28,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) environment: &'a BTreeMap<String, String>,
     /// Reads a file.
     pub(super) read: &'a dyn Fn(&Path) -> io::Result<String>,
+    /// The paths in a folder; None: it is not one.
+    pub(super) list: &'a dyn Fn(&Path) -> io::Result<Option<Vec<PathBuf>>>,
 }
 
 impl Surroundings<'_> {

@@ -214,6 +214,13 @@ impl<'t> Section<'t> {
         }
     }
 
+    /// Whether the section `key` is configured here: not by default, nor by inheritance.
+    pub(super) fn chooses(&self, key: &str) -> bool {
+        let Some((_defaults, chosen)) = self.layers.split_last() else { return false };
+        let own = chosen.iter().filter(|layer| layer.path == self.path);
+        own.filter_map(|layer| layer.table.get(key)).any(is_set)
+    }
+
     /// The layers of the section `key` within this one.
     pub(super) fn layers_of(&mut self, key: &'static str) -> Vec<Layer<'t>> {
         self.asked.insert(key);
@@ -319,6 +326,16 @@ impl<'t> Section<'t> {
             parsed.push(Section::read(path, layers.into(), self.findings, &mut read));
         }
         parsed
+    }
+}
+
+/// Whether anything within it has a value.
+fn is_set(value: &Value) -> bool {
+    match &value.kind {
+        ValueKind::Nil => false,
+        ValueKind::Table(table) => table.values().any(is_set),
+        ValueKind::Array(entries) => !entries.is_empty(),
+        _ => !is_empty(value),
     }
 }
 
