@@ -6,6 +6,7 @@
 //! was sealed for. And what the principal's own credential is good for ([`crate::grants`]).
 
 use crate::config::{Authentication, Bucket, Engine};
+use crate::form::FormClaim;
 use crate::http::RequestHead;
 use crate::identity::{Identity, Means};
 use crate::s3::error::{ErrorCode, S3Error};
@@ -29,6 +30,9 @@ pub struct Authorize {
     pub head: RequestHead,
     /// What it asks for.
     pub operation: Operation,
+    /// Its credentials, where it is a form: `head` and `operation` are then those of the PUT that it
+    /// stands for.
+    pub form: Option<FormClaim>,
     /// The Host values that its signature may be over.
     pub hosts: Hosts,
     /// Where it comes from.
@@ -160,7 +164,7 @@ async fn decide(engine: &Engine, request: Authorize) -> Decided {
     let result = if authenticated.is_ok() { "allowed" } else { "denied" };
     let means = match &authenticated {
         Ok(known) => known.identity.means,
-        Err(_) => claimed(&request.head),
+        Err(_) => claimed(&request),
     };
     if means != Means::Anonymous {
         engine.metrics.auth_attempts.with_label_values(&[means.as_str(), result]).inc();
@@ -184,17 +188,30 @@ async fn decide(engine: &Engine, request: Authorize) -> Decided {
 }
 
 /// What a request that was not authenticated tried, for the metrics.
-fn claimed(head: &RequestHead) -> Means {
-    if head.has("authorization") { Means::Header } else { Means::Presigned }
+fn claimed(request: &Authorize) -> Means {
+    match (&request.form, request.head.has("authorization")) {
+        (Some(_), _) => Means::PostPolicy,
+        (None, true) => Means::Header,
+        (None, false) => Means::Presigned,
+    }
 }
 
 async fn authenticate(request: &Authorize) -> Result<Authenticated, S3Error> {
     let head = &request.head;
     let Some(Authentication { sigv4 }) = &request.bucket.authentication else {
         let payload = payload_of_unsigned(head, CredentialPlace::Anonymous)?;
+        // Nobody has signed it, but what it says holds.
+        request.form.as_ref().map_or(Ok(()), |form| form.check(request.now))?;
         return Ok(Authenticated { identity: Identity::anonymous(), payload, chunks: None });
     };
-    let verified = sigv4.verify(head, &request.hosts, request.now)?;
+    let verified = match &request.form {
+        None => sigv4.verify(head, &request.hosts, request.now)?,
+        Some(form) => {
+            let verified = sigv4.verify_policy(&form.signature, request.now)?;
+            form.check(request.now)?;
+            verified
+        }
+    };
     let (payload, chunks) = (verified.payload, verified.chunks);
     Ok(Authenticated { identity: verified.identity, payload, chunks })
 }

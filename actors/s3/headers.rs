@@ -124,6 +124,12 @@ fn fate(name: &str) -> Fate {
     }
 }
 
+/// Whether the table does anything with a header, but for ones of the gateway's own business: a form
+/// field of that name is one. `name` is in lower case.
+pub fn means_something(name: &str) -> bool {
+    !matches!(fate(name), Fate::Consume)
+}
+
 /// The headers that go on to the backend, names in lower case.
 ///
 /// Errors: 403 AccessDenied (a permission is missing), 501 NotImplemented (unknown `x-amz-*`, or one
