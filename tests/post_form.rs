@@ -1,0 +1,766 @@
+//! Browsers upload with a form: POST on the bucket, its policy, and what may be tried with it.
+
+use crate::support::backend::Backend;
+use crate::support::client::{Answer, Client};
+use crate::support::form::{BOUNDARY, Form, part};
+use crate::support::gateway::{Gateway, Setup};
+use crate::support::ledger_s3::LedgerS3;
+use crate::support::{eventually, payload};
+use time::Duration;
+use tokio::io::AsyncWriteExt as _;
+
+const MIB: usize = 1 << 20;
+
+const SMALL_PARTS: &str = "    upload:\n      multipart_threshold: 8MiB\n      part_size: 5MiB\n";
+
+async fn books() -> (LedgerS3, Gateway) {
+    let s3 = LedgerS3::start(true).await;
+    let gateway = Setup::over(s3.address).bucket(SMALL_PARTS).start().await;
+    (s3, gateway)
+}
+
+/// Nothing came of whatever was refused: no object, no multipart upload, nothing in flight.
+async fn nothing_is_left(s3: &LedgerS3, gateway: &Gateway) {
+    gateway.settled().await;
+    eventually("no upload is open", async || s3.books(|books| books.uploads.is_empty())).await;
+    let objects = s3.books(|books| books.objects.keys().cloned().collect::<Vec<_>>());
+    assert!(objects.is_empty(), "{objects:?}");
+}
+
+async fn send(gateway: &Gateway, form: &Form, file: &[u8]) -> Answer {
+    form.send(&mut Client::connect(gateway).await, file).await
+}
+
+/// "The POST operation adds an object to a specified bucket by using HTML forms": it is the bytes of
+/// the file, whatever stands in them, and one connection carries one form after the other.
+#[tokio::test]
+async fn a_form_s_file_is_the_object() {
+    let backend = Backend::start().await;
+    let gateway = Setup::new(&backend, backend.s3.address).bucket(SMALL_PARTS).start().await;
+    let mut client = Client::connect(&gateway).await;
+    let tricky = format!("\r\n--{}", BOUNDARY.replace("gW", "gX"));
+    for (key, file) in [
+        ("empty", Vec::new()),
+        ("small", b"hello".to_vec()),
+        ("tricky", format!("{tricky}\r\n--\r\n{tricky}--\r\r\n\r").into_bytes()),
+        ("larger", payload(3 * MIB + 1)),
+        ("in parts", payload(23 * MIB + 5)),
+        ("late", payload(MIB)),
+    ] {
+        let answer = Form::new(key).send(&mut client, &file).await;
+        assert_eq!(answer.status, 204, "{key}: {}", answer.text());
+        assert!(answer.header("etag").is_some() && answer.body.is_empty());
+        let location = format!("/uploads/{}", key.replace(' ', "%20"));
+        assert_eq!(answer.header("location"), Some(location));
+        assert_eq!(backend.object(key).unwrap(), file, "{key}");
+    }
+    assert_eq!(backend.open_uploads(), 0);
+    gateway.log_with("operation=PostObject path=\"/uploads\" status=204").await;
+    assert!(gateway.log().contains("principal=\"tester\""));
+    gateway.settled().await;
+}
+
+/// The fields that are headers of a PUT reach the backend as those, whole or in parts.
+#[tokio::test]
+async fn a_form_s_fields_are_the_object_s_headers() {
+    let s3 = LedgerS3::start(true).await;
+    let allow = format!("{SMALL_PARTS}      allow: [acl, redirect, tagging]\n");
+    let gateway = Setup::over(s3.address).bucket(&allow).start().await;
+    for length in [9, 12 * MIB] {
+        let form = Form::new("k")
+            .field("Content-Type", "image/png")
+            .field("Cache-Control", "no-cache")
+            .field("x-amz-meta-Name", "${filename}")
+            .field("acl", "public-read")
+            .field("x-amz-tagging", "a=b")
+            .field("x-amz-storage-class", "")
+            .field("submit", "Upload it")
+            .extra("x-ignore-this", "please")
+            .with(|form| form.conditions.push(r#"["starts-with", "$x-amz-meta-name", ""]"#.into()))
+            .with(|form| form.conditions.retain(|one| !one.contains("${filename}")));
+        let answer = send(&gateway, &form, &payload(length)).await;
+        assert_eq!(answer.status, 204, "{}", answer.text());
+        let object = s3.books(|books| books.objects.remove("k").unwrap());
+        assert_eq!(object.length, length as u64);
+        for (name, value) in [
+            ("content-type", "image/png"),
+            ("cache-control", "no-cache"),
+            ("x-amz-meta-name", "file.bin"),
+            ("x-amz-acl", "public-read"),
+            ("x-amz-tagging", "a=b"),
+        ] {
+            assert_eq!(object.headers[name], value, "{name}");
+        }
+        for none in ["x-amz-storage-class", "submit", "x-ignore-this", "policy", "x-amz-signature"]
+        {
+            assert!(!object.headers.contains_key(none), "{none}");
+        }
+    }
+}
+
+/// "success_action_redirect: the URL to which the client is redirected upon successful upload …;
+/// success_action_status: 200, 201 or 204; with 201 Amazon S3 returns an XML document."
+#[tokio::test]
+async fn success_is_answered_as_the_form_asks() {
+    let (s3, gateway) = books().await;
+    let mut client = Client::connect(&gateway).await;
+    for (asked, status) in [("200", 200), ("201", 201), ("204", 204), ("404", 204)] {
+        let form = Form::new("a b/ü").field("success_action_status", asked);
+        let answer = form.send(&mut client, b"x").await;
+        assert_eq!(answer.status, status, "{}", answer.text());
+        assert_eq!(answer.header("location").as_deref(), Some("/uploads/a%20b/%C3%BC"));
+        if status == 201 {
+            let etag = answer.header("etag").unwrap().replace('"', "&quot;");
+            for (name, value) in [
+                ("Location", "/uploads/a%20b/%C3%BC"),
+                ("Bucket", "uploads"),
+                ("Key", "a b/ü"),
+                ("ETag", &etag),
+            ] {
+                assert_eq!(answer.element(name).as_deref(), Some(value), "{name}");
+            }
+            assert!(answer.text().contains("<PostResponse>"));
+        } else {
+            assert!(answer.body.is_empty());
+        }
+    }
+    let form =
+        Form::new("a b").field("success_action_redirect", "https://app.example.com/done?x=1");
+    let answer = form.send(&mut client, b"x").await;
+    assert_eq!(answer.status, 303);
+    let etag = s3.books(|books| books.objects["a b"].etag.replace('"', "%22"));
+    let to = format!("https://app.example.com/done?x=1&bucket=uploads&key=a%20b&etag={etag}");
+    assert_eq!(answer.header("location"), Some(to));
+    for bad in ["javascript:alert(1)", "https://h/\r\nSet-Cookie: a=b", "/there"] {
+        let form = Form::new("k").field("redirect", bad).field("success_action_status", "200");
+        let answer = form.send(&mut client, b"x").await;
+        assert_eq!((answer.status, answer.header("set-cookie")), (200, None), "{bad}");
+        assert_eq!(answer.header("location").as_deref(), Some("/uploads/k"));
+    }
+}
+
+/// "The variable ${filename} is automatically replaced with the name of the file provided by the
+/// user": of a path only what follows the last separator; conditions are held against the result.
+#[tokio::test]
+async fn the_file_s_name_becomes_part_of_the_key() {
+    let (s3, gateway) = books().await;
+    let of = |filename: &str, prefix: &str| {
+        let condition = format!(r#"["starts-with", "$key", "{prefix}"]"#);
+        Form::new("").without("key").extra("key", "user/${filename}").condition(&condition).with(
+            |form| {
+                form.filename = filename.to_owned();
+                form.conditions.retain(|one| !one.starts_with(r#"["eq", "$key""#));
+            },
+        )
+    };
+    let answer = send(&gateway, &of("a b.txt", "user/"), b"1").await;
+    assert_eq!(answer.status, 204, "{}", answer.text());
+    assert_eq!(send(&gateway, &of("../../etc/passwd", "user/"), b"2").await.status, 204);
+    assert_eq!(send(&gateway, &of("c.txt", "user/c"), b"3").await.status, 204);
+    let denied = send(&gateway, &of("d.txt", "user/c"), b"4").await;
+    assert_eq!((denied.status, denied.code().as_str()), (403, "AccessDenied"));
+    let mut keys: Vec<String> = s3.books(|books| books.objects.keys().cloned().collect());
+    keys.sort();
+    assert_eq!(keys, ["user/a b.txt", "user/c.txt", "user/passwd"]);
+}
+
+/// security.md, "POST form upload": "Expired policy, failed condition, or a field that the policy does
+/// not name: 403 AccessDenied. Bad base64 or JSON: 400 InvalidPolicyDocument."
+#[tokio::test]
+async fn what_the_policy_does_not_allow_is_refused() {
+    let (s3, gateway) = books().await;
+    let new = || Form::new("k");
+    let sealed = |document: &str| {
+        let document = document.to_owned();
+        new()
+            .sign()
+            .without("policy")
+            .without("x-amz-signature")
+            .seal(&document)
+            .with(|form| form.signed = false)
+    };
+    let raw_policy = |text: &str| {
+        let text = text.to_owned();
+        let mut form =
+            new().sign().without("policy").without("x-amz-signature").extra("policy", &text);
+        form = form.extra("x-amz-signature", &"0".repeat(64));
+        form.signed = false;
+        form
+    };
+    for (what, form, status, code) in [
+        ("expired", new().with(|form| form.expires = Duration::seconds(-1)), 403, "AccessDenied"),
+        ("another value", new().condition(r#"{"key": "other"}"#), 403, "AccessDenied"),
+        (
+            "another prefix",
+            new().condition(r#"["starts-with", "$key", "x/"]"#),
+            403,
+            "AccessDenied",
+        ),
+        ("a field that is missing", new().condition(r#"{"acl": "private"}"#), 403, "AccessDenied"),
+        ("an extra field", new().extra("x-amz-meta-a", "b"), 403, "AccessDenied"),
+        ("an extra field without a meaning", new().extra("submit", "b"), 403, "AccessDenied"),
+        ("another bucket", new().condition(r#"{"bucket": "other"}"#), 403, "AccessDenied"),
+        ("a bucket field", new().extra("bucket", "other"), 403, "AccessDenied"),
+        (
+            "no bucket",
+            new().with(|form| form.conditions.retain(|one| !one.contains("bucket"))),
+            403,
+            "AccessDenied",
+        ),
+        ("not base64", raw_policy("{}"), 400, "InvalidPolicyDocument"),
+        ("not JSON", sealed("nonsense"), 400, "InvalidPolicyDocument"),
+        (
+            "not a policy",
+            sealed("{\"expiration\": \"2099-01-01T00:00:00Z\"}"),
+            400,
+            "InvalidPolicyDocument",
+        ),
+        ("no expiration", sealed("{\"conditions\": []}"), 400, "InvalidPolicyDocument"),
+        ("deep", sealed(&"[".repeat(9000)), 400, "InvalidPolicyDocument"),
+        (
+            "a bad range",
+            new().condition(r#"["content-length-range", -1, 0]"#),
+            400,
+            "InvalidPolicyDocument",
+        ),
+        (
+            "half a range",
+            new().condition(r#"["content-length-range", 0]"#),
+            400,
+            "InvalidPolicyDocument",
+        ),
+    ] {
+        let answer = send(&gateway, &form, b"content").await;
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (status, code),
+            "{what}: {}",
+            answer.text()
+        );
+    }
+    let expired = new().with(|form| form.expires = Duration::seconds(-1));
+    let message = send(&gateway, &expired, b"x").await.element("Message").unwrap();
+    assert_eq!(message, "Invalid according to Policy: Policy expired.");
+    nothing_is_left(&s3, &gateway).await;
+}
+
+/// The same verifier as for every request: who does not know the key is nobody.
+#[tokio::test]
+async fn a_form_is_who_signed_its_policy() {
+    let (s3, gateway) = books().await;
+    let new = || Form::new("k");
+    let signed = |change: &dyn Fn(&mut Form)| {
+        let mut form = new().sign();
+        form.signed = false;
+        change(&mut form);
+        form
+    };
+    let set = |name: &'static str, value: &'static str| {
+        move |form: &mut Form| {
+            let field = form.fields.iter_mut().find(|(have, _)| have == name).unwrap();
+            field.1 = value.to_owned();
+        }
+    };
+    let zeros = "0000000000000000000000000000000000000000000000000000000000000000";
+    let stranger = |form: &mut Form| {
+        let scope = form.scope.clone();
+        let field = form.fields.iter_mut().find(|(have, _)| have == "x-amz-credential").unwrap();
+        field.1 = format!("AKIDSTRANGER/{scope}");
+    };
+    for (what, form, status, code) in [
+        ("no signature", new().with(|form| form.signed = false), 403, "AccessDenied"),
+        (
+            "another secret",
+            new().with(|form| form.secret = "other".into()),
+            403,
+            "SignatureDoesNotMatch",
+        ),
+        ("another signature", signed(&set("x-amz-signature", zeros)), 403, "SignatureDoesNotMatch"),
+        ("a stranger", signed(&stranger), 403, "InvalidAccessKeyId"),
+        ("half a signature", signed(&set("x-amz-signature", "00")), 400, "InvalidArgument"),
+        ("another algorithm", signed(&set("x-amz-algorithm", "AWS4-ECDSA")), 400, "InvalidRequest"),
+        ("another date", signed(&set("x-amz-date", "20000101T000000Z")), 400, "InvalidArgument"),
+        (
+            "no date",
+            signed(&|form| *form = form.clone().without("x-amz-date")),
+            400,
+            "InvalidArgument",
+        ),
+        (
+            "no policy",
+            signed(&|form| *form = form.clone().without("policy")),
+            400,
+            "InvalidArgument",
+        ),
+        (
+            "no algorithm",
+            signed(&|form| *form = form.clone().without("x-amz-algorithm")),
+            400,
+            "InvalidArgument",
+        ),
+        (
+            "another region",
+            new().with(|form| form.scope = form.scope.replace("us-east-1", "eu-west-1")),
+            400,
+            "InvalidArgument",
+        ),
+        ("a session token", new().field("x-amz-security-token", "t"), 400, "InvalidToken"),
+        (
+            "SigV2",
+            new().field("AWSAccessKeyId", "a").field("signature", "s"),
+            400,
+            "InvalidRequest",
+        ),
+        (
+            "a header beside it",
+            new().with(|form| form.headers = "Authorization: AWS4-HMAC-SHA256 x\r\n".into()),
+            400,
+            "InvalidArgument",
+        ),
+        (
+            "a query beside it",
+            new().with(|form| form.path.push_str("?X-Amz-Signature=a")),
+            400,
+            "InvalidArgument",
+        ),
+        (
+            "an unsigned header",
+            new().with(|form| form.headers = "x-amz-acl: public-read\r\n".into()),
+            403,
+            "AccessDenied",
+        ),
+        (
+            "a payload's hash",
+            new().with(|form| form.headers = "x-amz-content-sha256: UNSIGNED-PAYLOAD\r\n".into()),
+            400,
+            "InvalidRequest",
+        ),
+        (
+            "another operation",
+            new().with(|form| form.path.push_str("?delete")),
+            501,
+            "NotImplemented",
+        ),
+        ("a key in the path", new().with(|form| form.path.push_str("/k")), 405, "MethodNotAllowed"),
+    ] {
+        let answer = send(&gateway, &form, b"content").await;
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (status, code),
+            "{what}: {}",
+            answer.text()
+        );
+    }
+    nothing_is_left(&s3, &gateway).await;
+    let metrics = gateway.metrics().await;
+    assert!(
+        metrics.contains("type=\"post-policy\"") || metrics.contains("post-policy"),
+        "{metrics}"
+    );
+}
+
+/// "POST requires exactly one file upload per request"; "MaxPostPreDataLengthExceeded: your POST
+/// request fields preceding the upload file were too large".
+#[tokio::test]
+async fn what_is_no_form_is_refused() {
+    let (s3, gateway) = books().await;
+    let new = || Form::new("k");
+    let second = format!(
+        "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"b\"\r\n\r\nsecond\r\n"
+    );
+    let wide =
+        |form: Form| (0..200).fold(form, |form, number| form.field(&format!("f{number}"), ""));
+    let large = "MaxPostPreDataLengthExceededError";
+    for (what, form, code) in [
+        ("two files", new().with(|form| form.after = second.clone()), "InvalidArgument"),
+        ("a large field", new().field("x-ignore-a", &"v".repeat(21_000)), large),
+        ("many fields", wide(new()), large),
+        ("twice", new().extra("Key", "other"), "InvalidArgument"),
+        (
+            "no key",
+            new().without("key").with(|form| form.conditions.retain(|one| !one.contains("$key"))),
+            "InvalidArgument",
+        ),
+        ("a line end", new().field("x-amz-meta-a", "b\r\nx-amz-acl: private"), "InvalidArgument"),
+        ("a long key", new().without("key").field("key", &"k".repeat(1025)), "KeyTooLongError"),
+        (
+            "much after the file",
+            new().with(|form| form.after = part("a", &"v".repeat(200_000))),
+            "MalformedPOSTRequest",
+        ),
+        (
+            "much after the end",
+            new().with(|form| form.closing.push_str(&"v".repeat(200_000))),
+            "MalformedPOSTRequest",
+        ),
+        ("no closing boundary", new().with(|form| form.closing.clear()), "MalformedPOSTRequest"),
+        (
+            "another boundary",
+            new().with(|form| form.closing = "--other--\r\n".into()),
+            "MalformedPOSTRequest",
+        ),
+        (
+            "metadata over S3's bound",
+            new().field("x-amz-meta-a", &"v".repeat(2100)),
+            "MetadataTooLarge",
+        ),
+    ] {
+        let answer = send(&gateway, &form, b"content").await;
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (400, code),
+            "{what}: {}",
+            answer.text()
+        );
+    }
+    let tagging = send(&gateway, &new().field("tagging", "<Tagging/>"), b"x").await;
+    assert_eq!((tagging.status, tagging.code().as_str()), (501, "NotImplemented"));
+    let only = new().parts() + &format!("--{BOUNDARY}--\r\n");
+    let only = only.as_bytes();
+    for (what, body, code) in [
+        ("no file", only, "InvalidArgument"),
+        ("nothing", b"", "MalformedPOSTRequest"),
+        ("a preamble without an end", &[b'v'; 100_000], large),
+        ("part of a field", &only[..100], "MalformedPOSTRequest"),
+    ] {
+        let mut client = Client::connect(&gateway).await;
+        let answer = new().send_body(&mut client, body).await;
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (400, code),
+            "{what}: {}",
+            answer.text()
+        );
+    }
+    for kind in
+        ["multipart/form-data", &format!("multipart/form-data; boundary={}", "b".repeat(71))]
+    {
+        let mut client = Client::connect(&gateway).await;
+        let head = format!(
+            "POST /uploads HTTP/1.1\r\nHost: h\r\nContent-Type: {kind}\r\nContent-Length: 4\r\n\r\n"
+        );
+        let answer = client.raw(head.as_bytes(), b"--b\r").await;
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (400, "MalformedPOSTRequest"),
+            "{kind}"
+        );
+    }
+    nothing_is_left(&s3, &gateway).await;
+}
+
+/// "file: must be the last field; fields after it are ignored."
+#[tokio::test]
+async fn fields_after_the_file_mean_nothing() {
+    let (s3, gateway) = books().await;
+    let after = part("acl", "public-read") + &part("key", "other") + &part("submit", "Upload");
+    let answer =
+        send(&gateway, &Form::new("k").with(|form| form.after = after.clone()), b"x").await;
+    assert_eq!(answer.status, 204, "{}", answer.text());
+    s3.books(|books| {
+        assert_eq!(books.objects.keys().collect::<Vec<_>>(), ["k"]);
+        assert!(!books.objects["k"].headers.contains_key("x-amz-acl"));
+    });
+    // The file before its key: it has none.
+    let early = Form::new("k").without("key").with(|form| form.after = part("key", "k"));
+    let answer = send(&gateway, &early, b"x").await;
+    assert_eq!((answer.status, answer.code().as_str()), (400, "InvalidArgument"));
+}
+
+/// "content-length-range: the minimum and maximum allowable size for the uploaded content", held while
+/// the file streams: what is too long or too short never becomes an object.
+#[tokio::test]
+async fn the_file_is_as_long_as_the_policy_says() {
+    let (s3, gateway) = books().await;
+    let of = |least: usize, most: usize| {
+        Form::new("k").condition(&format!("[\"content-length-range\", {least}, {most}]"))
+    };
+    for (least, most, length, code) in [
+        (1, 10, 11, "EntityTooLarge"),
+        (0, 0, 3, "EntityTooLarge"),
+        (5, 10, 4, "EntityTooSmall"),
+        (1, 10, 0, "EntityTooSmall"),
+        (0, 12 * MIB, 12 * MIB + 1, "EntityTooLarge"),
+        (0, MIB, 40 * MIB, "EntityTooLarge"),
+        (12 * MIB + 1, 50 * MIB, 12 * MIB, "EntityTooSmall"),
+    ] {
+        let answer = send(&gateway, &of(least, most), &payload(length)).await;
+        let got = (answer.status, answer.code());
+        assert_eq!(got, (400, code.to_owned()), "{least}..{most}: {length}");
+    }
+    nothing_is_left(&s3, &gateway).await;
+    assert!(s3.books(|books| books.created > 0 && books.created == books.aborted));
+    for length in [5, 10, 12 * MIB] {
+        let answer = send(&gateway, &of(length.min(5), length), &payload(length)).await;
+        assert_eq!(answer.status, 204, "{}", answer.text());
+        assert_eq!(s3.books(|books| books.objects["k"].length), length as u64);
+    }
+}
+
+/// A client that goes away in the middle, or says that its body ends where it does not, leaves nothing.
+#[tokio::test]
+async fn a_form_that_is_cut_off_leaves_nothing() {
+    let (s3, gateway) = books().await;
+    let form = Form::new("k");
+    let file = payload(12 * MIB);
+    let body = form.body(&file);
+    let start = form.around().0.len();
+    let cuts =
+        [0, 10, start, start + 1, start + 6 * MIB, body.len() - BOUNDARY.len() - 8, body.len() - 3];
+    for cut in cuts {
+        let mut client = Client::connect(&gateway).await;
+        let head = form.head(&client.host, &format!("Content-Length: {}", body.len()));
+        client.socket.write_all(&head).await.unwrap();
+        client.socket.write_all(&body[..cut]).await.unwrap();
+        drop(client);
+        nothing_is_left(&s3, &gateway).await;
+    }
+    // Half-closed: the client is still there to read why.
+    let mut client = Client::connect(&gateway).await;
+    let head = form.head(&client.host, &format!("Content-Length: {}", body.len()));
+    client.socket.write_all(&head).await.unwrap();
+    client.socket.write_all(&body[..start + 100]).await.unwrap();
+    client.socket.shutdown().await.unwrap();
+    let answer = client.answer(false).await;
+    assert_eq!((answer.status, answer.code().as_str()), (400, "IncompleteBody"));
+    // The framing is whole, the form is not.
+    for cut in
+        [start, start + 100, start + 6 * MIB, body.len() - BOUNDARY.len() - 8, body.len() - 4]
+    {
+        let mut client = Client::connect(&gateway).await;
+        let answer = form.send_body(&mut client, &body[..cut]).await;
+        assert_eq!((answer.status, answer.code().as_str()), (400, "MalformedPOSTRequest"), "{cut}");
+    }
+    nothing_is_left(&s3, &gateway).await;
+}
+
+/// A file of any length passes through in bounded memory, with or without a Content-Length.
+#[tokio::test]
+async fn a_large_file_passes_through() {
+    let s3 = LedgerS3::start(false).await;
+    let gateway = Setup::over(s3.address).bucket(SMALL_PARTS).start().await;
+    let file = payload(40 * MIB);
+    let answer = send(&gateway, &Form::new("length"), &file).await;
+    assert_eq!(answer.status, 204, "{}", answer.text());
+    let form = Form::new("chunked");
+    let mut client = Client::connect(&gateway).await;
+    let head = form.head(&client.host, "Transfer-Encoding: chunked");
+    let mut wire = Vec::new();
+    for piece in form.body(&file).chunks(65_521) {
+        wire.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
+        wire.extend_from_slice(piece);
+        wire.extend_from_slice(b"\r\n");
+    }
+    wire.extend_from_slice(b"0\r\n\r\n");
+    let answer = client.raw(&head, &wire).await;
+    assert_eq!(answer.status, 204, "{}", answer.text());
+    // The connection stands at the next head.
+    assert_eq!(Form::new("next").send(&mut client, b"x").await.status, 204);
+    s3.books(|books| {
+        for key in ["length", "chunked"] {
+            let object = &books.objects[key];
+            assert_eq!((object.length, object.parts), (40 * MIB as u64, 8), "{key}");
+        }
+        assert!(books.uploads.is_empty());
+    });
+    let peak = gateway.peak_rss();
+    assert!(peak < 120 * MIB as u64, "{} MiB", peak / MIB as u64);
+    gateway.settled().await;
+}
+
+/// A backend that takes nothing holds the client back: nothing piles up in between.
+#[tokio::test]
+async fn a_slow_backend_holds_the_form_back() {
+    use crate::support::ledger_s3::Twist;
+    let s3 = LedgerS3::start(false).await;
+    let gateway = Setup::over(s3.address)
+        .bucket(SMALL_PARTS)
+        .env("MIZUCHI__BUCKETS__0__S3__TIMEOUTS__PROGRESS", "4s")
+        .env("MIZUCHI__BUCKETS__0__S3__TIMEOUTS__FIRST_BYTE", "4s")
+        .env("MIZUCHI__BUCKETS__0__UPLOAD__RESTART__MAX", "0")
+        .start()
+        .await;
+    s3.script((0..20).map(|_| ("Part", Twist::Hang)));
+    let form = Form::new("k");
+    let file = payload(200 * MIB);
+    let body = form.body(&file);
+    let mut client = Client::connect(&gateway).await;
+    let head = form.head(&client.host, &format!("Content-Length: {}", body.len()));
+    client.socket.write_all(&head).await.unwrap();
+    let mut sent = 0;
+    let stuck = std::time::Duration::from_secs(1);
+    while let Ok(count) = tokio::time::timeout(stuck, client.socket.write(&body[sent..])).await {
+        sent += count.unwrap();
+        assert!(sent < body.len(), "all of it was taken");
+    }
+    assert!(sent < 80 * MIB, "{} MiB were taken", sent / MIB);
+    // The backend is given up, and the client told.
+    assert_eq!(client.answer(false).await.status, 503);
+    nothing_is_left(&s3, &gateway).await;
+}
+
+/// A browser does not, but curl waits for 100 Continue: it is told to send before its form is known,
+/// and never when the head alone says no.
+#[tokio::test]
+async fn a_form_may_wait_for_100_continue() {
+    let (_s3, gateway) = books().await;
+    let mut client = Client::connect(&gateway).await;
+    let form = Form::new("k").with(|form| form.headers = "Expect: 100-continue\r\n".into());
+    let body = form.body(b"content");
+    let head = form.head(&client.host, &format!("Content-Length: {}", body.len()));
+    client.socket.write_all(&head).await.unwrap();
+    assert_eq!(client.one(false).await.status, 100);
+    client.socket.write_all(&body).await.unwrap();
+    assert_eq!(client.one(false).await.status, 204);
+
+    let mut client = Client::connect(&gateway).await;
+    let head = [&head[..head.len() - 2], b"Authorization: x\r\n\r\n"].concat();
+    client.socket.write_all(&head).await.unwrap();
+    assert_eq!(client.one(false).await.status, 400);
+}
+
+/// "Same authorization as PUT" (MinIO CVE-2021-21362): grants, permissions, overwrite.
+#[tokio::test]
+async fn a_form_may_do_what_a_put_may() {
+    let s3 = LedgerS3::start(true).await;
+    let allow = "            allow:\n              key_prefixes: ['home/{principal}/']\n              \
+                 operations: [PutObject]\n";
+    let gateway = Setup::over(s3.address).bucket(allow).start().await;
+    let answer = send(&gateway, &Form::new("home/other/x"), b"x").await;
+    assert_eq!((answer.status, answer.code().as_str()), (403, "AccessDenied"));
+    for (name, value) in [
+        ("acl", "public-read"),
+        ("x-amz-acl", "public-read"),
+        ("x-amz-grant-read", "id=1"),
+        ("x-amz-tagging", "a=b"),
+        ("x-amz-website-redirect-location", "/x"),
+        ("x-amz-object-lock-mode", "GOVERNANCE"),
+    ] {
+        let form = Form::new("home/tester/x").field(name, value);
+        let answer = send(&gateway, &form, b"x").await;
+        assert_eq!((answer.status, answer.code().as_str()), (403, "AccessDenied"), "{name}");
+    }
+    for (name, value) in [("x-amz-copy-source", "/a/b"), ("x-amz-trailer", "x-amz-checksum-crc32")]
+    {
+        let form = Form::new("home/tester/x").field(name, value);
+        assert_eq!(send(&gateway, &form, b"x").await.status, 501, "{name}");
+    }
+    nothing_is_left(&s3, &gateway).await;
+    assert_eq!(send(&gateway, &Form::new("home/tester/x"), b"x").await.status, 204);
+
+    let create =
+        "            allow:\n              operations: [CreateMultipartUpload, UploadPart]\n";
+    let gateway = Setup::over(s3.address)
+        .bucket(create)
+        .bucket("    upload:\n      overwrite: deny\n")
+        .start()
+        .await;
+    assert_eq!(send(&gateway, &Form::new("k"), b"x").await.status, 403);
+    let gateway =
+        Setup::over(s3.address).bucket("    upload:\n      overwrite: deny\n").start().await;
+    assert_eq!(send(&gateway, &Form::new("k"), b"x").await.status, 204);
+    s3.books(|books| assert_eq!(books.objects["k"].headers["if-none-match"], "*"));
+}
+
+/// "The bucket comes from the URL, never from a form field" (Ceph CVE-2023-43040).
+#[tokio::test]
+async fn the_bucket_is_that_of_the_url() {
+    let s3 = LedgerS3::start(true).await;
+    let gateway = Setup::over(s3.address)
+        .env("MIZUCHI__SERVER__VIRTUAL_HOST_DOMAINS", "s3.test")
+        .start()
+        .await;
+    let named = Form::new("k").extra("bucket", "uploads");
+    assert_eq!(send(&gateway, &named, b"x").await.status, 204);
+    // Signed for another bucket, sent to this one, which it names too.
+    let other = Form::new("k2").with(|form| form.conditions[0] = r#"{"bucket": "other"}"#.into());
+    let answer = send(&gateway, &other.clone().extra("bucket", "other"), b"x").await;
+    assert_eq!((answer.status, answer.code().as_str()), (403, "AccessDenied"));
+    assert_eq!(
+        send(&gateway, &other.with(|form| form.path = "/other".into()), b"x").await.status,
+        404
+    );
+    let mut client = Client::connect(&gateway).await;
+    client.host = "uploads.s3.test".into();
+    let answer = Form::new("v").with(|form| form.path = "/".into()).send(&mut client, b"x").await;
+    assert_eq!(
+        (answer.status, answer.header("location").as_deref()),
+        (204, Some("/v")),
+        "{}",
+        answer.text()
+    );
+    let mut keys: Vec<String> = s3.books(|books| books.objects.keys().cloned().collect());
+    keys.sort();
+    assert_eq!(keys, ["k", "v"]);
+}
+
+/// "upload.unknown_length: deny" is about bodies that could say how long they are. A form cannot: it
+/// may have one part's bytes.
+#[tokio::test]
+async fn a_form_s_file_fits_in_a_part_where_unknown_lengths_are_denied() {
+    let s3 = LedgerS3::start(true).await;
+    let deny = format!("{SMALL_PARTS}      unknown_length: deny\n");
+    let gateway = Setup::over(s3.address).bucket(&deny).start().await;
+    for (length, status) in [(5 * MIB + 1, 400), (12 * MIB, 400)] {
+        let answer = send(&gateway, &Form::new("k"), &payload(length)).await;
+        assert_eq!((answer.status, answer.code().as_str()), (status, "EntityTooLarge"));
+    }
+    nothing_is_left(&s3, &gateway).await;
+    assert_eq!(s3.books(|books| books.created), 0, "never in parts");
+    assert_eq!(send(&gateway, &Form::new("k"), &payload(5 * MIB)).await.status, 204);
+    let object = s3.books(|books| books.objects["k"].clone());
+    assert_eq!((object.length, object.parts), (5 * MIB as u64, 0));
+}
+
+/// Where nobody is asked who they are a form needs no policy; one that has one is held to it.
+#[tokio::test]
+async fn an_anonymous_form_needs_no_policy() {
+    let s3 = LedgerS3::start(true).await;
+    let gateway =
+        Setup::over(s3.address).env("MIZUCHI__BUCKETS__0__AUTH__ENABLED", "false").start().await;
+    let bare = Form::new("k").with(|form| form.signed = false);
+    let answer = send(&gateway, &bare, b"x").await;
+    assert_eq!(answer.status, 204, "{}", answer.text());
+    s3.books(|books| books.objects.clear());
+    let held = Form::new("k").condition(r#"{"key": "other"}"#);
+    assert_eq!(send(&gateway, &held, b"x").await.status, 403);
+    let acl = bare.clone().extra("acl", "public-read");
+    assert_eq!(send(&gateway, &acl, b"x").await.status, 403);
+    nothing_is_left(&s3, &gateway).await;
+}
+
+/// A checksum among the fields is one over the file, and is verified.
+#[tokio::test]
+async fn a_form_s_checksum_is_verified() {
+    let (s3, gateway) = books().await;
+    for (length, name, wrong) in [
+        (9, "x-amz-checksum-crc32", "AAAAAA=="),
+        (9, "content-md5", "1B2M2Y8AsgTpgAmY7PhCfg=="),
+        (12 * MIB, "x-amz-checksum-crc32", "AAAAAA=="),
+    ] {
+        let form = Form::new("k").field(name, wrong);
+        let answer = send(&gateway, &form, &payload(length)).await;
+        assert_eq!((answer.status, answer.code().as_str()), (400, "BadDigest"), "{name}");
+    }
+    nothing_is_left(&s3, &gateway).await;
+    let form = Form::new("k").field("x-amz-checksum-crc32", "y/Q5Jg==");
+    assert_eq!(send(&gateway, &form, b"123456789").await.status, 204);
+    s3.books(|books| assert_eq!(books.objects["k"].headers["x-amz-checksum-crc32"], "y/Q5Jg=="));
+}
+
+/// A web page may read the answer to its form as any other.
+#[tokio::test]
+async fn a_form_s_answer_can_be_read_by_its_page() {
+    let s3 = LedgerS3::start(true).await;
+    let cors = "    cors:\n      - allowed_origins: ['https://app.example.com']\n        \
+                allowed_methods: [POST]\n        expose_headers: [ETag, Location]\n";
+    let gateway = Setup::over(s3.address).bucket(cors).start().await;
+    for (origin, allowed) in
+        [("https://app.example.com", true), ("https://evil.example.com", false)]
+    {
+        let form = Form::new("k").with(|form| form.headers = format!("Origin: {origin}\r\n"));
+        let answer = send(&gateway, &form, b"x").await;
+        assert_eq!(answer.status, 204);
+        assert_eq!(answer.header("access-control-allow-origin").is_some(), allowed);
+    }
+}
