@@ -357,6 +357,36 @@ async fn a_form_is_who_signed_its_policy() {
     assert!(metrics.contains(denied), "{metrics}");
 }
 
+/// Temporary credentials: the token is a field, and the policy names it as any other.
+#[tokio::test]
+async fn a_form_s_session_token_is_a_field() {
+    let s3 = LedgerS3::start(true).await;
+    let temporary = "          - access_key: ASIATEMPORARY\n            secret_key: temporary-secret\n\
+        \x20           session_token: the/token+of=it\n";
+    let gateway = Setup::over(s3.address).bucket(temporary).start().await;
+    let by = || {
+        Form::new("k").with(|form| {
+            form.access_key = "ASIATEMPORARY".into();
+            form.secret = "temporary-secret".into();
+        })
+    };
+    let token = "x-amz-security-token";
+    for (form, status, code) in [
+        (by(), 403, "InvalidAccessKeyId"),
+        (by().field(token, "another"), 400, "InvalidToken"),
+        (by().extra(token, "the/token+of=it"), 403, "AccessDenied"),
+        (Form::new("k").field(token, "any"), 400, "InvalidToken"),
+    ] {
+        let answer = send(&gateway, &form, b"x").await;
+        assert_eq!((answer.status, answer.code().as_str()), (status, code), "{}", answer.text());
+    }
+    nothing_is_left(&s3, &gateway).await;
+    let answer = send(&gateway, &by().field(token, "the/token+of=it"), b"x").await;
+    assert_eq!(answer.status, 204, "{}", answer.text());
+    let stored = s3.books(|books| books.objects["k"].headers.get(token).cloned());
+    assert_eq!(stored, None, "the token ends here");
+}
+
 /// "POST requires exactly one file upload per request"; "MaxPostPreDataLengthExceeded: your POST
 /// request fields preceding the upload file were too large".
 #[tokio::test]

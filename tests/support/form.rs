@@ -34,6 +34,7 @@ pub struct Form {
     pub path: String,
     /// Header lines of the POST.
     pub headers: String,
+    pub access_key: String,
     pub secret: String,
     /// False: no policy, no signature.
     pub signed: bool,
@@ -54,6 +55,7 @@ impl Form {
             closing: format!("--{BOUNDARY}--\r\n"),
             path: "/uploads".to_owned(),
             headers: String::new(),
+            access_key: ACCESS_KEY.to_owned(),
             secret: SECRET_KEY.to_owned(),
             signed: true,
             date,
@@ -103,9 +105,10 @@ impl Form {
     /// Adds the fields of the signature, over this policy.
     pub fn sign(self) -> Form {
         let (date, scope) = (stamp(self.date), self.scope.clone());
+        let credential = format!("{}/{scope}", self.access_key);
         let form = self
             .field("x-amz-algorithm", "AWS4-HMAC-SHA256")
-            .field("x-amz-credential", &format!("{ACCESS_KEY}/{scope}"))
+            .field("x-amz-credential", &credential)
             .field("x-amz-date", &date);
         let document = form.policy();
         form.seal(&document)
