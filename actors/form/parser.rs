@@ -147,7 +147,7 @@ impl Parser {
     ///
     /// Errors: 400 MalformedPOSTRequest, MaxPostPreDataLengthExceededError, InvalidArgument (a second
     /// file, a value that is not UTF-8).
-    pub fn next(&mut self) -> Result<Step, S3Error> {
+    pub fn step(&mut self) -> Result<Step, S3Error> {
         let mut context = Context::from_waker(Waker::noop());
         loop {
             match std::mem::replace(&mut self.state, State::End) {
@@ -274,7 +274,7 @@ mod tests {
         let (mut steps, mut file) = (Vec::new(), Vec::new());
         let mut pieces = body.chunks(step.max(1));
         loop {
-            match parser.next()? {
+            match parser.step()? {
                 Step::More => match pieces.next() {
                     Some(piece) => parser.push(Bytes::copy_from_slice(piece)),
                     None => parser.end(),

@@ -39,7 +39,7 @@ pub struct Policy {
     range: SizeRange,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 struct Condition {
     /// Only the beginning of the value is given.
     prefix: bool,
@@ -182,9 +182,20 @@ impl Condition {
 }
 
 impl std::fmt::Display for Condition {
+    /// A session token is a credential: messages and logs are without it.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let operator = if self.prefix { "starts-with" } else { "eq" };
-        write!(f, "[\"{operator}\", \"${}\", \"{}\"]", shown(&self.field), shown(&self.value))
+        let value = match self.field.as_str() {
+            "x-amz-security-token" => "…".to_owned(),
+            _ => shown(&self.value),
+        };
+        write!(f, "[\"{operator}\", \"${}\", \"{value}\"]", shown(&self.field))
+    }
+}
+
+impl std::fmt::Debug for Condition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{self}")
     }
 }
 
@@ -284,6 +295,14 @@ mod tests {
                 None => assert_eq!(said, "", "{conditions}"),
             }
         }
+    }
+
+    #[test]
+    fn a_session_token_is_in_no_message() {
+        let condition = r#"["eq", "$X-Amz-Security-Token", "t0ken"]"#;
+        let said = check(condition, &[("x-amz-security-token", "other")]);
+        assert!(said.contains("x-amz-security-token") && !said.contains("t0ken"), "{said}");
+        assert!(!format!("{:?}", with(condition).unwrap()).contains("t0ken"));
     }
 
     #[test]

@@ -62,7 +62,7 @@ impl PostForm {
         let mut parser = Parser::new(boundary(head.header("content-type").unwrap_or_default())?);
         let mut fields = Fields::default();
         let filename = loop {
-            match parser.next()? {
+            match parser.step()? {
                 Step::More => match body.read(SMALL_READ).await.map_err(told)? {
                     Some(bytes) => parser.push(bytes),
                     None => parser.end(),
@@ -161,7 +161,7 @@ async fn pump(
 ) -> Result<(), BodyError> {
     let mut length = 0u64;
     loop {
-        match parser.next().map_err(BodyError::Refused)? {
+        match parser.step().map_err(BodyError::Refused)? {
             Step::More => match body.read(READ).await? {
                 Some(bytes) => parser.push(bytes),
                 None => parser.end(),

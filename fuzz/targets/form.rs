@@ -21,7 +21,7 @@ fn parse(step: usize, data: &[u8]) -> Result<Form, String> {
     let mut pieces = data.chunks(step);
     let (mut form, mut in_file, mut had_file) = (Form::default(), false, false);
     loop {
-        match parser.next().map_err(|error| error.code.into_owned())? {
+        match parser.step().map_err(|error| error.code.into_owned())? {
             Step::More => match pieces.next() {
                 Some(piece) => parser.push(Bytes::copy_from_slice(piece)),
                 None => parser.end(),
