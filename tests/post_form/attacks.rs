@@ -487,3 +487,24 @@ async fn the_bucket_is_that_of_the_url() {
     keys.sort();
     assert_eq!(keys, ["k", "v"]);
 }
+
+/// "A canary secret never shows in a TRACE log": nor does what a form is allowed by.
+#[tokio::test]
+async fn a_form_s_credentials_are_in_no_log() {
+    let s3 = LedgerS3::start(true).await;
+    let gateway = Setup::over(s3.address).env("RUST_LOG", "trace").start().await;
+    let mut form = Form::new("k").extra("x-ignore-canary", "canary-in-a-field").sign();
+    form.signed = false;
+    let value = |name: &str| form.fields.iter().find(|(have, _)| have == name).unwrap().1.clone();
+    let secrets = [value("x-amz-signature"), value("policy"), "canary-in-a-field".to_owned()];
+    assert_eq!(send(&gateway, &form, b"x").await.status, 204);
+    let token = Form::new("k").field("x-amz-security-token", "canary-in-a-token");
+    assert_eq!(send(&gateway, &token, b"x").await.code(), "InvalidToken");
+    let unsigned = form.clone().extra("x-amz-meta-a", "canary-in-metadata");
+    assert_eq!(send(&gateway, &unsigned, b"x").await.code(), "AccessDenied");
+    let log = gateway.log_with("code=AccessDenied").await;
+    assert!(log.contains("TRACE"), "{log}");
+    for secret in secrets.iter().map(String::as_str).chain(["canary-in-a-token"]) {
+        assert!(!log.contains(secret), "{secret}");
+    }
+}
