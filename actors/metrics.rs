@@ -12,6 +12,10 @@ use prometheus::{
 const DURATION_BUCKETS: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0];
 
+/// Seconds: from a decision that is cached to the longest that one may take.
+const DECISION_BUCKETS: [f64; 11] =
+    [0.00001, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.01, 0.05, 0.1, 1.0, 10.0];
+
 /// Parts of a completed multipart upload: S3 allows 1 to 10,000.
 const PART_BUCKETS: [f64; 9] = [1.0, 2.0, 5.0, 10.0, 50.0, 100.0, 500.0, 1000.0, 10000.0];
 
@@ -89,10 +93,31 @@ metrics! {
     auth_attempts: IntCounterVec = IntCounterVec::new(
         Opts::new("mizuchi_auth_attempts_total", "Authentications by method and result"),
         &["method", "result"]);
+    /// Fetches of token issuers' keys.
+    jwks_fetches: IntCounterVec = IntCounterVec::new(
+        Opts::new("mizuchi_jwks_fetches_total", "Fetches of the keys that issuers of tokens publish, by result"),
+        &["result"]);
     /// Files read again.
     reloads: IntCounterVec = IntCounterVec::new(
         Opts::new("mizuchi_reloads_total", "Files that changed and were read again, by what became of it"),
         &["what", "result"]);
+    /// Decisions of policy engines.
+    authorization_decisions: IntCounterVec = IntCounterVec::new(
+        Opts::new("mizuchi_authorization_decisions_total", "Decisions of policy engines, by engine and result (allowed, denied, undecided)"),
+        &["engine", "result"]);
+    /// How long they took.
+    authorization_duration: HistogramVec = HistogramVec::new(
+        HistogramOpts::new("mizuchi_authorization_duration_seconds", "Time of a decision, cached ones included")
+            .buckets(DECISION_BUCKETS.to_vec()),
+        &["engine"]);
+    /// Decisions that were made before.
+    authorization_cache_hits: IntCounterVec = IntCounterVec::new(
+        Opts::new("mizuchi_authorization_cache_hits_total", "Decisions that were cached, or asked for by another at the same time"),
+        &["engine"]);
+    /// Engines that are not asked for a while.
+    authorization_breakers_open: IntGaugeVec = IntGaugeVec::new(
+        Opts::new("mizuchi_authorization_breakers_open", "Policy engines that failed and are only probed: their buckets answer 503"),
+        &["engine"]);
     /// Errors answered.
     errors: IntCounterVec = IntCounterVec::new(
         Opts::new("mizuchi_errors_total", "Errors answered, by S3 code and whose fault"),

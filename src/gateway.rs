@@ -2,21 +2,20 @@
 
 use crate::admin::{self, Admin};
 use crate::audit::AuditLog;
+use crate::authentication::{KeySets, authentication, credentials};
+use crate::authorizers;
 use crate::credentials::BackendCredentials;
 use crate::http::{self, Admission, Edge, Hosts, Route};
 use crate::reload::{self, Watched};
 use crate::seal_key;
-use crate::settings::{
-    BackendEndpoints, BucketSettings, ClientCredential, Settings, parse_credentials,
-};
+use crate::settings::{BackendEndpoints, BucketSettings, Settings, parse_credentials};
 use actix_server::{Server, ServerHandle};
 use mizuchi_actors::auth_actor::AuthActor;
 use mizuchi_actors::backend::{
     Authorities, Endpoint, EndpointHealth, RetryBudget, TlsClient, TrustError,
 };
 use mizuchi_actors::config::{
-    Authentication, Backend, BackendEndpoint, Bucket, Engine, SplitRules, Timeouts, UploadRules,
-    Verifies, ZeroCopy,
+    Backend, BackendEndpoint, Bucket, Engine, SplitRules, Timeouts, UploadRules, Verifies, ZeroCopy,
 };
 use mizuchi_actors::guardian::{ActorRef, Guardian};
 use mizuchi_actors::metrics::Metrics;
@@ -27,7 +26,7 @@ use mizuchi_actors::s3::headers::Permissions;
 use mizuchi_actors::s3::upload_id::UploadIdSealer;
 use mizuchi_actors::s3_client_actor::S3ClientActor;
 use mizuchi_actors::secret::Secret;
-use mizuchi_actors::sigv4::{BackendKeys, Credential, Credentials, Verifier};
+use mizuchi_actors::sigv4::BackendKeys;
 use mizuchi_actors::tap::TapConfig;
 use mizuchi_actors::transfer::{PipeCache, ReplayBudget, ReplayResources};
 use mizuchi_actors::upload::RestartPolicy;
@@ -38,6 +37,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::net::TcpSocket;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 
 /// A running gateway.
 pub struct Gateway {
@@ -48,10 +48,14 @@ pub struct Gateway {
     admission: Arc<Admission>,
     ready: Arc<AtomicBool>,
     ledger: Arc<Ledger>,
+    /// Keep the keys of tokens' issuers fresh.
+    key_sets: JoinSet<()>,
     /// Reads files again that change; ended with the gateway.
     reload: actix_web::rt::task::JoinHandle<io::Result<()>>,
-    credentials: BackendCredentials,
+    backend_keys: BackendCredentials,
     audit: AuditLog,
+    /// They watch the files of policies, and end with it.
+    watches: JoinSet<()>,
 }
 
 impl Gateway {
@@ -60,10 +64,12 @@ impl Gateway {
     /// Errors when a listener, the state directory or the embedded backend cannot be had.
     pub async fn start(settings: Settings) -> io::Result<Gateway> {
         let metrics = Metrics::new().map_err(io::Error::other)?;
-        let mut credentials = BackendCredentials::new(Some(metrics.clone()));
-        let engine = Arc::new(engine(&settings, metrics.clone(), &mut credentials).await?);
+        let mut shared = Shared::new(Some(metrics.clone()));
+        let engine = Arc::new(engine(&settings, metrics.clone(), &mut shared).await?);
         let audit = AuditLog::open(&settings.audit, metrics.clone()).await?;
-        credentials.first().await;
+        let Shared { mut backend_keys, key_sets, watches } = shared;
+        backend_keys.first().await;
+        let key_sets = key_sets.keep(&metrics);
         let ready = Arc::new(AtomicBool::new(false));
         let shown = Admin { ready: Arc::clone(&ready), engine: Arc::clone(&engine) };
         let (admin_address, admin_server) = admin::serve(shown, settings.admin.address)?;
@@ -108,7 +114,9 @@ impl Gateway {
             ready,
             ledger,
             reload,
-            credentials,
+            backend_keys,
+            key_sets,
+            watches,
             audit,
         })
     }
@@ -131,7 +139,9 @@ impl Gateway {
             ready,
             ledger,
             reload,
-            credentials,
+            backend_keys,
+            mut key_sets,
+            mut watches,
             audit,
             ..
         } = self;
@@ -153,7 +163,9 @@ impl Gateway {
         if let Err(error) = ledger.flush().await {
             log::error!("the upload journal could not be written at the end: {error}");
         }
-        drop(credentials);
+        drop(backend_keys);
+        key_sets.shutdown().await;
+        watches.shutdown().await;
         admin.stop(false).await;
         log::info!("stopped");
         ended
@@ -208,16 +220,6 @@ fn credential_files(settings: &Settings, engine: &Engine) -> Vec<Watched> {
         watched.push(Watched::new(name, paths, Some(vec![seen]), Box::new(apply)));
     }
     watched
-}
-
-fn credentials<'c>(known: impl Iterator<Item = &'c ClientCredential>) -> Credentials {
-    Credentials::new(known.map(|known| Credential {
-        access_key: known.access_key.clone(),
-        secret_key: known.secret_key.clone(),
-        session_token: known.session_token.clone(),
-        principal: known.principal.clone(),
-        grants: Arc::new(known.allow.clone()),
-    }))
 }
 
 /// What builds each worker thread's tree.
@@ -288,18 +290,36 @@ fn route_builder(
     })
 }
 
+/// What buckets share with each other, while they are built.
+pub(crate) struct Shared {
+    /// Where their backends' keys come from.
+    pub(crate) backend_keys: BackendCredentials,
+    /// Where the keys of tokens' issuers come from.
+    pub(crate) key_sets: KeySets,
+    /// Watch the files of policies.
+    pub(crate) watches: JoinSet<()>,
+}
+
+impl Shared {
+    pub(crate) fn new(metrics: Option<Metrics>) -> Self {
+        Shared {
+            backend_keys: BackendCredentials::new(metrics),
+            key_sets: KeySets::default(),
+            watches: JoinSet::new(),
+        }
+    }
+}
+
 /// The file in the state directory that knows the multipart uploads which somebody must end.
 const UPLOADS_ON_RECORD: &str = "uploads.redb";
 
-async fn engine(
-    settings: &Settings,
-    metrics: Metrics,
-    credentials: &mut BackendCredentials,
-) -> io::Result<Engine> {
+async fn engine(settings: &Settings, metrics: Metrics, shared: &mut Shared) -> io::Result<Engine> {
     let embedded = start_embedded(settings).await?;
+    let authorizers = authorizers::build(&settings.buckets, &metrics, &mut shared.watches)?;
     let mut buckets = Vec::new();
-    for bucket in &settings.buckets {
-        buckets.push(Arc::new(engine_bucket(bucket, embedded.as_ref(), credentials)?));
+    for (bucket, authorizer) in settings.buckets.iter().zip(authorizers) {
+        let bucket = engine_bucket(bucket, embedded.as_ref(), shared)?;
+        buckets.push(Arc::new(Bucket { authorizer, ..bucket }));
     }
     let key = match &settings.server.seal_key {
         Some(key) => *key.expose(),
@@ -375,10 +395,11 @@ fn tls_client(settings: &BucketSettings) -> Result<TlsClient, TrustError> {
     TlsClient::new(authorities, tls.server_name.as_deref())
 }
 
+/// A bucket as the engine sees it, but for its authorizer: that one is shared.
 pub(crate) fn engine_bucket(
     settings: &BucketSettings,
     embedded: Option<&EmbeddedBackend>,
-    backend_keys: &mut BackendCredentials,
+    shared: &mut Shared,
 ) -> io::Result<Bucket> {
     let s3 = &settings.s3;
     let (addresses, keys) = match (&s3.endpoint, embedded) {
@@ -387,7 +408,9 @@ pub(crate) fn engine_bucket(
             let keys = BackendKeys::fixed(id, Secret::new(secret), None, s3.region.clone());
             (vec![embedded.endpoint.clone()], Arc::new(keys))
         }
-        (BackendEndpoints::Http(endpoints), _) => (endpoints.clone(), backend_keys.of(settings)?),
+        (BackendEndpoints::Http(endpoints), _) => {
+            (endpoints.clone(), shared.backend_keys.of(settings)?)
+        }
         (BackendEndpoints::Embedded, None) => {
             let problem = format!("bucket {}: the embedded backend does not run", settings.name);
             return Err(io::Error::other(problem));
@@ -409,16 +432,9 @@ pub(crate) fn engine_bucket(
         .collect();
     let in_process = s3.endpoint == BackendEndpoints::Embedded;
     let upload = &settings.upload;
-    let sigv4 = &settings.auth.sigv4;
-    let authentication = settings.auth.enabled.then(|| {
-        let file = sigv4.credentials_file.iter().flat_map(|file| &file.credentials);
-        let credentials = credentials(sigv4.credentials.iter().chain(file));
-        let sigv4 = Verifier::new(sigv4.region.clone(), sigv4.max_clock_skew, credentials);
-        Authentication { sigv4 }
-    });
     Ok(Bucket {
         name: settings.name.clone(),
-        region: sigv4.region.clone(),
+        region: settings.auth.sigv4.region.clone(),
         backend: Backend {
             bucket: s3.bucket.clone(),
             keys,
@@ -473,6 +489,7 @@ pub(crate) fn engine_bucket(
             client_uploads_ttl: upload.client_uploads_ttl,
         },
         cors: settings.cors.clone(),
-        authentication,
+        authentication: authentication(&settings.auth, &mut shared.key_sets)?,
+        authorizer: None,
     })
 }

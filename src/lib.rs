@@ -5,6 +5,8 @@
 
 pub mod admin;
 mod audit;
+mod authentication;
+mod authorizers;
 pub mod cli;
 mod credentials;
 mod development;

@@ -4,8 +4,7 @@
 //! stores damaged bytes. Each probe is a PutObject of a few bytes with one wrong statement about
 //! them; what is stored all the same is deleted again.
 
-use crate::credentials::BackendCredentials;
-use crate::gateway::engine_bucket;
+use crate::gateway::{Shared, engine_bucket};
 use crate::settings::{BackendEndpoints, Settings};
 use mizuchi_actors::backend::{Connection, Resolver};
 use mizuchi_actors::config::Bucket;
@@ -24,7 +23,7 @@ const MAX_ANSWER: usize = 64 * 1024;
 /// verify what `s3.verifies` says, or does not take what the gateway sends.
 pub(crate) async fn run(settings: &Settings) -> io::Result<bool> {
     let mut all_well = true;
-    let mut credentials = BackendCredentials::new(None);
+    let mut shared = Shared::new(None);
     for bucket in &settings.buckets {
         if bucket.s3.endpoint == BackendEndpoints::Embedded {
             println!(
@@ -33,8 +32,8 @@ pub(crate) async fn run(settings: &Settings) -> io::Result<bool> {
             );
             continue;
         }
-        let bucket = engine_bucket(bucket, None, &mut credentials)?;
-        credentials.first().await;
+        let bucket = engine_bucket(bucket, None, &mut shared)?;
+        shared.backend_keys.first().await;
         match probe(&bucket).await {
             Ok(well) => all_well &= well,
             Err(problem) => {

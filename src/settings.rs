@@ -13,6 +13,7 @@
 
 mod audit;
 mod auth;
+mod authorization;
 mod aws_profile;
 mod backend;
 mod backend_credentials;
@@ -21,6 +22,7 @@ mod cors;
 mod findings;
 mod grants;
 mod interpolate;
+mod jwt;
 mod load;
 mod machine;
 mod network;
@@ -34,6 +36,9 @@ mod values;
 
 pub use audit::{AuditSettings, AuditTarget, RotateEvery};
 pub use auth::{AuthSettings, ClientCredential, CredentialsFile, SigV4Settings, parse_credentials};
+pub use authorization::{
+    AuthorizationSettings, EngineSettings, RegoSettings, ServiceSettings, Token,
+};
 pub use backend::{
     BackendEndpoints, BackendSettings, PoolSettings, TimeoutSettings, TlsSettings, Verifies,
 };
@@ -42,6 +47,7 @@ pub use bucket::{
     BucketSettings, RestartSettings, SplitSettings, UploadPermissions, UploadSettings,
 };
 pub use findings::{SettingsError, SettingsErrors};
+pub use jwt::{IssuerKeys, IssuerSettings, JwksSettings, JwtSettings};
 pub use load::{Loaded, load, load_text};
 pub use mizuchi_actors::backend::Endpoint;
 pub use network::Cidr;

@@ -4,7 +4,7 @@
 use crate::support::client::{Client, Request};
 use crate::support::eventually;
 use crate::support::gateway::{Gateway, Setup};
-use crate::support::issuer::{CONTAINER_TOKEN, Issuer, WEB_TOKEN};
+use crate::support::key_issuer::{CONTAINER_TOKEN, Issuer, WEB_TOKEN};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

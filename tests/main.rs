@@ -8,6 +8,7 @@ mod support;
 mod tidy;
 
 mod audit;
+mod authorization;
 mod backend_credentials;
 mod backend_faults;
 mod backend_matrix;
@@ -19,6 +20,8 @@ mod endpoints;
 mod faults;
 mod fuzz;
 mod http;
+mod jwks;
+mod jwt;
 mod listing;
 mod long_complete;
 mod overload;

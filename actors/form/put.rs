@@ -101,7 +101,7 @@ fn header<'a>(name: &'a str, value: &'a str) -> Result<Option<(&'a str, &'a str)
         // A document where a PUT has a header: x-amz-tagging may be sent, as a field, instead.
         "tagging" => return Err(not_implemented(name)),
         _ if CREDENTIALS.contains(&name) => return Ok(None),
-        _ if headers::means_something(name) => name,
+        _ if headers::passes_on(name) => name,
         // Those of the gateway's own business: framing and payload have no other form here.
         _ if name.starts_with("x-amz-") => return Err(not_implemented(name)),
         _ => return Ok(None),

@@ -124,9 +124,9 @@ fn fate(name: &str) -> Fate {
     }
 }
 
-/// Whether the table does anything with a header, but for ones of the gateway's own business: a form
-/// field of that name is one. `name` is in lower case.
-pub fn means_something(name: &str) -> bool {
+/// Whether a client's header of this name (in lower case) means something here, and may go on to the
+/// backend: no token can stand in it.
+pub fn passes_on(name: &str) -> bool {
     !matches!(fate(name), Fate::Consume)
 }
 

@@ -109,7 +109,7 @@ pub(super) async fn begin(
     let head = put_head.as_ref().unwrap_or(head);
     let operation = match &form {
         Some(form) => form.put.operation.clone(),
-        None => Operation::parse(head, &address.key)?,
+        None => Operation::parse_besides(head, &address.key, &bucket.own_parameters())?,
     };
     if form.is_none() {
         account.operation = operation.name();

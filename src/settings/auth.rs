@@ -2,6 +2,7 @@
 
 use super::backend::Surroundings;
 use super::findings::{Findings, SettingsErrors};
+use super::jwt::{self, JwtSettings};
 use super::section::Section;
 use super::values::{boolean, integer, path, secret, text, text_where};
 use super::{grants, load};
@@ -22,10 +23,13 @@ const MAX_CLOCK_SKEW_SECONDS: u64 = 86_400;
 /// `auth` of one bucket: its own keys, then those at the top level, then the defaults.
 #[derive(Debug, Clone)]
 pub struct AuthSettings {
-    /// False: everyone may upload, unsigned. True: there is at least one credential.
+    /// False: everyone may upload, unsigned. True: there is at least one credential, or one issuer of
+    /// tokens.
     pub enabled: bool,
     /// AWS Signature Version 4.
     pub sigv4: SigV4Settings,
+    /// JSON Web Tokens.
+    pub jwt: JwtSettings,
 }
 
 /// `auth.sigv4`.
@@ -75,11 +79,13 @@ pub(super) fn read(
 ) -> Option<AuthSettings> {
     let auth = read_unchecked(s, surroundings);
     let file = auth.credentials_file.as_ref().is_none_or(Option::is_some);
-    if auth.enabled == Some(true) && auth.entries == 0 && !file {
+    let issuers = auth.jwt.as_ref().map(|jwt| jwt.issuers.len());
+    if let (true, 0, false, Some(0)) = (auth.enabled == Some(true), auth.entries, file, issuers) {
         s.fail(
             "sigv4.credentials",
-            "auth is enabled, and there is no credential here or in the top-level auth: add one, \
-             or set auth.enabled to false to let everyone upload",
+            "auth is enabled, and there is no credential here or in the top-level auth, and no \
+             issuer of tokens in jwt.issuers: add one, or set auth.enabled to false to let \
+             everyone upload",
         );
     }
     if auth.enabled == Some(false) {
@@ -95,7 +101,7 @@ pub(super) fn read(
         region,
         max_clock_skew: Duration::from_secs(auth.skew?),
     };
-    Some(AuthSettings { enabled: auth.enabled?, sigv4 })
+    Some(AuthSettings { enabled: auth.enabled?, sigv4, jwt: auth.jwt? })
 }
 
 /// Checks the top-level `auth` for itself: an error in it shows even if no bucket uses it.
@@ -110,10 +116,12 @@ struct Unchecked {
     credentials_file: Option<Option<CredentialsFile>>,
     region: Option<Option<String>>,
     skew: Option<u64>,
+    jwt: Option<JwtSettings>,
 }
 
 fn read_unchecked(s: &mut Section<'_>, surroundings: &Surroundings<'_>) -> Unchecked {
     let enabled = s.required("enabled", boolean);
+    let jwt = s.within("jwt", |s| jwt::read(s, surroundings));
     s.within("sigv4", |s| {
         let entries = s.entries("credentials", read_credential);
         let file = s.optional("credentials_file", path);
@@ -145,6 +153,7 @@ fn read_unchecked(s: &mut Section<'_>, surroundings: &Surroundings<'_>) -> Unche
             credentials_file,
             region,
             skew,
+            jwt,
         }
     })
 }

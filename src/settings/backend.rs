@@ -6,10 +6,11 @@ use super::bucket::bucket_name;
 use super::network;
 use super::section::Section;
 use super::values::{boolean, choice, count, duration, quote, secret, text, text_where};
+use config::Value;
 use mizuchi_actors::backend::{Authorities, Endpoint, TlsClient};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -27,6 +28,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) environment: &'a BTreeMap<String, String>,
     /// Reads a file.
     pub(super) read: &'a dyn Fn(&Path) -> io::Result<String>,
+    /// The paths in a folder; None: it is not one.
+    pub(super) list: &'a dyn Fn(&Path) -> io::Result<Option<Vec<PathBuf>>>,
 }
 
 impl Surroundings<'_> {
@@ -239,19 +242,7 @@ fn read_tls(
     surroundings: &Surroundings<'_>,
 ) -> Option<TlsSettings> {
     let tls = s.within("tls", |s| {
-        let files = s.list("ca_file", |value| {
-            let path = text(value)?;
-            let read = (surroundings.read)(Path::new(path));
-            let text = read.map_err(|error| {
-                let path = quote(path);
-                format!(
-                    "cannot be read: {error}: {path} must be a PEM file that this user may read"
-                )
-            })?;
-            let mut one = Authorities::none();
-            one.add_pem(&text).map_err(|error| format!("{}: {error}", quote(path)))?;
-            Ok(one)
-        });
+        let files = s.list("ca_file", |value| ca_file(value, surroundings));
         let server_name = s.optional("server_name", |value| {
             let name = text(value)?;
             TlsClient::new(Authorities::none(), Some(name))
@@ -270,6 +261,22 @@ fn read_tls(
         s.findings().warn(&s.key("tls"), "has no effect: no endpoint is https://");
     }
     Some(tls)
+}
+
+/// An entry of a `ca_file`: the file is read here.
+pub(super) fn ca_file(
+    value: &Value,
+    surroundings: &Surroundings<'_>,
+) -> Result<Authorities, String> {
+    let path = text(value)?;
+    let read = (surroundings.read)(Path::new(path));
+    let text = read.map_err(|error| {
+        let path = quote(path);
+        format!("cannot be read: {error}: {path} must be a PEM file that this user may read")
+    })?;
+    let mut one = Authorities::none();
+    one.add_pem(&text).map_err(|error| format!("{}: {error}", quote(path)))?;
+    Ok(one)
 }
 
 const METADATA: &[(&str, InstanceMetadata)] = &[

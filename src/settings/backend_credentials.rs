@@ -167,8 +167,9 @@ mod tests {
             let found = files.iter().find(|(name, _)| Some(*name) == path.to_str());
             found.map(|(_, text)| (*text).to_owned()).ok_or(io::ErrorKind::NotFound.into())
         };
-        let found =
-            find(chosen, metadata, &Surroundings { environment: &environment, read: &read });
+        let list = |_: &Path| Ok(None);
+        let surroundings = Surroundings { environment: &environment, read: &read, list: &list };
+        let found = find(chosen, metadata, &surroundings);
         Ok(found?.map(|found| match found {
             CredentialSource::Settings(keys) | CredentialSource::Environment(keys) => {
                 let token = keys.session_token.map(|token| token.expose().to_owned());

@@ -2,6 +2,7 @@
 
 use super::audit;
 use super::auth;
+use super::authorization;
 use super::backend::Surroundings;
 use super::bucket;
 use super::findings::{Findings, SettingsErrors};
@@ -10,6 +11,7 @@ use super::machine::Machine;
 use super::section::{ENVIRONMENT, PREFIX, Section, Table};
 use super::{Settings, process, server};
 use config::{Config, File, FileFormat, Source, Value, ValueKind};
+use mizuchi_actors::policy::list_folder;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read};
@@ -42,7 +44,7 @@ pub fn load(
     path: Option<&Path>,
     environment: &BTreeMap<String, String>,
 ) -> Result<Loaded, SettingsErrors> {
-    let surroundings = Surroundings { environment, read: &read_file };
+    let surroundings = Surroundings { environment, read: &read_file, list: &list_folder };
     load_within(path, &surroundings, &Machine::detect(read_file))
 }
 
@@ -59,7 +61,8 @@ pub fn load_text(
         true => Ok(text.to_owned()),
         false => Err(io::ErrorKind::NotFound.into()),
     };
-    load_within(Some(name), &Surroundings { environment, read: &read }, &Machine::detect(read_file))
+    let surroundings = Surroundings { environment, read: &read, list: &|_| Ok(None) };
+    load_within(Some(name), &surroundings, &Machine::detect(read_file))
 }
 
 /// [`load`], with the files and the machine as arguments.
@@ -222,7 +225,10 @@ fn read_settings(
     let embedded = root.within("embedded", process::read_embedded);
     root.within("auth", |s| auth::check(s, surroundings));
     let auth = root.layers_of("auth");
-    let buckets = bucket::read_all(root, &auth, surroundings);
+    // Checked for itself: an error in it shows even if no bucket uses it.
+    root.within("authorization", |s| authorization::read(s, surroundings, &[]));
+    let authorization = root.layers_of("authorization");
+    let buckets = bucket::read_all(root, &auth, &authorization, surroundings);
     Some(Settings {
         server: server?,
         admission: admission?,

@@ -1,286 +1,217 @@
-//! Short-lived credentials, and the S3 that takes them: an issuer that speaks IMDSv2, the container
-//! endpoint's protocol and STS, and an S3 server (s3s) that knows each key until it expires and wants
-//! its session token along with it.
+//! An issuer of tokens: it publishes its keys over HTTP as an OpenID provider does, signs with them,
+//! and fails in every way that a test wants.
 
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::server::conn::auto::Builder;
-use s3s::access::{S3Access, S3AccessContext};
-use s3s::auth::{S3Auth, SecretKey};
-use s3s::service::S3ServiceBuilder;
-use s3s::{S3Result, s3_error};
-use s3s_fs::FileSystem;
-use std::collections::HashMap;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, EncodingKey};
+use openssl::bn::BigNumContext;
+use openssl::ec::{EcGroup, EcKey, PointConversionForm};
+use openssl::nid::Nid;
+use openssl::pkey::{PKey, Private};
+use openssl::rsa::Rsa;
+use serde_json::{Value, json};
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use time::format_description::well_known::Rfc3339;
-use time::{Duration, OffsetDateTime};
+use time::OffsetDateTime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
-/// What an IMDSv2 session is known by.
-const METADATA_TOKEN: &str = "canary-metadata-token";
-/// What the container endpoint wants in Authorization.
-pub const CONTAINER_TOKEN: &str = "canary-container-token";
-/// What STS wants for a web identity.
-pub const WEB_TOKEN: &str = "canary-web-identity";
-
-struct Key {
-    secret: String,
-    token: String,
-    expires: OffsetDateTime,
+/// How requests for the keys are answered.
+#[derive(Debug, Clone)]
+pub enum Mode {
+    /// With these keys.
+    Keys(Vec<Value>),
+    /// The connection ends.
+    Down,
+    /// Never.
+    Hanging,
+    /// With this status and text.
+    Answer(u16, String),
+    /// 302 to there.
+    Redirect(String),
 }
 
-struct State {
-    lifetime: Duration,
-    keys: Mutex<HashMap<String, Key>>,
-    issued: AtomicUsize,
-    without_session: AtomicUsize,
-    down: AtomicBool,
-}
-
-/// A running issuer, with its S3. Clones share everything.
-#[derive(Clone)]
+/// A running one.
 pub struct Issuer {
-    /// Where credentials are asked for.
     pub address: SocketAddr,
-    /// The S3 server; its bucket is `store`.
-    pub s3: SocketAddr,
-    state: Arc<State>,
-    directory: Arc<tempfile::TempDir>,
+    mode: Arc<Mutex<Mode>>,
+    asked: Arc<AtomicUsize>,
 }
 
 impl Issuer {
-    /// Keys live for so many seconds.
-    pub async fn start(lifetime: i64) -> Issuer {
-        let state = Arc::new(State {
-            lifetime: Duration::seconds(lifetime),
-            keys: Mutex::default(),
-            issued: AtomicUsize::new(0),
-            without_session: AtomicUsize::new(0),
-            down: AtomicBool::new(false),
-        });
-        let directory = tempfile::tempdir().unwrap();
-        std::fs::create_dir(directory.path().join("store")).unwrap();
-        let mut builder = S3ServiceBuilder::new(FileSystem::new(directory.path()).unwrap());
-        builder.set_auth(Known(Arc::clone(&state)));
-        builder.set_access(Known(Arc::clone(&state)));
-        let service = builder.build();
-        let (s3_listener, s3) = listen().await;
+    pub async fn start(mode: Mode) -> Issuer {
+        Issuer::at("127.0.0.1:0".parse().unwrap(), mode).await
+    }
+
+    pub async fn at(address: SocketAddr, mode: Mode) -> Issuer {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (mode, asked) = (Arc::new(Mutex::new(mode)), Arc::new(AtomicUsize::new(0)));
+        let issuer = Issuer { address, mode: Arc::clone(&mode), asked: Arc::clone(&asked) };
         tokio::spawn(async move {
-            while let Ok((socket, _)) = s3_listener.accept().await {
-                let http = Builder::new(TokioExecutor::new());
-                let serving =
-                    http.serve_connection(TokioIo::new(socket), service.clone()).into_owned();
-                tokio::spawn(async move { drop(serving.await) });
-            }
-        });
-        let (listener, address) = listen().await;
-        let issuer = Issuer { address, s3, state, directory: Arc::new(directory) };
-        let server = issuer.clone();
-        tokio::spawn(async move {
-            while let Ok((socket, _)) = listener.accept().await {
-                let server = server.clone();
-                tokio::spawn(async move { drop(server.serve(socket).await) });
+            while let Ok((mut socket, _)) = listener.accept().await {
+                let (mode, asked) = (Arc::clone(&mode), Arc::clone(&asked));
+                tokio::spawn(async move {
+                    let mut request = Vec::new();
+                    while !request.ends_with(b"\r\n\r\n") {
+                        if socket.read_buf(&mut request).await.unwrap_or(0) == 0 {
+                            return;
+                        }
+                    }
+                    asked.fetch_add(1, Ordering::Relaxed);
+                    assert!(request.starts_with(b"GET /.well-known/jwks.json HTTP/1.1\r\n"));
+                    let mode = mode.lock().unwrap().clone();
+                    let (status, header, body) = match mode {
+                        Mode::Down => return,
+                        Mode::Hanging => return std::future::pending().await,
+                        Mode::Keys(keys) => {
+                            (200, String::new(), json!({ "keys": keys }).to_string())
+                        }
+                        Mode::Answer(status, body) => (status, String::new(), body),
+                        Mode::Redirect(to) => (302, format!("Location: {to}\r\n"), String::new()),
+                    };
+                    let head = format!(
+                        "HTTP/1.1 {status} X\r\nConnection: close\r\n{header}Content-Type: text/html\r\n\
+                         Content-Length: {}\r\n\r\n",
+                        body.len()
+                    );
+                    let _ = socket.write_all(format!("{head}{body}").as_bytes()).await;
+                });
             }
         });
         issuer
     }
 
+    pub fn set(&self, mode: Mode) {
+        *self.mode.lock().unwrap() = mode;
+    }
+
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        url(self.address)
     }
 
-    /// How many credentials were given out.
-    pub fn issued(&self) -> usize {
-        self.state.issued.load(Ordering::Relaxed)
+    /// How often it was asked for its keys.
+    pub fn asked(&self) -> usize {
+        self.asked.load(Ordering::Relaxed)
     }
+}
 
-    /// Requests for metadata that came without a session (IMDSv1).
-    pub fn without_session(&self) -> usize {
-        self.state.without_session.load(Ordering::Relaxed)
-    }
+/// Where an issuer at this address has its keys.
+pub fn url(address: SocketAddr) -> String {
+    format!("http://{address}/.well-known/jwks.json")
+}
 
-    /// Whether requests for credentials are answered 500.
-    pub fn set_down(&self, down: bool) {
-        self.state.down.store(down, Ordering::Relaxed);
-    }
+/// What an issuer signs with, and its public half in both forms. The keys are made for one run.
+#[derive(Clone)]
+pub struct Signing {
+    pub kid: String,
+    pub private: EncodingKey,
+    pub pem: String,
+    pub jwk: Value,
+}
 
-    /// From now on the S3 server knows none of the keys that were issued.
-    pub fn revoke(&self) {
-        self.state.keys.lock().unwrap().clear();
-    }
+fn base64url(bytes: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
+}
 
-    pub fn object(&self, key: &str) -> Option<Vec<u8>> {
-        std::fs::read(self.directory.path().join("store").join(key)).ok()
-    }
-
-    /// Makes a key that the S3 server knows from now on: id, secret, token, end.
-    pub fn issue(&self) -> (String, String, String, String) {
-        let number = self.state.issued.fetch_add(1, Ordering::Relaxed) + 1;
-        let id = format!("ASIATESTTEST{number:08}");
-        let key = Key {
-            secret: format!("canary-secret-{:032x}", rand::random::<u128>()),
-            token: format!("canary-token-{:032x}", rand::random::<u128>()),
-            expires: OffsetDateTime::now_utc() + self.state.lifetime,
-        };
-        let end = key.expires.format(&Rfc3339).unwrap();
-        let given = (id.clone(), key.secret.clone(), key.token.clone(), end);
-        self.state.keys.lock().unwrap().insert(id, key);
-        given
-    }
-
-    async fn serve(&self, mut socket: TcpStream) -> std::io::Result<()> {
-        let mut wire = Vec::new();
-        loop {
-            let end = loop {
-                if let Some(at) = wire.windows(4).position(|window| window == b"\r\n\r\n") {
-                    break at + 4;
-                }
-                if socket.read_buf(&mut wire).await? == 0 {
-                    return Ok(());
-                }
-            };
-            let head = String::from_utf8_lossy(&wire[..end]).into_owned();
-            let header = |name: &str| {
-                head.lines().find_map(|line| {
-                    let (have, value) = line.split_once(':')?;
-                    have.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
-                })
-            };
-            let length = header("content-length").map_or(0, |text| text.parse().unwrap());
-            while wire.len() < end + length {
-                if socket.read_buf(&mut wire).await? == 0 {
-                    return Ok(());
-                }
-            }
-            let body = String::from_utf8_lossy(&wire[end..end + length]).into_owned();
-            wire.drain(..end + length);
-            let line = head.lines().next().unwrap_or_default();
-            let (status, answer) = self.answer(line, &header, &body);
-            let answer = format!(
-                "HTTP/1.1 {status} X\r\nx-aws-ec2-metadata-token-ttl-seconds: 21600\r\n\
-                 Content-Length: {}\r\n\r\n{answer}",
-                answer.len()
-            );
-            socket.write_all(answer.as_bytes()).await?;
+impl Signing {
+    fn new(
+        kid: &str,
+        key: PKey<Private>,
+        mut jwk: Value,
+        private: fn(&[u8]) -> jsonwebtoken::errors::Result<EncodingKey>,
+    ) -> Signing {
+        jwk["kid"] = json!(kid);
+        jwk["use"] = json!("sig");
+        Signing {
+            kid: kid.to_owned(),
+            private: private(&key.private_key_to_pem_pkcs8().unwrap()).unwrap(),
+            pem: String::from_utf8(key.public_key_to_pem().unwrap()).unwrap(),
+            jwk,
         }
     }
 
-    fn answer(
-        &self,
-        line: &str,
-        header: &dyn Fn(&str) -> Option<String>,
-        body: &str,
-    ) -> (u16, String) {
-        let down = self.state.down.load(Ordering::Relaxed);
-        let mut words = line.split(' ');
-        let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-        let role = "/latest/meta-data/iam/security-credentials/";
-        match (method, path) {
-            _ if down => (500, String::new()),
-            ("PUT", "/latest/api/token") => match header("x-aws-ec2-metadata-token-ttl-seconds") {
-                Some(_) => (200, METADATA_TOKEN.to_owned()),
-                None => (400, String::new()),
-            },
-            ("GET", path) if path.starts_with("/latest/") => {
-                if header("x-aws-ec2-metadata-token").as_deref() != Some(METADATA_TOKEN) {
-                    self.state.without_session.fetch_add(1, Ordering::Relaxed);
-                    return (401, String::new());
-                }
-                match path.strip_prefix(role) {
-                    Some("") => (200, "gateway".to_owned()),
-                    Some("gateway") => (200, self.json()),
-                    _ => (404, String::new()),
-                }
-            }
-            ("GET", "/container") => match header("authorization").as_deref() {
-                Some(CONTAINER_TOKEN) => (200, self.json()),
-                _ => (403, String::new()),
-            },
-            ("POST", _) if body.contains("Action=AssumeRoleWithWebIdentity") => {
-                if !body.contains(&format!("WebIdentityToken={WEB_TOKEN}")) {
-                    return (403, String::new());
-                }
-                (200, self.xml("AssumeRoleWithWebIdentity"))
-            }
-            ("POST", _) if body.contains("Action=AssumeRole&") => {
-                let signed = header("authorization").unwrap_or_default();
-                match signed.contains("Credential=AKIASOURCE/") {
-                    true => (200, self.xml("AssumeRole")),
-                    false => (403, String::new()),
-                }
-            }
-            _ => (404, String::new()),
-        }
+    pub fn rsa(kid: &str) -> Signing {
+        let key = Rsa::generate(2048).unwrap();
+        let (n, e) = (base64url(&key.n().to_vec()), base64url(&key.e().to_vec()));
+        let jwk = json!({"kty": "RSA", "n": n, "e": e});
+        Signing::new(kid, PKey::from_rsa(key).unwrap(), jwk, EncodingKey::from_rsa_pem)
     }
 
-    fn json(&self) -> String {
-        let (id, secret, token, end) = self.issue();
-        format!(
-            "{{\"Code\":\"Success\",\"Type\":\"AWS-HMAC\",\"AccessKeyId\":\"{id}\",\
-             \"SecretAccessKey\":\"{secret}\",\"Token\":\"{token}\",\"Expiration\":\"{end}\",\
-             \"LastUpdated\":\"2026-01-01T00:00:00Z\"}}"
+    fn ec(kid: &str, curve: Nid, crv: &str) -> Signing {
+        let group = EcGroup::from_curve_name(curve).unwrap();
+        let key = EcKey::generate(&group).unwrap();
+        let mut context = BigNumContext::new().unwrap();
+        let form = PointConversionForm::UNCOMPRESSED;
+        let point = key.public_key().to_bytes(&group, form, &mut context).unwrap();
+        let (x, y) = point[1..].split_at(point.len() / 2);
+        let jwk = json!({"kty": "EC", "crv": crv, "x": base64url(x), "y": base64url(y)});
+        Signing::new(kid, PKey::from_ec_key(key).unwrap(), jwk, EncodingKey::from_ec_pem)
+    }
+
+    pub fn p256(kid: &str) -> Signing {
+        Signing::ec(kid, Nid::X9_62_PRIME256V1, "P-256")
+    }
+
+    pub fn p384(kid: &str) -> Signing {
+        Signing::ec(kid, Nid::SECP384R1, "P-384")
+    }
+
+    pub fn ed25519(kid: &str) -> Signing {
+        let key = PKey::generate_ed25519().unwrap();
+        let x = base64url(&key.raw_public_key().unwrap());
+        Signing::new(
+            kid,
+            key,
+            json!({"kty": "OKP", "crv": "Ed25519", "x": x}),
+            EncodingKey::from_ed_pem,
         )
     }
 
-    fn xml(&self, action: &str) -> String {
-        let (id, secret, token, end) = self.issue();
-        format!(
-            "<{action}Response xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><{action}Result>\
-             <Credentials><AccessKeyId>{id}</AccessKeyId><SecretAccessKey>{secret}</SecretAccessKey>\
-             <SessionToken>{token}</SessionToken><Expiration>{end}</Expiration></Credentials>\
-             <AssumedRoleUser><Arn>arn:aws:sts::123456789012:assumed-role/r/s</Arn>\
-             <AssumedRoleId>A:s</AssumedRoleId></AssumedRoleUser></{action}Result></{action}Response>"
-        )
+    pub fn sign(&self, algorithm: Algorithm, claims: &Value) -> String {
+        token(&json!({"alg": algorithm, "typ": "JWT", "kid": self.kid}), claims, &self.private)
     }
 }
 
-async fn listen() -> (TcpListener, SocketAddr) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    (listener, address)
+/// Header and claims as they stand, signed as the header's `alg` says.
+pub fn token(header: &Value, claims: &Value, key: &EncodingKey) -> String {
+    let algorithm = serde_json::from_value(header["alg"].clone()).unwrap();
+    signed_as(header, claims, key, algorithm)
 }
 
-/// What the S3 server knows.
-struct Known(Arc<State>);
-
-type Answer<'f, T> = Pin<Box<dyn Future<Output = S3Result<T>> + Send + 'f>>;
-
-impl S3Auth for Known {
-    fn get_secret_key<'s, 'k, 'f>(&'s self, access_key: &'k str) -> Answer<'f, SecretKey>
-    where
-        's: 'f,
-        'k: 'f,
-        Self: 'f,
-    {
-        Box::pin(async move {
-            let keys = self.0.keys.lock().unwrap();
-            match keys.get(access_key) {
-                Some(key) if OffsetDateTime::now_utc() < key.expires => {
-                    Ok(SecretKey::from(key.secret.clone()))
-                }
-                Some(_) => Err(s3_error!(ExpiredToken)),
-                None => Err(s3_error!(InvalidAccessKeyId)),
-            }
-        })
-    }
+/// Header and claims as they stand, signed by this algorithm, whatever the header says.
+pub fn signed_as(header: &Value, claims: &Value, key: &EncodingKey, by: Algorithm) -> String {
+    let part = |value: &Value| base64url(value.to_string().as_bytes());
+    let message = format!("{}.{}", part(header), part(claims));
+    let signature = jsonwebtoken::crypto::sign(message.as_bytes(), key, by).unwrap();
+    format!("{message}.{signature}")
 }
 
-impl S3Access for Known {
-    fn check<'s, 'c, 'x, 'f>(&'s self, cx: &'c mut S3AccessContext<'x>) -> Answer<'f, ()>
-    where
-        's: 'f,
-        'c: 'f,
-        'x: 'f,
-        Self: 'f,
-    {
-        let token = cx.headers().get("x-amz-security-token").cloned();
-        let id = cx.credentials().map(|credentials| credentials.access_key.clone());
-        let keys = self.0.keys.lock().unwrap();
-        let key = id.and_then(|id| keys.get(&id));
-        let right = matches!((key, token), (Some(key), Some(token)) if token == key.token.as_str());
-        Box::pin(async move { if right { Ok(()) } else { Err(s3_error!(InvalidToken)) } })
-    }
+/// Claims of `iss` for `ann` that are good for five minutes.
+pub fn claims(iss: &str) -> Value {
+    let now = OffsetDateTime::now_utc().unix_timestamp();
+    json!({"iss": iss, "sub": "ann", "aud": "mizuchi", "iat": now, "exp": now + 300})
+}
+
+/// A request to the bucket with these header lines (each with its CRLF), which nobody signs.
+pub fn unsigned(method: &str, target: &str, lines: &str, length: usize) -> Vec<u8> {
+    let head = format!("{method} /uploads/{target} HTTP/1.1\r\nHost: gateway\r\n{lines}");
+    format!("{head}Content-Length: {length}\r\n\r\n").into_bytes()
+}
+
+/// The same, with a token in its Authorization header.
+pub fn bearer(method: &str, target: &str, token: &str, length: usize) -> Vec<u8> {
+    unsigned(method, target, &format!("Authorization: Bearer {token}\r\n"), length)
+}
+
+/// `auth.jwt` for [`super::gateway::Setup::bucket`]. JSON is YAML.
+pub fn settings(jwt: &Value) -> String {
+    format!("      jwt: {jwt}\n")
+}
+
+/// An issuer in the settings that publishes its keys there.
+pub fn published(iss: &str, url: &str, algorithms: &[&str]) -> Value {
+    json!({"issuer": iss, "algorithms": algorithms, "audience": "mizuchi", "jwks_url": url,
+           "allow_insecure": true})
 }

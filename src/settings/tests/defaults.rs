@@ -41,8 +41,9 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!(sts, StsSettings { enabled: false, max_duration: longest });
     assert_eq!(embedded.directory, Path::new("./data/objects"));
 
-    let [BucketSettings { name, path_prefix, s3, upload, cors, auth }] =
+    let [BucketSettings { name, path_prefix, s3, upload, cors, auth, authorization }] =
         <[_; 1]>::try_from(buckets).unwrap();
+    assert_eq!(authorization, None);
     assert_eq!((name.as_str(), path_prefix.as_str()), ("uploads", "/uploads"));
     assert_eq!((s3.bucket.as_str(), s3.region.as_str()), ("uploads", "us-east-1"));
     let BackendEndpoints::Http(endpoints) = s3.endpoint else { panic!("not embedded") };
