@@ -248,6 +248,7 @@ fn route_builder(
     let memory_per_part = usize::try_from(settings.replay.memory_per_part).unwrap_or(usize::MAX);
     let pipe_size = engine.zero_copy.pipe_buffer_size;
     let access_log = crate::logging::format(settings);
+    let tap = Arc::new(tap(settings));
     let host_id: Arc<str> = Arc::from(format!("{:032x}", rand::random::<u128>()));
     Arc::new(move |guardian| {
         let auth = ActorRef::new("auth actor");
@@ -283,6 +284,7 @@ fn route_builder(
                 overflow: overflow.clone(),
                 memory_per_part,
             },
+            tap: Arc::clone(&tap),
             access_log,
             audit: audit.clone(),
             host_id: Arc::clone(&host_id),
