@@ -9,6 +9,7 @@
 pub mod auth_actor;
 pub mod backend;
 pub mod config;
+pub mod form;
 pub mod grants;
 pub mod guardian;
 pub mod http;

@@ -13,6 +13,7 @@ mod credentials;
 mod date;
 mod key;
 mod payload;
+mod post_policy;
 mod presigned;
 pub mod session;
 mod signer;
@@ -33,6 +34,7 @@ pub use canonical::uri_encode;
 pub use chunks::{ChunkSigner, ChunkVerifier};
 pub use credentials::{Credential, Credentials, Sessions};
 pub use payload::{CredentialPlace, PayloadMode, payload_of_unsigned};
+pub use post_policy::PolicySignature;
 pub use signer::{PayloadHash, Signer, UpstreamRequest, object_path};
 pub use verifier::{Hosts, Verified, Verifier};
 

@@ -8,6 +8,7 @@ mod edge;
 mod http_actor;
 mod later;
 mod long_complete;
+mod post_form;
 mod render;
 mod reply;
 mod request;

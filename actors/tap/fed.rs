@@ -41,6 +41,11 @@ impl Feeder {
         }
     }
 
+    /// Waits until nobody reads the body any more.
+    pub async fn unwanted(&self) {
+        self.pieces.closed().await;
+    }
+
     /// Feeds the next bytes; waits while the reader is behind.
     pub async fn feed(&self, bytes: Bytes) -> Result<(), Unwanted> {
         self.pieces.send(Piece::Data(bytes)).await.map_err(|_| Unwanted)

@@ -3,6 +3,7 @@
 
 pub mod backend;
 pub mod client;
+pub mod form;
 pub mod gateway;
 pub mod issuer;
 pub mod key_issuer;
