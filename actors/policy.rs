@@ -12,7 +12,6 @@ mod opa;
 mod openfga;
 mod question;
 mod rego;
-mod reload;
 mod sources;
 mod template;
 
@@ -22,6 +21,5 @@ pub use opa::Opa;
 pub use openfga::{ContextualTuple, OpenFga, Tuples};
 pub use question::{NEVER_SHOWN, Question};
 pub use rego::{Policy, Rego};
-pub use reload::Watch;
 pub use sources::{Broken, Disk, List, Places, Read, Sources, disk, list_folder};
 pub use template::{Role, Template};

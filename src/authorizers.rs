@@ -1,13 +1,13 @@
-//! From `authorization` to the engines that decide, and the tasks that watch their files.
+//! From `authorization` to the engines that decide, and to the files that are looked at again.
 
+use crate::reload::Watched;
 use crate::settings::{AuthorizationSettings, BucketSettings, EngineSettings, ServiceSettings};
 use mizuchi_actors::backend::Authorities;
 use mizuchi_actors::metrics::Metrics;
 use mizuchi_actors::outbound::Outbound;
-use mizuchi_actors::policy::{Authorizer, Opa, OpenFga, Policy, PolicyEngine, Rego, Watch};
+use mizuchi_actors::policy::{Authorizer, Opa, OpenFga, Policy, PolicyEngine, Rego};
 use std::io;
 use std::sync::Arc;
-use tokio::task::JoinSet;
 
 /// The authorizer of each bucket, in their order. Buckets with the same settings share one: its
 /// cache, and what is known of its engine's health.
@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 pub(crate) fn build(
     buckets: &[BucketSettings],
     metrics: &Metrics,
-    watches: &mut JoinSet<()>,
+    watches: &mut Vec<Watched>,
 ) -> io::Result<Vec<Option<Arc<Authorizer>>>> {
     let mut built: Vec<(&AuthorizationSettings, Arc<Authorizer>)> = Vec::new();
     let mut of_buckets = Vec::with_capacity(buckets.len());
@@ -42,7 +42,7 @@ pub(crate) fn build(
 fn authorizer(
     settings: &AuthorizationSettings,
     metrics: &Metrics,
-    watches: &mut JoinSet<()>,
+    watches: &mut Vec<Watched>,
 ) -> io::Result<Authorizer> {
     let engine = match &settings.engine {
         EngineSettings::Opa(service) => {
@@ -60,15 +60,13 @@ fn authorizer(
                 Policy::compile(&rego.sources, &rego.query, limit).map_err(io::Error::other)?;
             let in_force = Arc::new(Rego::new(policy));
             if !rego.places.is_fixed() {
-                let watch = Watch {
-                    places: rego.places.clone(),
-                    query: rego.query.clone(),
-                    limit,
-                    interval: rego.reload_interval,
-                    rego: Arc::clone(&in_force),
-                    reloads: metrics.reloads.clone(),
+                let (places, query) = (rego.places.clone(), rego.query.clone());
+                let watched = Arc::clone(&in_force);
+                let look = move || {
+                    let changed = watched.reread(&places, &query, limit);
+                    changed.map_err(|broken| broken.to_string())
                 };
-                watches.spawn(watch.run());
+                watches.push(Watched::by("policy", Box::new(look)));
             }
             PolicyEngine::Rego(in_force)
         }

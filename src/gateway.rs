@@ -56,8 +56,6 @@ pub struct Gateway {
     reload: actix_web::rt::task::JoinHandle<io::Result<()>>,
     backend_keys: BackendCredentials,
     audit: AuditLog,
-    /// They watch the files of policies, and end with it.
-    watches: JoinSet<()>,
 }
 
 impl Gateway {
@@ -69,7 +67,7 @@ impl Gateway {
         let mut shared = Shared::new(Some(metrics.clone()));
         let engine = Arc::new(engine(&settings, metrics.clone(), &mut shared).await?);
         let audit = AuditLog::open(&settings.audit, metrics.clone()).await?;
-        let Shared { mut backend_keys, key_sets, watches, .. } = shared;
+        let Shared { mut backend_keys, key_sets, mut watched, .. } = shared;
         backend_keys.first().await;
         let key_sets = key_sets.keep(&metrics);
         let ready = Arc::new(AtomicBool::new(false));
@@ -98,11 +96,8 @@ impl Gateway {
             .listen("uploads", listener, move || http::service(edge.clone(), draining.clone()))?
             .run();
         let handle = server.handle();
-        let reload = reload::run(
-            credential_files(&settings, &engine),
-            settings.server.reload_interval,
-            engine.metrics.clone(),
-        );
+        watched.extend(credential_files(&settings, &engine));
+        let reload = reload::run(watched, settings.server.reload_interval, engine.metrics.clone());
         let reload = actix_web::rt::spawn(reload);
         ready.store(true, Ordering::Release);
         log::info!("uploads on http://{address}");
@@ -118,7 +113,6 @@ impl Gateway {
             reload,
             backend_keys,
             key_sets,
-            watches,
             audit,
         })
     }
@@ -143,7 +137,6 @@ impl Gateway {
             reload,
             backend_keys,
             mut key_sets,
-            mut watches,
             audit,
             ..
         } = self;
@@ -167,7 +160,6 @@ impl Gateway {
         }
         drop(backend_keys);
         key_sets.shutdown().await;
-        watches.shutdown().await;
         admin.stop(false).await;
         log::info!("stopped");
         ended
@@ -300,8 +292,8 @@ pub(crate) struct Shared {
     pub(crate) key_sets: KeySets,
     /// Makes and opens sessions, where there is a token service.
     pub(crate) sessions: Option<Arc<SessionSealer>>,
-    /// Watch the files of policies.
-    pub(crate) watches: JoinSet<()>,
+    /// The files of policies.
+    pub(crate) watched: Vec<Watched>,
 }
 
 impl Shared {
@@ -310,7 +302,7 @@ impl Shared {
             backend_keys: BackendCredentials::new(metrics),
             key_sets: KeySets::default(),
             sessions: None,
-            watches: JoinSet::new(),
+            watched: Vec::new(),
         }
     }
 }
@@ -327,7 +319,7 @@ async fn engine(settings: &Settings, metrics: Metrics, shared: &mut Shared) -> i
     if settings.sts.enabled {
         shared.sessions = Some(Arc::new(SessionSealer::new(&key)));
     }
-    let authorizers = authorizers::build(&settings.buckets, &metrics, &mut shared.watches)?;
+    let authorizers = authorizers::build(&settings.buckets, &metrics, &mut shared.watched)?;
     let mut buckets = Vec::new();
     for (bucket, authorizer) in settings.buckets.iter().zip(authorizers) {
         let bucket = engine_bucket(bucket, embedded.as_ref(), shared)?;

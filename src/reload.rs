@@ -17,13 +17,16 @@ const MAX_FILE: u64 = 16 << 20;
 /// Takes the contents of the files over. Errors: why not; then nothing has changed.
 pub(crate) type Apply = Box<dyn FnMut(&[Vec<u8>]) -> Result<(), String> + Send>;
 
+/// Looks whether something has changed, and takes it over. Ok(false): it has not. Errors: what is there
+/// cannot be used; then nothing has changed.
+pub(crate) type Look = Box<dyn FnMut() -> Result<bool, String> + Send>;
+
 /// Files that belong together.
 pub(crate) struct Watched {
     what: &'static str,
-    files: Vec<PathBuf>,
-    apply: Apply,
-    /// As last looked at; None: they could not be read.
-    seen: Option<Vec<Vec<u8>>>,
+    look: Look,
+    /// Why what is there cannot be used, as it was told last.
+    refused: Option<String>,
 }
 
 impl Watched {
@@ -32,39 +35,49 @@ impl Watched {
     pub(crate) fn new(
         what: &'static str,
         files: Vec<PathBuf>,
-        seen: Option<Vec<Vec<u8>>>,
-        apply: Apply,
+        mut seen: Option<Vec<Vec<u8>>>,
+        mut apply: Apply,
     ) -> Self {
-        Watched { what, files, apply, seen }
+        let look = move || {
+            let contents = files
+                .iter()
+                .map(|path| read(path).map_err(|error| format!("{}: {error}", path.display())))
+                .collect::<Result<Vec<_>, _>>()?;
+            if seen.as_ref() == Some(&contents) {
+                return Ok(false);
+            }
+            apply(&contents)?;
+            seen = Some(contents);
+            Ok(true)
+        };
+        Watched::by(what, Box::new(look))
     }
 
-    /// Looks at the files, and takes them over if they have changed. Blocks.
+    /// What `look` looks at.
+    pub(crate) fn by(what: &'static str, look: Look) -> Self {
+        Watched { what, look, refused: None }
+    }
+
+    /// Looks. Blocks.
     fn look(&mut self, metrics: &Metrics) {
-        let read: Result<Vec<_>, String> = self
-            .files
-            .iter()
-            .map(|path| read(path).map_err(|error| format!("{}: {error}", path.display())))
-            .collect();
-        let result = match read {
-            Ok(contents) if self.seen.as_ref() == Some(&contents) => return,
-            Ok(contents) => {
-                let applied = (self.apply)(&contents);
-                self.seen = Some(contents);
-                applied
+        let count = |result| metrics.reloads.with_label_values(&[self.what, result]).inc();
+        match (self.look)() {
+            Ok(true) => {
+                count("loaded");
+                log::info!("{}: read again", self.what);
+                self.refused = None;
             }
-            // Told once, until it can be read again.
-            Err(_) if self.seen.is_none() => return,
-            Err(error) => {
-                self.seen = None;
-                Err(error)
+            Ok(false) if self.refused.is_some() => {
+                log::info!("{}: what is in force is there again", self.what);
+                self.refused = None;
             }
-        };
-        let label = if result.is_ok() { "loaded" } else { "refused" };
-        metrics.reloads.with_label_values(&[self.what, label]).inc();
-        match result {
-            Ok(()) => log::info!("{}: read again", self.what),
-            Err(error) => {
-                log::error!("{}: what was there before goes on: {error}", self.what);
+            Ok(false) => {}
+            // Told once, and again when it is another.
+            Err(why) if self.refused.as_ref() == Some(&why) => {}
+            Err(why) => {
+                count("refused");
+                log::error!("{}: what was there before goes on: {why}", self.what);
+                self.refused = Some(why);
             }
         }
     }
@@ -117,7 +130,7 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         let taken = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&taken);
-        let apply: Apply = Box::new(move |contents| {
+        let apply: Apply = Box::new(move |contents: &[Vec<u8>]| {
             let text = String::from_utf8(contents[0].clone()).unwrap();
             if text == "bad" {
                 return Err("it is bad".into());
@@ -128,7 +141,7 @@ mod tests {
         std::fs::write(&file, "one").unwrap();
         let seen = Some(vec![b"one".to_vec()]);
         let mut watched = Watched::new("file", vec![file.clone()], seen, apply);
-        for text in ["one", "two", "two", "bad", "bad", "", "three"] {
+        for text in ["one", "two", "two", "bad", "bad", "", "two", "three"] {
             match text {
                 "" => std::fs::remove_file(&file).unwrap(),
                 text => std::fs::write(&file, text).unwrap(),

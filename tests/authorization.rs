@@ -31,6 +31,7 @@ pub const REASON: &str = "canary-reason";
 fn setup(backend: &Backend, authorization: &str) -> Setup {
     second_client(Setup::new(backend, backend.s3.address))
         .bucket(&format!("    authorization:\n{authorization}"))
+        .env("MIZUCHI__SERVER__RELOAD_INTERVAL", "100ms")
 }
 
 fn second_client(setup: Setup) -> Setup {

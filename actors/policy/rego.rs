@@ -12,7 +12,7 @@
 //! it are not compiled in.
 
 use super::answer::{Answer, Verdict};
-use super::sources::{Broken, Sources};
+use super::sources::{Broken, Places, Sources, disk};
 use arc_swap::ArcSwap;
 use regorus::utils::limits::ExecutionTimerConfig;
 use regorus::{Engine, Value};
@@ -121,8 +121,20 @@ impl Rego {
         self.policy.load_full()
     }
 
-    /// Puts another one in force: requests that are being decided keep the one that they have.
-    pub fn replace(&self, policy: Policy) {
+    /// Reads the files again, and puts what they say in force if it is not. False: it is. Requests that
+    /// are being decided keep the policy that they have. Blocks.
+    ///
+    /// Errors: the files cannot be read or compiled; the policy in force stays.
+    pub fn reread(&self, places: &Places, query: &str, limit: Duration) -> Result<bool, Broken> {
+        let sources = places.read(&disk())?;
+        if sources.digest() == *self.policy().version() {
+            return Ok(false);
+        }
+        self.replace(Policy::compile(&sources, query, limit)?);
+        Ok(true)
+    }
+
+    fn replace(&self, policy: Policy) {
         self.policy.store(Arc::new(policy));
     }
 

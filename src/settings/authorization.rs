@@ -81,8 +81,6 @@ pub struct RegoSettings {
     pub places: Places,
     /// The rule whose value is the decision.
     pub query: String,
-    /// How often the files are looked at.
-    pub reload_interval: Duration,
     /// What was in the files: it compiles.
     pub sources: Sources,
 }
@@ -251,7 +249,6 @@ fn read_rego(
             text.strip_prefix("data.").is_some_and(|rest| !rest.is_empty())
         }),
     );
-    let reload_interval = s.required("reload_interval", duration(100 * MILLISECOND..=HOUR));
     let (embedded, files, query) = (embedded?, files?, query?);
     if embedded && !files.is_empty() {
         s.fail("files", "must be empty where embedded is true: one policy decides");
@@ -278,7 +275,7 @@ fn read_rego(
             return None;
         }
     };
-    Some(RegoSettings { places, query, reload_interval: reload_interval?, sources })
+    Some(RegoSettings { places, query, sources })
 }
 
 fn read_openfga(

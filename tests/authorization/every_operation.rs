@@ -101,7 +101,7 @@ async fn rego_is_asked_for_each() {
     std::fs::write(&file, rego(true)).unwrap();
     let yaml = format!(
         "      engine: rego\n      timeout: 5s\n      rego:\n        files: {}\n        \
-         query: data.mizuchi.decision\n        reload_interval: 100ms\n",
+         query: data.mizuchi.decision\n",
         folder.path().display()
     );
     let gateway = setup(&backend, &yaml).start().await;
