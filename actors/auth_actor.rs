@@ -5,6 +5,7 @@
 //! `upload.allow` names, and the uploadId, which opens only for the bucket, key and principal that it
 //! was sealed for. And what the principal's own credential is good for ([`crate::grants`]).
 
+use crate::certificate::{CertificateRules, PeerCertificate};
 use crate::config::{Authentication, Bucket, Engine};
 use crate::http::RequestHead;
 use crate::identity::{Identity, Means};
@@ -12,7 +13,9 @@ use crate::s3::error::{ErrorCode, S3Error};
 use crate::s3::headers;
 use crate::s3::names::BackendUploadId;
 use crate::s3::operation::Operation;
-use crate::sigv4::{ChunkVerifier, CredentialPlace, Hosts, PayloadMode, payload_of_unsigned};
+use crate::sigv4::{
+    ChunkVerifier, CredentialPlace, Hosts, PayloadMode, claims_credentials, payload_of_unsigned,
+};
 use actix::prelude::*;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -32,6 +35,8 @@ pub struct Authorize {
     pub hosts: Hosts,
     /// Where it comes from.
     pub client_ip: Option<IpAddr>,
+    /// The client's certificate, verified in the handshake.
+    pub certificate: Option<Arc<PeerCertificate>>,
     /// Bytes of its payload, as announced; None: unknown.
     pub size: Option<u64>,
     /// The time of the request's arrival.
@@ -130,7 +135,7 @@ async fn decide(engine: &Engine, request: Authorize) -> Decided {
     let result = if authenticated.is_ok() { "allowed" } else { "denied" };
     let means = match &authenticated {
         Ok(known) => known.identity.means,
-        Err(_) => claimed(&request.head),
+        Err(_) => claimed(&request),
     };
     if means != Means::Anonymous {
         engine.metrics.auth_attempts.with_label_values(&[means.as_str(), result]).inc();
@@ -154,17 +159,37 @@ async fn decide(engine: &Engine, request: Authorize) -> Decided {
 }
 
 /// What a request that was not authenticated tried, for the metrics.
-fn claimed(head: &RequestHead) -> Means {
-    if head.has("authorization") { Means::Header } else { Means::Presigned }
+fn claimed(request: &Authorize) -> Means {
+    match &request.bucket.authentication {
+        _ if request.head.has("authorization") => Means::Header,
+        Some(known) if of_certificate(known, request).is_some() => Means::Certificate,
+        _ => Means::Presigned,
+    }
+}
+
+/// The rules and the certificate of a request that has no other credential: one that has is held to
+/// it.
+fn of_certificate<'a>(
+    known: &'a Authentication,
+    request: &'a Authorize,
+) -> Option<(&'a CertificateRules, &'a PeerCertificate)> {
+    let rules = known.certificates.as_ref()?;
+    let certificate = request.certificate.as_deref()?;
+    (!claims_credentials(&request.head)).then_some((rules, certificate))
 }
 
 async fn authenticate(request: &Authorize) -> Result<Authenticated, S3Error> {
     let head = &request.head;
-    let Some(Authentication { sigv4 }) = &request.bucket.authentication else {
+    let Some(known) = &request.bucket.authentication else {
         let payload = payload_of_unsigned(head, CredentialPlace::Anonymous)?;
         return Ok(Authenticated { identity: Identity::anonymous(), payload, chunks: None });
     };
-    let verified = sigv4.verify(head, &request.hosts, request.now)?;
+    if let Some((rules, certificate)) = of_certificate(known, request) {
+        let identity = rules.identify(certificate)?;
+        let payload = payload_of_unsigned(head, CredentialPlace::Bearer)?;
+        return Ok(Authenticated { identity, payload, chunks: None });
+    }
+    let verified = known.sigv4.verify(head, &request.hosts, request.now)?;
     let (payload, chunks) = (verified.payload, verified.chunks);
     Ok(Authenticated { identity: verified.identity, payload, chunks })
 }

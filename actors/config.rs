@@ -1,6 +1,7 @@
 //! What the engine is told once, at start: parsed, checked values, shared by all worker threads.
 
 use crate::backend::{Endpoint, EndpointHealth, RetryBudget, TlsClient};
+use crate::certificate::CertificateRules;
 use crate::metrics::Metrics;
 use crate::orphans::Ledger;
 use crate::s3::cors::CorsRule;
@@ -65,6 +66,8 @@ pub struct Bucket {
 pub struct Authentication {
     /// AWS Signature Version 4.
     pub sigv4: Verifier,
+    /// Client certificates; None: they are nobody's.
+    pub certificates: Option<CertificateRules>,
 }
 
 /// `buckets[].upload`.

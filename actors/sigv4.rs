@@ -30,6 +30,7 @@ pub use canonical::uri_encode;
 pub use chunks::{ChunkSigner, ChunkVerifier};
 pub use credentials::{Credential, Credentials};
 pub use payload::{CredentialPlace, PayloadMode, payload_of_unsigned};
+pub use presigned::claims_credentials;
 pub use signer::{PayloadHash, Signer, UpstreamRequest, object_path};
 pub use verifier::{Hosts, Verified, Verifier};
 

@@ -1,14 +1,16 @@
 //! The gateway as a whole: from settings to listeners, and from a signal to the last answer.
 
-use crate::admin::{self, Admin};
-use crate::http::{self, Admission, Edge, Hosts, Route};
+use crate::admin::{self, Access, Admin, AdminServer};
+use crate::http::{self, Admission, Edge, EdgeTls, Hosts, Route};
 use crate::seal_key;
 use crate::settings::{BackendEndpoints, BucketSettings, Settings};
+use crate::tls::{LiveTls, TlsFiles, watch};
 use actix_server::{Server, ServerHandle};
 use mizuchi_actors::auth_actor::AuthActor;
 use mizuchi_actors::backend::{
     Authorities, Endpoint, EndpointHealth, RetryBudget, TlsClient, TrustError,
 };
+use mizuchi_actors::certificate::CertificateRules;
 use mizuchi_actors::config::{
     Authentication, Backend, BackendEndpoint, Bucket, Engine, SplitRules, Timeouts, UploadRules,
     Verifies, ZeroCopy,
@@ -33,13 +35,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::net::TcpSocket;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 
 /// A running gateway.
 pub struct Gateway {
     address: SocketAddr,
     server: Server,
     handle: ServerHandle,
-    admin: ServerHandle,
+    admin: AdminServer,
+    watch: Option<JoinHandle<()>>,
     admission: Arc<Admission>,
     ready: Arc<AtomicBool>,
     ledger: Arc<Ledger>,
@@ -53,16 +57,36 @@ impl Gateway {
         let metrics = Metrics::new().map_err(io::Error::other)?;
         let engine = Arc::new(engine(&settings, metrics.clone()).await?);
         let ready = Arc::new(AtomicBool::new(false));
-        let shown = Admin { ready: Arc::clone(&ready), engine: Arc::clone(&engine) };
-        let (admin_address, admin_server) = admin::serve(shown, settings.admin.address)?;
-        let admin = admin_server.handle();
-        actix_web::rt::spawn(admin_server);
-
         let ledger = Arc::clone(&engine.ledger);
         let admission =
             Arc::new(Admission::new(settings.admission.uploads, settings.admission.queue_wait));
+        let admin_tls = match &settings.admin.tls {
+            None => None,
+            Some(files) => Some(load_tls(files).await?),
+        };
+        let shown = Admin::new(Arc::clone(&ready), Arc::clone(&engine), Arc::clone(&admission));
+        let access = Access::new(&settings.admin);
+        let handshake_timeout = settings.server.handshake_timeout;
+        let listening = admin::Listening {
+            address: settings.admin.address,
+            tls: admin_tls.clone(),
+            handshake_timeout,
+        };
+        let admin = admin::serve(shown, access, listening)?;
         let route = route_builder(&settings, Arc::clone(&engine), Arc::clone(&admission));
-        let edge = Edge { tap: Arc::new(tap(&settings)), route, metrics };
+        let tls = match &settings.server.tls {
+            None => None,
+            Some(files) => Some(load_tls(files).await?),
+        };
+        let live: Vec<_> = tls.iter().chain(&admin_tls).map(Arc::clone).collect();
+        let watch = match live.is_empty() {
+            true => None,
+            false => Some(watch(live, settings.server.reload_interval, metrics.clone())?),
+        };
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let handshake_timeout = settings.server.handshake_timeout;
+        let tls = tls.map(|live| EdgeTls { live, handshake_timeout });
+        let edge = Edge { tap: Arc::new(tap(&settings)), tls, route, metrics };
         let listener = listen(settings.server.address)?;
         let address = listener.local_addr()?;
         let builder = Server::build()
@@ -78,9 +102,9 @@ impl Gateway {
             .run();
         let handle = server.handle();
         ready.store(true, Ordering::Release);
-        log::info!("uploads on http://{address}");
-        log::info!("admin on http://{admin_address}");
-        Ok(Gateway { address, server, handle, admin, admission, ready, ledger })
+        log::info!("uploads on {scheme}://{address}");
+        log::info!("admin on {}://{}", admin.scheme(), admin.address());
+        Ok(Gateway { address, server, handle, admin, watch, admission, ready, ledger })
     }
 
     /// Where clients connect.
@@ -93,7 +117,7 @@ impl Gateway {
     pub async fn until_signal(self) -> io::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let Gateway { server, handle, admin, admission, ready, ledger, .. } = self;
+        let Gateway { server, handle, admin, watch, admission, ready, ledger, .. } = self;
         let mut running = actix_web::rt::spawn(server);
         tokio::select! {
             ended = &mut running => return ended.map_err(io::Error::other)?,
@@ -107,10 +131,19 @@ impl Gateway {
         if let Err(error) = ledger.flush().await {
             log::error!("the upload journal could not be written at the end: {error}");
         }
-        admin.stop(false).await;
+        if let Some(watch) = watch {
+            watch.abort();
+        }
+        admin.stop();
         log::info!("stopped");
         ended
     }
+}
+
+async fn load_tls(files: &TlsFiles) -> io::Result<Arc<LiveTls>> {
+    let files = files.clone();
+    let loaded = tokio::task::spawn_blocking(move || LiveTls::load(files).map(Arc::new));
+    loaded.await.map_err(io::Error::other)?
 }
 
 /// Connections that may wait for their accept: a burst past it costs each client a second, the
@@ -336,7 +369,10 @@ pub(crate) fn engine_bucket(
         });
         let credentials = Credentials::new(known);
         let sigv4 = Verifier::new(sigv4.region.clone(), sigv4.max_clock_skew, credentials);
-        Authentication { sigv4 }
+        let certificates = settings.auth.client_certificates.as_ref().map(|rules| {
+            CertificateRules { principal: rules.principal, grants: Arc::new(rules.allow.clone()) }
+        });
+        Authentication { sigv4, certificates }
     });
     Ok(Bucket {
         name: settings.name.clone(),

@@ -4,6 +4,7 @@
 mod access_log;
 mod document;
 mod edge;
+mod h2;
 mod http_actor;
 mod later;
 mod long_complete;
@@ -13,6 +14,6 @@ mod request;
 mod route;
 
 pub use access_log::Format as AccessLogFormat;
-pub use edge::{Edge, service};
+pub use edge::{Edge, EdgeTls, service};
 pub use http_actor::HttpActor;
 pub use route::{Admission, Hosts, Route};

@@ -15,3 +15,4 @@ mod presign;
 mod probe;
 mod seal_key;
 pub mod settings;
+pub mod tls;

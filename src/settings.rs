@@ -11,6 +11,7 @@
 //! other one is an error too. A misspelt key that was ignored would leave, say, authentication at
 //! its default. Everything after [`load`] may rely on the values and checks nothing again.
 
+mod admin;
 mod auth;
 mod backend;
 mod backend_credentials;
@@ -28,9 +29,11 @@ mod server;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests;
+mod tls;
 mod values;
 
-pub use auth::{AuthSettings, ClientCredential, SigV4Settings};
+pub use admin::{AdminSettings, Open};
+pub use auth::{AuthSettings, ClientCertificateSettings, ClientCredential, SigV4Settings};
 pub use backend::{
     BackendEndpoints, BackendSettings, PoolSettings, TimeoutSettings, TlsSettings, Verifies,
 };
@@ -43,7 +46,7 @@ pub use load::{Loaded, load, load_text};
 pub use mizuchi_actors::backend::Endpoint;
 pub use network::Cidr;
 pub use process::{
-    AdminSettings, AdmissionSettings, EmbeddedSettings, LogFormat, LoggingSettings, ReplaySettings,
+    AdmissionSettings, EmbeddedSettings, LogFormat, LoggingSettings, ReplaySettings,
 };
 pub use server::{BodyProgress, Drain, SealKey, ServerSettings, ZeroCopySettings};
 

@@ -103,6 +103,7 @@ pub(super) async fn begin(
         operation: operation.clone(),
         hosts: Hosts::new(route.hosts.candidates(head, peer)),
         client_ip: peer,
+        certificate: account.certificate.clone(),
         size: prepare::announced_size(head),
         now: OffsetDateTime::now_utc(),
     };

@@ -2,8 +2,9 @@
 
 use super::grants;
 use super::section::Section;
-use super::values::{boolean, integer, secret, text, text_where};
+use super::values::{boolean, choice, integer, secret, text, text_where};
 use config::Value;
+use mizuchi_actors::certificate::CertificateName;
 use mizuchi_actors::grants::Grants;
 use mizuchi_actors::secret::Secret;
 use std::collections::BTreeMap;
@@ -19,10 +20,22 @@ const MAX_CLOCK_SKEW_SECONDS: u64 = 86_400;
 /// `auth` of one bucket: its own keys, then those at the top level, then the defaults.
 #[derive(Debug, Clone)]
 pub struct AuthSettings {
-    /// False: everyone may upload, unsigned. True: there is at least one credential.
+    /// False: everyone may upload, unsigned. True: there is at least one
+    /// credential, or certificates are.
     pub enabled: bool,
     /// AWS Signature Version 4.
     pub sigv4: SigV4Settings,
+    /// None: client certificates are nobody's.
+    pub client_certificates: Option<ClientCertificateSettings>,
+}
+
+/// `auth.client_certificates`, enabled.
+#[derive(Debug, Clone)]
+pub struct ClientCertificateSettings {
+    /// Which name is the principal.
+    pub principal: CertificateName,
+    /// What a certificate is good for.
+    pub allow: Grants,
 }
 
 /// `auth.sigv4`.
@@ -52,7 +65,8 @@ pub struct ClientCredential {
 /// Reads `auth` of a bucket; `default_region` is `s3.region`.
 pub(super) fn read(s: &mut Section<'_>, default_region: Option<&str>) -> Option<AuthSettings> {
     let auth = read_unchecked(s);
-    if let (true, 0) = (auth.enabled == Some(true), auth.entries) {
+    let certificates = matches!(auth.client_certificates, Some(Some(_)));
+    if auth.enabled == Some(true) && auth.entries == 0 && !certificates {
         s.fail(
             "sigv4.credentials",
             "auth is enabled, and there is no credential here or in the top-level auth: add one, \
@@ -71,7 +85,8 @@ pub(super) fn read(s: &mut Section<'_>, default_region: Option<&str>) -> Option<
         region,
         max_clock_skew: Duration::from_secs(auth.skew?),
     };
-    Some(AuthSettings { enabled: auth.enabled?, sigv4 })
+    let client_certificates = auth.client_certificates?;
+    Some(AuthSettings { enabled: auth.enabled?, sigv4, client_certificates })
 }
 
 /// Checks the top-level `auth` for itself: an error in it shows even if no bucket uses it.
@@ -85,10 +100,12 @@ struct Unchecked {
     credentials: Option<Vec<ClientCredential>>,
     region: Option<Option<String>>,
     skew: Option<u64>,
+    client_certificates: Option<Option<ClientCertificateSettings>>,
 }
 
 fn read_unchecked(s: &mut Section<'_>) -> Unchecked {
     let enabled = s.required("enabled", boolean);
+    let client_certificates = s.within("client_certificates", read_certificates);
     s.within("sigv4", |s| {
         let entries = s.entries("credentials", read_credential);
         let region = s.optional("region", region);
@@ -108,8 +125,26 @@ fn read_unchecked(s: &mut Section<'_>) -> Unchecked {
             credentials: entries.into_iter().map(|entry| Some(entry?.0)).collect(),
             region,
             skew,
+            client_certificates,
         }
     })
+}
+
+fn read_certificates(s: &mut Section<'_>) -> Option<Option<ClientCertificateSettings>> {
+    let enabled = s.required("enabled", boolean);
+    let principal = s.required(
+        "principal",
+        choice(&[
+            ("subject_cn", CertificateName::SubjectCn),
+            ("subject_dn", CertificateName::SubjectDn),
+            ("san_dns", CertificateName::SanDns),
+            ("san_email", CertificateName::SanEmail),
+            ("san_uri", CertificateName::SanUri),
+        ]),
+    );
+    let allow = s.within("allow", grants::read);
+    let settings = ClientCertificateSettings { principal: principal?, allow: allow? };
+    Some(enabled?.then_some(settings))
 }
 
 fn read_credential(s: &mut Section<'_>) -> Option<(ClientCredential, String)> {

@@ -1,5 +1,6 @@
 //! From a file, an environment and the built-in defaults to [`Settings`].
 
+use super::admin;
 use super::auth;
 use super::backend::Surroundings;
 use super::bucket;
@@ -8,6 +9,7 @@ use super::interpolate::interpolate_tree;
 use super::machine::Machine;
 use super::section::{ENVIRONMENT, PREFIX, Section, Table};
 use super::{Settings, process, server};
+use crate::tls::ClientAuth;
 use config::{Config, File, FileFormat, Source, Value, ValueKind};
 use std::collections::BTreeMap;
 use std::fs;
@@ -179,16 +181,26 @@ fn read_settings(
     surroundings: &Surroundings<'_>,
     machine: &Machine,
 ) -> Option<Settings> {
-    let server = root.within("server", |s| server::read(s, machine));
+    let server = root.within("server", |s| server::read(s, surroundings, machine));
     let admission = root.within("admission", process::read_admission);
     let state_directory = server.as_ref().map(|server| server.state_directory.as_path());
     let replay = root.within("replay", |s| process::read_replay(s, machine, state_directory));
-    let admin = root.within("admin", process::read_admin);
+    let admin = root.within("admin", |s| admin::read(s, surroundings));
     let logging = root.within("logging", process::read_logging);
     let embedded = root.within("embedded", process::read_embedded);
     root.within("auth", auth::check);
     let auth = root.layers_of("auth");
     let buckets = bucket::read_all(root, &auth, surroundings);
+    if let (Some(server), Some(buckets)) = (&server, &buckets) {
+        let asked = server.tls.as_ref().is_some_and(|tls| tls.client_auth != ClientAuth::Off);
+        for (position, bucket) in buckets.iter().enumerate() {
+            if bucket.auth.enabled && bucket.auth.client_certificates.is_some() && !asked {
+                let problem = "needs server.tls.client_auth: optional or required";
+                let key = format!("buckets[{position}].auth.client_certificates.enabled");
+                root.findings().error(key, problem);
+            }
+        }
+    }
     Some(Settings {
         server: server?,
         admission: admission?,

@@ -3,6 +3,7 @@
 mod defaults;
 mod findings;
 mod layers;
+mod tls;
 
 use super::backend::Surroundings;
 use super::load::load_within;
