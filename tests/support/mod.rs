@@ -1,9 +1,11 @@
 //! The harness: a gateway process, a backend, a fault proxy between them, and a client that writes
 //! exactly the bytes that a test wants.
 
+pub mod authority;
 pub mod backend;
 pub mod client;
 pub mod gateway;
+pub mod h2;
 pub mod ledger_s3;
 pub mod proxy;
 pub mod streamed;
