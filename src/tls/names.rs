@@ -11,7 +11,7 @@ use x509_parser::x509::{AttributeTypeAndValue, X509Name};
 /// none, and is then nobody's.
 pub fn names(der: &[u8]) -> PeerCertificate {
     let certificate = match X509Certificate::from_der(der) {
-        Ok((rest, certificate)) if rest.is_empty() => certificate,
+        Ok(([], certificate)) => certificate,
         _ => {
             log::warn!("a client's certificate was verified, but its names cannot be read");
             return PeerCertificate::default();
