@@ -25,9 +25,10 @@ test-portable:
 test-clients: build clients
 	$(VENV)/bin/python -m pytest -q tests/clients
 
-## bench: CPU per GB of splice against copy, and latencies, in one run
+## bench: CPU per GB of splice against copy, latencies, what authentication costs; in one run
 bench:
 	$(CARGO) bench --bench side_by_side
+	$(CARGO) bench --bench auth
 
 ## faults: the fault tests as CI runs them: a few minutes
 faults:

@@ -2,7 +2,7 @@
 //!
 //! Three questions, in this order, and the first no is the answer. Who: one of the ways in
 //! [`Authentication`]. The bucket's own rights: the headers with power over others' data that
-//! `upload.allow` names, and the uploadId, which opens only for the bucket, key and principal that it
+//! `upload.allow` names, and the uploadId, which opens only for the bucket, key and owner that it
 //! was sealed for. And what the principal's own credential is good for ([`crate::grants`]).
 
 use crate::certificate::{CertificateRules, PeerCertificate};
@@ -16,6 +16,7 @@ use crate::s3::operation::Operation;
 use crate::sigv4::{
     ChunkVerifier, CredentialPlace, Hosts, PayloadMode, claims_credentials, payload_of_unsigned,
 };
+use crate::sts::{Assumed, StsError};
 use actix::prelude::*;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -68,6 +69,8 @@ pub struct Decision {
 pub struct Authorized {
     /// Who it is.
     pub principal: Arc<str>,
+    /// What its multipart uploads belong to ([`Identity::owner`]).
+    pub owner: Arc<str>,
     /// How its payload is authenticated.
     pub payload: PayloadMode,
     /// Verifies its signed chunks.
@@ -100,6 +103,33 @@ impl Handler<Authorize> for AuthActor {
     fn handle(&mut self, request: Authorize, _: &mut Self::Context) -> Self::Result {
         let engine = Arc::clone(&self.engine);
         Box::pin(async move { decide(&engine, request).await })
+    }
+}
+
+/// Asks for a session in exchange for a token.
+#[derive(Message)]
+#[rtype(result = "Result<Assumed, StsError>")]
+pub struct Exchange {
+    /// The request's form: it holds the token.
+    pub form: Vec<u8>,
+    /// The time of the request's arrival.
+    pub now: OffsetDateTime,
+    /// The request's id.
+    pub request_id: String,
+}
+
+impl Handler<Exchange> for AuthActor {
+    type Result = ResponseFuture<Result<Assumed, StsError>>;
+
+    fn handle(&mut self, asked: Exchange, _: &mut Self::Context) -> Self::Result {
+        let engine = Arc::clone(&self.engine);
+        Box::pin(async move {
+            let sts = engine.sts.as_ref().ok_or_else(StsError::not_served)?;
+            let result = sts.assume(&asked.form, asked.now, &asked.request_id).await;
+            let label = if result.is_ok() { "allowed" } else { "denied" };
+            engine.metrics.auth_attempts.with_label_values(&["web-identity", label]).inc();
+            result
+        })
     }
 }
 
@@ -209,13 +239,14 @@ async fn authorize(
     let permissions = &bucket.upload.permissions;
     let headers =
         headers::plan(&request.head, operation, permissions).map_err(Denied::told("rights"))?;
+    let owner = identity.owner();
     let upload_id = match (operation.upload_id(), operation.key()) {
         (Some(sealed), Some(key)) => {
-            let opened = engine.sealer.open(sealed, &bucket.name, key.as_str(), principal);
+            let opened = engine.sealer.open(sealed, &bucket.name, key.as_str(), &owner);
             Some(opened.map_err(Denied::told("rights"))?)
         }
         _ => None,
     };
     let principal = Arc::clone(principal);
-    Ok(("grants", Authorized { principal, payload, chunks, headers, upload_id }))
+    Ok(("grants", Authorized { principal, owner, payload, chunks, headers, upload_id }))
 }

@@ -24,6 +24,9 @@ pub struct PeerCertificate {
     pub san_uri: Vec<String>,
 }
 
+/// Whose word the names are: a name in a certificate is not the same principal as one in the settings.
+const ISSUER: &str = "client certificate";
+
 /// Which name is the principal (`auth.client_certificates.principal`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CertificateName {
@@ -76,6 +79,7 @@ impl CertificateRules {
         }
         Ok(Identity {
             principal: Arc::from(name),
+            issuer: Some(Arc::from(ISSUER)),
             means: Means::Certificate,
             claims: None,
             grants: Arc::clone(&self.grants),

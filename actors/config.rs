@@ -8,6 +8,7 @@ use crate::s3::cors::CorsRule;
 use crate::s3::headers::Permissions;
 use crate::s3::upload_id::UploadIdSealer;
 use crate::sigv4::{Signer, Verifier};
+use crate::sts::Sts;
 use crate::transfer::ReplayBudget;
 use crate::upload::RestartPolicy;
 use std::path::PathBuf;
@@ -27,6 +28,8 @@ pub struct Engine {
     pub overflow: Option<PathBuf>,
     /// `server.zero_copy`.
     pub zero_copy: ZeroCopy,
+    /// Exchanges tokens for sessions; None: `sts.enabled` is false.
+    pub sts: Option<Sts>,
     /// Multipart uploads that somebody must end.
     pub ledger: Arc<Ledger>,
     /// The process's metrics.

@@ -12,6 +12,9 @@ pub const ANONYMOUS: &str = "anonymous";
 pub struct Identity {
     /// Who: in logs, policies and sealed uploadIds. 1 to 256 bytes, no control characters.
     pub principal: Arc<str>,
+    /// Whose word that is: the issuer of a token, or of the token that a session came of. None: the
+    /// settings'.
+    pub issuer: Option<Arc<str>>,
     /// How that is known.
     pub means: Means,
     /// The claims of the token that it is known by, or that its temporary credentials came of.
@@ -25,9 +28,20 @@ impl Identity {
     pub fn anonymous() -> Self {
         Identity {
             principal: Arc::from(ANONYMOUS),
+            issuer: None,
             means: Means::Anonymous,
             claims: None,
             grants: Arc::new(Grants::default()),
+        }
+    }
+
+    /// What its multipart uploads are sealed to: the principal, and whose word that is, since two
+    /// issuers may both have an `alice`.
+    pub fn owner(&self) -> Arc<str> {
+        match &self.issuer {
+            None => Arc::clone(&self.principal),
+            // No principal has a line end in it, so that no two owners have one name.
+            Some(issuer) => Arc::from(format!("{issuer}\n{}", self.principal)),
         }
     }
 }

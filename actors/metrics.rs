@@ -89,14 +89,14 @@ metrics! {
     auth_attempts: IntCounterVec = IntCounterVec::new(
         Opts::new("mizuchi_auth_attempts_total", "Authentications by method and result"),
         &["method", "result"]);
-    /// Certificates read again.
-    tls_reloads: IntCounterVec = IntCounterVec::new(
-        Opts::new("mizuchi_tls_reloads_total", "Files of certificates that had changed, by whether they could be used"),
-        &["result"]);
     /// Handshakes that came to nothing.
     tls_handshakes_failed: IntCounterVec = IntCounterVec::new(
         Opts::new("mizuchi_tls_handshakes_failed_total", "TLS handshakes that clients did not end well, by why"),
         &["reason"]);
+    /// Files read again.
+    reloads: IntCounterVec = IntCounterVec::new(
+        Opts::new("mizuchi_reloads_total", "Files that changed and were read again, by what became of it"),
+        &["what", "result"]);
     /// Errors answered.
     errors: IntCounterVec = IntCounterVec::new(
         Opts::new("mizuchi_errors_total", "Errors answered, by S3 code and whose fault"),

@@ -13,6 +13,7 @@ mod date;
 mod key;
 mod payload;
 mod presigned;
+pub mod session;
 mod signer;
 mod verifier;
 
@@ -28,7 +29,7 @@ mod vectors;
 
 pub use canonical::uri_encode;
 pub use chunks::{ChunkSigner, ChunkVerifier};
-pub use credentials::{Credential, Credentials};
+pub use credentials::{Credential, Credentials, Sessions};
 pub use payload::{CredentialPlace, PayloadMode, payload_of_unsigned};
 pub use presigned::claims_credentials;
 pub use signer::{PayloadHash, Signer, UpstreamRequest, object_path};

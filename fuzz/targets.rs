@@ -180,6 +180,7 @@ fn verifier() -> &'static Verifier {
             access_key: "AKIDEXAMPLE".into(),
             secret_key: Secret::new("secret".into()),
             principal: "someone".into(),
+            session_token: None,
             grants: Default::default(),
         };
         let skew = Duration::from_secs(900);

@@ -2,9 +2,12 @@
 
 use crate::admin::{self, Access, Admin, AdminServer};
 use crate::http::{self, Admission, Edge, EdgeTls, Hosts, Route};
+use crate::reload::{self, Watched};
 use crate::seal_key;
-use crate::settings::{BackendEndpoints, BucketSettings, Settings};
-use crate::tls::{LiveTls, TlsFiles, watch};
+use crate::settings::{
+    BackendEndpoints, BucketSettings, ClientCredential, Settings, parse_credentials,
+};
+use crate::tls::{LiveTls, TlsFiles};
 use actix_server::{Server, ServerHandle};
 use mizuchi_actors::auth_actor::AuthActor;
 use mizuchi_actors::backend::{
@@ -35,7 +38,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::net::TcpSocket;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinHandle;
 
 /// A running gateway.
 pub struct Gateway {
@@ -43,10 +45,11 @@ pub struct Gateway {
     server: Server,
     handle: ServerHandle,
     admin: AdminServer,
-    watch: Option<JoinHandle<()>>,
     admission: Arc<Admission>,
     ready: Arc<AtomicBool>,
     ledger: Arc<Ledger>,
+    /// Reads files again that change; ended with the gateway.
+    reload: actix_web::rt::task::JoinHandle<io::Result<()>>,
 }
 
 impl Gateway {
@@ -78,11 +81,9 @@ impl Gateway {
             None => None,
             Some(files) => Some(load_tls(files).await?),
         };
-        let live: Vec<_> = tls.iter().chain(&admin_tls).map(Arc::clone).collect();
-        let watch = match live.is_empty() {
-            true => None,
-            false => Some(watch(live, settings.server.reload_interval, metrics.clone())?),
-        };
+        let mut watched = credential_files(&settings, &engine);
+        watched.extend(tls.as_ref().map(|tls| tls.watched("server.tls")));
+        watched.extend(admin_tls.as_ref().map(|tls| tls.watched("admin.tls")));
         let scheme = if tls.is_some() { "https" } else { "http" };
         let handshake_timeout = settings.server.handshake_timeout;
         let tls = tls.map(|live| EdgeTls { live, handshake_timeout });
@@ -101,10 +102,13 @@ impl Gateway {
             .listen("uploads", listener, move || http::service(edge.clone(), draining.clone()))?
             .run();
         let handle = server.handle();
+        let every = settings.server.reload_interval;
+        let reload = reload::run(watched, every, engine.metrics.clone());
+        let reload = actix_web::rt::spawn(reload);
         ready.store(true, Ordering::Release);
         log::info!("uploads on {scheme}://{address}");
         log::info!("admin on {}://{}", admin.scheme(), admin.address());
-        Ok(Gateway { address, server, handle, admin, watch, admission, ready, ledger })
+        Ok(Gateway { address, server, handle, admin, admission, ready, ledger, reload })
     }
 
     /// Where clients connect.
@@ -117,7 +121,7 @@ impl Gateway {
     pub async fn until_signal(self) -> io::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let Gateway { server, handle, admin, watch, admission, ready, ledger, .. } = self;
+        let Gateway { server, handle, admin, admission, ready, ledger, reload, .. } = self;
         let mut running = actix_web::rt::spawn(server);
         tokio::select! {
             ended = &mut running => return ended.map_err(io::Error::other)?,
@@ -126,13 +130,11 @@ impl Gateway {
         }
         ready.store(false, Ordering::Release);
         admission.drain();
+        reload.abort();
         handle.stop(true).await;
         let ended = running.await.map_err(io::Error::other)?;
         if let Err(error) = ledger.flush().await {
             log::error!("the upload journal could not be written at the end: {error}");
-        }
-        if let Some(watch) = watch {
-            watch.abort();
         }
         admin.stop();
         log::info!("stopped");
@@ -168,6 +170,42 @@ fn tap(settings: &Settings) -> TapConfig {
         drain_bytes: server.drain.bytes,
         drain_time: server.drain.time,
     }
+}
+
+/// The files of clients' credentials, each with the verifiers of the buckets that use it.
+fn credential_files(settings: &Settings, engine: &Engine) -> Vec<Watched> {
+    let mut watched = Vec::new();
+    for (bucket, built) in settings.buckets.iter().zip(&engine.buckets) {
+        let sigv4 = &bucket.auth.sigv4;
+        let (Some(file), true) = (&sigv4.credentials_file, bucket.auth.enabled) else { continue };
+        let (path, inline) = (file.path.clone(), sigv4.credentials.clone());
+        let bucket = Arc::clone(built);
+        let apply = move |contents: &[Vec<u8>]| {
+            let text = contents.first().map(|text| String::from_utf8_lossy(text));
+            let environment = crate::cli::environment();
+            let read = parse_credentials(&path, &text.unwrap_or_default(), &environment, &inline);
+            let read = read.map_err(|errors| errors.to_string())?;
+            if let Some(authentication) = &bucket.authentication {
+                authentication.sigv4.replace(credentials(inline.iter().chain(&read)));
+            }
+            Ok(())
+        };
+        let seen = file.text.expose().as_bytes().to_vec();
+        let paths = vec![file.path.clone()];
+        let name = "auth.sigv4.credentials_file";
+        watched.push(Watched::new(name, paths, Some(vec![seen]), Box::new(apply)));
+    }
+    watched
+}
+
+fn credentials<'c>(known: impl Iterator<Item = &'c ClientCredential>) -> Credentials {
+    Credentials::new(known.map(|known| Credential {
+        access_key: known.access_key.clone(),
+        secret_key: known.secret_key.clone(),
+        session_token: known.session_token.clone(),
+        principal: known.principal.clone(),
+        grants: Arc::new(known.allow.clone()),
+    }))
 }
 
 /// What builds each worker thread's tree.
@@ -261,6 +299,7 @@ async fn engine(settings: &Settings, metrics: Metrics) -> io::Result<Engine> {
         buckets,
         ledger,
         sealer: UploadIdSealer::new(key),
+        sts: None,
         replay: ReplayBudget::new(replay.memory, replay.pipes, replay.overflow_limit),
         overflow: replay.overflow.clone(),
         zero_copy: ZeroCopy {
@@ -361,13 +400,8 @@ pub(crate) fn engine_bucket(
     let upload = &settings.upload;
     let sigv4 = &settings.auth.sigv4;
     let authentication = settings.auth.enabled.then(|| {
-        let known = sigv4.credentials.iter().map(|known| Credential {
-            access_key: known.access_key.clone(),
-            secret_key: known.secret_key.clone(),
-            principal: known.principal.clone(),
-            grants: Arc::new(known.allow.clone()),
-        });
-        let credentials = Credentials::new(known);
+        let file = sigv4.credentials_file.iter().flat_map(|file| &file.credentials);
+        let credentials = credentials(sigv4.credentials.iter().chain(file));
         let sigv4 = Verifier::new(sigv4.region.clone(), sigv4.max_clock_skew, credentials);
         let certificates = settings.auth.client_certificates.as_ref().map(|rules| {
             CertificateRules { principal: rules.principal, grants: Arc::new(rules.allow.clone()) }

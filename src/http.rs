@@ -12,6 +12,7 @@ mod render;
 mod reply;
 mod request;
 mod route;
+mod sts;
 
 pub use access_log::Format as AccessLogFormat;
 pub use edge::{Edge, EdgeTls, service};

@@ -13,6 +13,7 @@ pub mod http;
 mod logging;
 mod presign;
 mod probe;
+mod reload;
 mod seal_key;
 pub mod settings;
 pub mod tls;

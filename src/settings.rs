@@ -33,7 +33,10 @@ mod tls;
 mod values;
 
 pub use admin::{AdminSettings, Open};
-pub use auth::{AuthSettings, ClientCertificateSettings, ClientCredential, SigV4Settings};
+pub use auth::{
+    AuthSettings, ClientCertificateSettings, ClientCredential, CredentialsFile, SigV4Settings,
+    parse_credentials,
+};
 pub use backend::{
     BackendEndpoints, BackendSettings, PoolSettings, TimeoutSettings, TlsSettings, Verifies,
 };
@@ -46,7 +49,7 @@ pub use load::{Loaded, load, load_text};
 pub use mizuchi_actors::backend::Endpoint;
 pub use network::Cidr;
 pub use process::{
-    AdmissionSettings, EmbeddedSettings, LogFormat, LoggingSettings, ReplaySettings,
+    AdmissionSettings, EmbeddedSettings, LogFormat, LoggingSettings, ReplaySettings, StsSettings,
 };
 pub use server::{BodyProgress, Drain, SealKey, ServerSettings, ZeroCopySettings};
 
@@ -63,6 +66,8 @@ pub struct Settings {
     pub admin: AdminSettings,
     /// Log lines.
     pub logging: LoggingSettings,
+    /// The token service.
+    pub sts: StsSettings,
     /// The in-process backend.
     pub embedded: EmbeddedSettings,
     /// At least one; names and path prefixes are unique.

@@ -11,4 +11,4 @@ mod reload;
 
 pub use files::{ClientAuth, TlsError, TlsFiles};
 pub use names::names;
-pub use reload::{LiveTls, watch};
+pub use reload::LiveTls;

@@ -23,6 +23,7 @@ mod listing;
 mod long_complete;
 mod overload;
 mod pipeline;
+mod principals;
 mod races;
 mod replay;
 mod scale;

@@ -353,7 +353,7 @@ async fn two_names_of_the_kind_are_nobody() {
 #[tokio::test]
 async fn certificates_are_read_again_when_they_change() {
     let (_backend, authority, gateway) =
-        start(|setup, _| setup.env("MIZUCHI__SERVER__TLS__RELOAD_INTERVAL", "1s")).await;
+        start(|setup, _| setup.env("MIZUCHI__SERVER__RELOAD_INTERVAL", "1s")).await;
     let shown = async || {
         let stream = authority.trust().open(gateway.address).await.unwrap();
         stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
@@ -367,7 +367,7 @@ async fn certificates_are_read_again_when_they_change() {
     let second = shown().await;
     assert_eq!(before.send(Request::put("k", 5), b"hello").await.status, 200);
 
-    let failed = "mizuchi_tls_reloads_total{result=\"failed\"}";
+    let failed = "mizuchi_reloads_total{result=\"refused\",what=\"server.tls\"}";
     std::fs::write(authority.path("server.pem"), "broken").unwrap();
     gateway.signal("HUP");
     eventually("the broken file is noticed", async || gateway.metric(failed).await > 0.0).await;
@@ -385,7 +385,9 @@ async fn certificates_are_read_again_when_they_change() {
         now != first && now != second
     })
     .await;
-    assert!(gateway.metric("mizuchi_tls_reloads_total{result=\"loaded\"}").await >= 2.0);
+    assert!(
+        gateway.metric("mizuchi_reloads_total{result=\"loaded\",what=\"server.tls\"}").await >= 2.0
+    );
 }
 
 /// "Accept no more, finish what is in flight within the grace": also in a session, and one that has

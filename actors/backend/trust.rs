@@ -64,6 +64,20 @@ impl Authorities {
         self
     }
 
+    /// How a TLS client that trusts them is set up. HTTP/1.1 only.
+    pub(crate) fn client_config(self) -> Result<ClientConfig, TrustError> {
+        // The provider is named here and not installed for the process: no other library of it is
+        // to be surprised.
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| TrustError::Setup(error.to_string()))?
+            .with_root_certificates(self.0)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        Ok(config)
+    }
+
     /// Those that the system trusts: SSL_CERT_FILE, SSL_CERT_DIR, else the distribution's own.
     pub fn of_system() -> Result<Self, TrustError> {
         let found = rustls_native_certs::load_native_certs();
@@ -95,16 +109,7 @@ impl TlsClient {
         let server_name = server_name
             .map(|name| ServerName::try_from(name.to_owned()).map_err(|_| TrustError::ServerName))
             .transpose()?;
-        // The provider is named here and not installed for the process: no other library of it is
-        // to be surprised.
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| TrustError::Setup(error.to_string()))?
-            .with_root_certificates(authorities.0)
-            .with_no_client_auth();
-        config.alpn_protocols = vec![ALPN.to_vec()];
-        Ok(TlsClient { config: Arc::new(config), server_name })
+        Ok(TlsClient { config: Arc::new(authorities.client_config()?), server_name })
     }
 
     /// What a session with this endpoint starts from.

@@ -16,7 +16,7 @@ pub use write::{
 };
 
 use reader::{Node, Reader};
-use write::text as escaped;
+pub use write::text as escaped;
 
 /// An S3 error document.
 #[derive(Debug, Clone, PartialEq, Eq)]

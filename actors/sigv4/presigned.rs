@@ -117,10 +117,6 @@ impl Parameters {
         if let Some(problem) = wrong_scope(scope, &timestamp, region) {
             return Err(S3Error::new(ErrorCode::AuthorizationQueryParametersError, problem));
         }
-        if self.security_token.is_some() {
-            let message = "The provided token is malformed or otherwise not valid.";
-            return Err(S3Error::new(ErrorCode::InvalidToken, message));
-        }
         if signed_at > now + max_skew {
             return Err(S3Error::new(ErrorCode::AccessDenied, "Request is not valid yet"));
         }
@@ -132,6 +128,7 @@ impl Parameters {
             scope: scope.to_owned(),
             signed_headers,
             signature,
+            session_token: self.security_token,
             timestamp,
         })
     }

@@ -59,7 +59,8 @@ proptest! {
             access_key: "ORACLE".into(),
             secret_key: Secret::new(SECRET_KEY.into()),
             principal: "p".into(),
-        grants: Default::default(),
+        session_token: None,
+            grants: Default::default(),
         };
         let verifier =
             Verifier::new("eu-west-1".into(), Duration::from_secs(60), Credentials::new([known]));

@@ -64,6 +64,7 @@ fn verify(head: &RequestHead) -> Result<Verified, S3Error> {
         access_key: "AKIAEXAMPLE".to_owned(),
         secret_key: Secret::new("a secret".to_owned()),
         principal: "example".to_owned(),
+        session_token: None,
         grants: Default::default(),
     };
     let skew = Duration::from_secs(900);

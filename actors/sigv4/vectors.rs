@@ -26,6 +26,7 @@ fn verify(head: &str, host: &str) -> Verified {
         access_key: ACCESS_KEY.to_owned(),
         secret_key: Secret::new(SECRET_KEY.to_owned()),
         principal: "example".to_owned(),
+        session_token: None,
         grants: Default::default(),
     };
     let verifier = Verifier::new(

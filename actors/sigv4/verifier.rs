@@ -2,15 +2,17 @@
 
 use super::canonical::{self, hex, unhex};
 use super::chunks::{ChunkSigner, ChunkVerifier, mismatch, same};
-use super::credentials::{Credentials, KnownKeys};
+use super::credentials::{Credentials, KnownKeys, Sessions, Signatory};
 use super::date;
-use super::key::hmac;
+use super::key::{SigningKey, hmac};
 use super::payload::{CredentialPlace, PayloadMode};
 use super::presigned;
 use super::{ALGORITHM, SERVICE, TERMINATOR};
 use crate::http::RequestHead;
 use crate::identity::Identity;
 use crate::s3::error::{ErrorCode, S3Error};
+use crate::secret::Secret;
+use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -50,7 +52,9 @@ pub struct Verified {
 pub struct Verifier {
     region: String,
     max_skew: Duration,
-    keys: KnownKeys,
+    keys: ArcSwap<KnownKeys>,
+    sessions: Option<Sessions>,
+    stranger: SigningKey,
 }
 
 /// What a request claims, wherever it stands.
@@ -61,6 +65,7 @@ pub(super) struct Claim {
     pub(super) scope: String,
     pub(super) signed_headers: String,
     pub(super) signature: [u8; 32],
+    pub(super) session_token: Option<String>,
     /// In the basic form, as it was signed.
     pub(super) timestamp: String,
 }
@@ -68,14 +73,27 @@ pub(super) struct Claim {
 impl Verifier {
     /// A verifier of signatures for `region`; clocks may differ by `max_skew`.
     pub fn new(region: String, max_skew: Duration, credentials: Credentials) -> Self {
-        let keys = credentials.in_region(&region);
-        Verifier { region, max_skew, keys }
+        let keys = ArcSwap::from_pointee(credentials.in_region(&region));
+        let nobodys = Secret::new("a secret that nobody has".to_owned());
+        let stranger = SigningKey::new(nobodys, region.clone());
+        Verifier { region, max_skew, keys, sessions: None, stranger }
+    }
+
+    /// Honours sessions too.
+    pub fn with_sessions(mut self, sessions: Sessions) -> Self {
+        self.sessions = Some(sessions);
+        self
+    }
+
+    /// From now on these are the credentials; requests that are being verified end with the old.
+    pub fn replace(&self, credentials: Credentials) {
+        self.keys.store(Arc::new(credentials.in_region(&self.region)));
     }
 
     /// Verifies a request over its raw head.
     ///
     /// Errors, all the client's: 400 AuthorizationHeaderMalformed, AuthorizationQueryParametersError,
-    /// InvalidArgument, InvalidRequest, InvalidToken, MissingSecurityHeader; 403 AccessDenied,
+    /// ExpiredToken, InvalidArgument, InvalidRequest, InvalidToken, MissingSecurityHeader; 403 AccessDenied,
     /// InvalidAccessKeyId, RequestTimeTooSkewed, SignatureDoesNotMatch.
     pub fn verify(
         &self,
@@ -96,7 +114,7 @@ impl Verifier {
                 let mode = PayloadMode::parse(head.header("x-amz-content-sha256"))?;
                 let claim = self.claim_in_header(head, now)?;
                 let payload = head.header("x-amz-content-sha256").unwrap_or_default();
-                self.check(head, hosts, claim, CredentialPlace::Header, mode, payload)
+                self.check(head, hosts, claim, CredentialPlace::Header, mode, payload, now)
             }
             (false, true) => {
                 let parameters = presigned::Parameters::parse(head)?;
@@ -107,7 +125,7 @@ impl Verifier {
                 let mode = PayloadMode::parse(value.as_deref())?;
                 let claim = parameters.claim(&self.region, self.max_skew, now)?;
                 let payload = value.as_deref().unwrap_or("UNSIGNED-PAYLOAD");
-                self.check(head, hosts, claim, CredentialPlace::Presigned, mode, payload)
+                self.check(head, hosts, claim, CredentialPlace::Presigned, mode, payload, now)
             }
         }
     }
@@ -167,11 +185,13 @@ impl Verifier {
             scope: scope.to_owned(),
             signed_headers: signed_headers.to_owned(),
             signature,
+            session_token: head.header("x-amz-security-token").map(str::to_owned),
             timestamp,
         })
     }
 
     /// The part that both places share: what must be signed is, and the signature is right.
+    #[allow(clippy::too_many_arguments)]
     fn check(
         &self,
         head: &RequestHead,
@@ -180,19 +200,20 @@ impl Verifier {
         place: CredentialPlace,
         mode: PayloadMode,
         payload: &str,
+        now: OffsetDateTime,
     ) -> Result<Verified, S3Error> {
         mode.allowed_with(place)?;
-        if head.has("x-amz-security-token") {
-            return Err(S3Error::new(
-                ErrorCode::InvalidToken,
-                "The provided token is malformed or otherwise not valid.",
-            ));
-        }
         check_signed_headers(head, &claim.signed_headers)?;
-        let known = self.keys.get(&claim.access_key);
-        let signing = known.map_or(self.keys.stranger(), |known| &known.key);
+        let signatory = Signatory::find(
+            &self.keys.load(),
+            self.sessions.as_ref(),
+            &self.stranger,
+            &claim.access_key,
+            claim.session_token.as_deref(),
+            now,
+        )?;
         let day = claim.timestamp.get(..8).unwrap_or_default();
-        let key = signing.of(day);
+        let key = signatory.key().of(day);
         let except = (place == CredentialPlace::Presigned).then_some("X-Amz-Signature");
         let mut result = Err(mismatch());
         for host in &hosts.0 {
@@ -204,13 +225,10 @@ impl Verifier {
                 break;
             }
         }
-        let Some(known) = known else {
-            return Err(S3Error::new(
-                ErrorCode::InvalidAccessKeyId,
-                "The AWS Access Key Id you provided does not exist in our records.",
-            ));
-        };
-        result?;
+        if !signatory.is_stranger() {
+            result?;
+        }
+        let (access_key, identity) = signatory.identity(place.means())?;
         let chunks = match mode {
             PayloadMode::SignedChunks | PayloadMode::SignedChunksTrailer => Some(ChunkVerifier(
                 ChunkSigner::new(key, claim.timestamp, claim.scope, claim.signature),
@@ -220,17 +238,7 @@ impl Verifier {
             | PayloadMode::UnsignedTrailer
             | PayloadMode::Absent => None,
         };
-        Ok(Verified {
-            identity: Identity {
-                principal: Arc::clone(&known.principal),
-                means: place.means(),
-                claims: None,
-                grants: Arc::clone(&known.grants),
-            },
-            access_key: Arc::clone(&known.access_key),
-            payload: mode,
-            chunks,
-        })
+        Ok(Verified { identity, access_key, payload: mode, chunks })
     }
 }
 

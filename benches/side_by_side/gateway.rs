@@ -13,6 +13,15 @@ pub(crate) const SECRET_KEY: &str = "a secret of the bench, long enough to be on
 /// Ticks of /proc in a second: USER_HZ, 100 on every Linux that Rust's std runs on.
 const TICKS: f64 = 100.0;
 
+/// How a round wants its gateway.
+#[derive(Clone, Copy)]
+pub(crate) struct Options {
+    /// `server.zero_copy.enabled`.
+    pub(crate) splice: bool,
+    /// `auth.enabled`.
+    pub(crate) auth: bool,
+}
+
 pub(crate) struct Gateway {
     child: Child,
     pub(crate) address: SocketAddr,
@@ -20,9 +29,10 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
-    /// Starts one in front of the sink, with or without splice.
-    pub(crate) fn start(sink: SocketAddr, splice: bool) -> Result<Gateway> {
-        let name = format!("mizuchi-bench-{}-{splice}", std::process::id());
+    /// Starts one in front of the sink.
+    pub(crate) fn start(sink: SocketAddr, options: Options) -> Result<Gateway> {
+        let Options { splice, auth } = options;
+        let name = format!("mizuchi-bench-{}-{splice}-{auth}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&directory)?;
         let settings = directory.join("settings.yaml");
@@ -30,7 +40,7 @@ impl Gateway {
             "server:\n  address: 127.0.0.1:0\n  workers: 1\n  state_directory: {}\n  zero_copy:\n    \
              enabled: {splice}\nadmin:\n  address: 127.0.0.1:0\nbuckets:\n  - name: uploads\n    s3:\n      \
              region: us-east-1\n      endpoint: http://{sink}\n      access_key: sink\n      secret_key: sink\n    \
-             auth:\n      sigv4:\n        credentials:\n          - access_key: {ACCESS_KEY}\n            \
+             auth:\n      enabled: {auth}\n      sigv4:\n        credentials:\n          - access_key: {ACCESS_KEY}\n            \
              secret_key: {SECRET_KEY}\n",
             directory.display()
         );

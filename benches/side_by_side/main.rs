@@ -2,6 +2,8 @@
 //! then the latency of 1, 10 and 50 MB PUTs on both paths and straight to the sink.
 //!
 //! Absolute figures drift with the machine; the ratio between two paths measured in turn does not.
+//! Then what authentication costs a 4 KiB PUT, beside a gateway that asks nobody.
+//!
 //! A round in which the host took more than 8 % of the time away (steal) is made again.
 //!
 //! MIZUCHI_BENCH_ROUNDS (5) and MIZUCHI_BENCH_SIZE (bytes, 1 GiB) make it shorter.
@@ -10,7 +12,7 @@ mod gateway;
 mod load;
 mod sink;
 
-use gateway::Gateway;
+use gateway::{Gateway, Options};
 use std::error::Error;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -23,6 +25,8 @@ const MAX_REPEATS: usize = 3;
 const SLOW_CLIENTS: usize = 5000;
 /// The bystander's requests.
 const BYSTANDER_REQUESTS: usize = 1000;
+/// 4 KiB requests of one round.
+const SMALL_REQUESTS: usize = 5000;
 /// Requests of one latency cell.
 const LATENCY_REQUESTS: usize = 40;
 
@@ -87,8 +91,8 @@ fn main() -> Result<()> {
     let rounds = setting("MIZUCHI_BENCH_ROUNDS", 5) as usize;
     let size = setting("MIZUCHI_BENCH_SIZE", 1 << 30);
     let sink = sink::start()?;
-    let splice = Gateway::start(sink, true)?;
-    let copy = Gateway::start(sink, false)?;
+    let splice = Gateway::start(sink, Options { splice: true, auth: true })?;
+    let copy = Gateway::start(sink, Options { splice: false, auth: true })?;
     load::put(splice.address, size, 1)?;
     load::put(copy.address, size, 1)?;
     let (mut spliced, mut copied) = (Vec::new(), Vec::new());
@@ -133,7 +137,35 @@ fn main() -> Result<()> {
             cell(copy.address)?
         );
     }
-    bystander(splice.address)
+    bystander(splice.address)?;
+    drop(copy);
+    let open = Gateway::start(sink, Options { splice: true, auth: false })?;
+    authentication(&splice, &open, rounds)
+}
+
+/// The CPU time of a 4 KiB PUT, verified and re-signed, beside one that is only signed again.
+fn authentication(verifying: &Gateway, open: &Gateway, rounds: usize) -> Result<()> {
+    println!("\n## CPU per 4 KiB PUT, {SMALL_REQUESTS} on one connection, {rounds} rounds\n");
+    println!("| auth | µs: median (min–max) |\n|---|---|");
+    let measure = |gateway: &Gateway| -> Result<f64> {
+        let cpu = gateway.cpu_seconds()?;
+        load::put(gateway.address, 4096, SMALL_REQUESTS)?;
+        Ok((gateway.cpu_seconds()? - cpu) * 1e6 / SMALL_REQUESTS as f64)
+    };
+    measure(verifying)?;
+    measure(open)?;
+    let (mut with, mut without) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        with.push(measure(verifying)?);
+        without.push(measure(open)?);
+    }
+    let ratio = spread(with.iter().zip(&without).map(|(one, other)| one / other).collect());
+    for (name, cells) in [("SigV4", with), ("enabled: false", without)] {
+        let (least, median, most) = spread(cells);
+        println!("| {name} | {median:.0} ({least:.0}–{most:.0}) |");
+    }
+    println!("\nSigV4 / none, pair by pair: {:.2} ({:.2}–{:.2})", ratio.1, ratio.0, ratio.2);
+    Ok(())
 }
 
 /// R17: what 5,000 slow clients cost a bystander.

@@ -73,6 +73,8 @@ pub(super) struct Account {
     pub(super) bytes: u64,
     pub(super) plan: &'static str,
     pub(super) restarts: u32,
+    /// The code of a refusal that is not S3's, answered by a document of its own; else empty.
+    pub(super) refused: &'static str,
     /// Parts that a CompleteMultipartUpload names.
     pub(super) parts: Option<usize>,
     /// The headers that let a web page read the answer.
@@ -106,6 +108,7 @@ async fn serve(route: Route, message: Serve) -> Reply {
         bytes: 0,
         plan: "-",
         restarts: 0,
+        refused: "",
         parts: None,
         cors: Vec::new(),
     };
@@ -143,7 +146,7 @@ pub(super) fn conclude(
     sent: Option<u16>,
 ) -> Reply {
     let (mut reply, code) = match result {
-        Ok(reply) => (reply, String::new()),
+        Ok(reply) => (reply, account.refused.to_owned()),
         Err(Failed { error, close }) => {
             let labels = [error.metric_label(), error.fault.as_str()];
             route.engine.metrics.errors.with_label_values(&labels).inc();

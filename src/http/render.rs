@@ -22,10 +22,10 @@ pub(super) fn list_uploads(
     engine: &Engine,
     bucket: &Bucket,
     query: &ListQuery,
-    principal: &str,
+    owner: &str,
 ) -> Result<Reply, S3Error> {
     let name = bucket.name.as_str();
-    let of_client = engine.ledger.of_client(name, principal);
+    let of_client = engine.ledger.of_client(name, owner);
     let uploads = of_client.into_iter().filter_map(|record| {
         let key = record.key.strip_prefix(&bucket.backend.key_prefix)?.to_owned();
         Some(ListedUpload { key, upload_id: record.upload_id?, initiated: record.begun.from })
@@ -33,12 +33,12 @@ pub(super) fn list_uploads(
     let marker = match query.upload_id_marker.as_str() {
         "" => None,
         // One that is none of the caller's marks nothing.
-        sealed => engine.sealer.open(sealed, name, &query.key_marker, principal).ok(),
+        sealed => engine.sealer.open(sealed, name, &query.key_marker, owner).ok(),
     };
     let page = page(uploads.collect(), query, marker.as_ref().map(BackendUploadId::as_str));
     let seal = |key: &str, id: &str| {
         let id = BackendUploadId::new(id.to_owned());
-        engine.sealer.seal(&id, name, key, principal, rand::random())
+        engine.sealer.seal(&id, name, key, owner, rand::random())
     };
     let document = xml::list_uploads_document(name, query, &page, seal)?;
     Ok(Reply::xml(200, Vec::new(), document.into_bytes()))
@@ -49,7 +49,7 @@ pub(super) async fn render(
     route: &Route,
     bucket: &Bucket,
     operation: &Operation,
-    principal: &str,
+    owner: &str,
     answer: BackendAnswer,
 ) -> Result<Reply, S3Error> {
     let headers = headers::response_headers(&answer.headers);
@@ -73,13 +73,13 @@ pub(super) async fn render(
             if bucket.upload.records_clients() {
                 let full = format!("{}{key}", bucket.backend.key_prefix);
                 let ledger = &route.engine.ledger;
-                let noted = ledger.client_began(name, &full, &id, principal, wall_clock()).await;
+                let noted = ledger.client_began(name, &full, &id, owner, wall_clock()).await;
                 if let Err(error) = noted {
                     log::error!("bucket {name}: an upload will not be listed nor aborted: {error}");
                 }
             }
             let id = BackendUploadId::new(id);
-            let sealed = route.engine.sealer.seal(&id, name, key, principal, rand::random())?;
+            let sealed = route.engine.sealer.seal(&id, name, key, owner, rand::random())?;
             route.engine.metrics.multipart_uploads.with_label_values(&["created"]).inc();
             let replace = [("Bucket", name), ("Key", key), ("UploadId", sealed.as_str())];
             Ok(Reply::xml(200, headers, rewrite("InitiateMultipartUploadResult", &replace)?))

@@ -5,6 +5,7 @@ use super::http_actor::Account;
 use super::render::{head_bucket, list_uploads, render};
 use super::reply::Reply;
 use super::route::Route;
+use super::sts;
 use mizuchi_actors::auth_actor::{Authorize, Authorized};
 use mizuchi_actors::config::Bucket;
 use mizuchi_actors::guardian::NoAnswer;
@@ -61,6 +62,8 @@ pub(super) struct Upload {
     job: Job,
     bucket: Arc<Bucket>,
     operation: Operation,
+    /// What a multipart upload that it begins is sealed to.
+    owner: Arc<str>,
     /// The backend's, of the operations that name one.
     upload_id: Option<BackendUploadId>,
     /// After this time the client is told to wait; None: it gets one answer, when it is there.
@@ -75,6 +78,9 @@ pub(super) async fn begin(
     peer: Option<IpAddr>,
     account: &mut Account,
 ) -> Result<Begun, Failed> {
+    if sts::is_for(route, head) {
+        return Ok(Begun::Answered(sts::serve(route, body, account).await?));
+    }
     let address = route.router.resolve(head)?;
     let Some(bucket) = route.engine.buckets.get(address.bucket).map(Arc::clone) else {
         return Err(
@@ -112,6 +118,7 @@ pub(super) async fn begin(
     account.principal = Arc::clone(&authorized.principal);
 
     let upload_id = authorized.upload_id.clone();
+    let owner = Arc::clone(&authorized.owner);
     let job = match &operation {
         Operation::HeadBucket => return Ok(Begun::Answered(head_bucket(&bucket))),
         Operation::GetBucketLocation => {
@@ -119,8 +126,7 @@ pub(super) async fn begin(
             return Ok(Begun::Answered(Reply::xml(200, Vec::new(), document.into_bytes())));
         }
         Operation::ListMultipartUploads(query) => {
-            let principal = &authorized.principal;
-            let reply = list_uploads(&route.engine, &bucket, query, principal)?;
+            let reply = list_uploads(&route.engine, &bucket, query, &authorized.owner)?;
             return Ok(Begun::Answered(reply));
         }
         Operation::PutObject { .. } | Operation::UploadPart { .. } => {
@@ -139,7 +145,7 @@ pub(super) async fn begin(
             let request = prepare::upstream(&bucket, &operation, &mut authorized, payload, length);
             let kind = kind_of(&operation, &request.headers)?;
             let content = Content::Document(document);
-            Job::Whole(UploadJob {
+            Job::Whole(Box::new(UploadJob {
                 bucket_index: address.bucket,
                 bucket: Arc::clone(&bucket),
                 kind,
@@ -148,7 +154,7 @@ pub(super) async fn begin(
                 plan: None,
                 proof,
                 permit,
-            })
+            }))
         }
         Operation::CreateMultipartUpload { .. }
         | Operation::AbortMultipartUpload { .. }
@@ -161,7 +167,7 @@ pub(super) async fn begin(
             let request =
                 prepare::upstream(&bucket, &operation, &mut authorized, PayloadHash::Empty, length);
             let kind = kind_of(&operation, &request.headers)?;
-            Job::Whole(UploadJob {
+            Job::Whole(Box::new(UploadJob {
                 bucket_index: address.bucket,
                 bucket: Arc::clone(&bucket),
                 kind,
@@ -170,24 +176,23 @@ pub(super) async fn begin(
                 plan: None,
                 proof: Proof::None,
                 permit,
-            })
+            }))
         }
     };
     account.plan = job.plan();
     // HTTP/1.0 has no framing for a body whose length is not known (RFC 9112, 6.1).
     let long = head.is_http_11() && matches!(operation, Operation::CompleteMultipartUpload { .. });
     let keepalive = long.then_some(bucket.upload.complete_keepalive);
-    Ok(Begun::Upload(Box::new(Upload { job, bucket, operation, upload_id, keepalive })))
+    Ok(Begun::Upload(Box::new(Upload { job, bucket, operation, owner, upload_id, keepalive })))
 }
 
 impl Upload {
     /// Begins the upload and waits for its end.
     pub(super) async fn end(self, route: &Route, account: &mut Account) -> Result<Reply, Failed> {
-        let Upload { job, bucket, operation, upload_id, .. } = self;
-        let principal = Arc::clone(&account.principal);
+        let Upload { job, bucket, operation, owner, upload_id, .. } = self;
         let end: UploadEnd = match job {
-            Job::Whole(job) => route.uploads.ask(BeginUpload(job)).await?,
-            Job::Parts(job) => route.uploads.ask(BeginSplit(job)).await?,
+            Job::Whole(job) => route.uploads.ask(BeginUpload(*job)).await?,
+            Job::Parts(job) => route.uploads.ask(BeginSplit(*job)).await?,
         };
         account.bytes = end.volume.spliced + end.volume.copied;
         account.restarts = end.restarts;
@@ -199,7 +204,7 @@ impl Upload {
         if let (Some(id), true) = (&upload_id, ends_upload(&operation)) {
             route.engine.ledger.client_ended(&bucket.name, id.as_str());
         }
-        render(route, &bucket, &operation, &principal, answer).await.map_err(Failed::from)
+        render(route, &bucket, &operation, &owner, answer).await.map_err(Failed::from)
     }
 }
 
@@ -224,8 +229,8 @@ fn kind_of(
 
 /// Work for the supervisor.
 enum Job {
-    Whole(UploadJob),
-    Parts(SplitJob),
+    Whole(Box<UploadJob>),
+    Parts(Box<SplitJob>),
 }
 
 impl Job {
@@ -271,7 +276,7 @@ fn body_job(
             let planned =
                 prepare::plan_parts(&route.engine, bucket, head, authorized, body, payload)
                     .map_err(close)?;
-            Ok(Job::Parts(SplitJob {
+            Ok(Job::Parts(Box::new(SplitJob {
                 bucket_index,
                 bucket: Arc::clone(bucket),
                 shape,
@@ -285,7 +290,7 @@ fn body_job(
                 resources: route.replay.clone(),
                 plan: planned.plan,
                 permit,
-            }))
+            })))
         }
         (Way::Whole, None) => Err(close(parts::missing_length())),
         (Way::Whole, Some(length)) => {
@@ -306,7 +311,7 @@ fn body_job(
                 request.headers.push((name, value));
             }
             let kind = kind_of(operation, &request.headers).map_err(close)?;
-            Ok(Job::Whole(UploadJob {
+            Ok(Job::Whole(Box::new(UploadJob {
                 bucket_index,
                 bucket: Arc::clone(bucket),
                 kind,
@@ -315,7 +320,7 @@ fn body_job(
                 plan: Some(planned.plan),
                 proof,
                 permit,
-            }))
+            })))
         }
     }
 }

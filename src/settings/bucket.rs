@@ -143,7 +143,7 @@ pub(super) fn read_all<'t>(
         let upload = s.within("upload", read_upload);
         let cors = cors::read_all(s);
         let region = s3.as_ref().map(|s3| s3.region.as_str());
-        let auth = s.within_inheriting("auth", auth, |s| auth::read(s, region));
+        let auth = s.within_inheriting("auth", auth, |s| auth::read(s, region, surroundings));
         Some(BucketSettings {
             name: name?,
             path_prefix: prefix?,

@@ -134,6 +134,31 @@ fn read_layers(
     }
 }
 
+/// A file that holds `keys` of one section of the settings, and that section's defaults of them.
+/// `None`: unreadable, which is noted.
+pub(super) fn read_part(
+    path: &Path,
+    text: &str,
+    section: &[&str],
+    keys: &[&str],
+    environment: &BTreeMap<String, String>,
+    findings: &Findings,
+) -> Option<(Table, Table)> {
+    let mut file = parse(&path.display().to_string(), text, findings)?;
+    let mut defaults = parse("settings/default.yaml", DEFAULTS, findings)?;
+    for key in section {
+        defaults = match defaults.remove(*key)?.kind {
+            ValueKind::Table(table) => table,
+            _ => return None,
+        };
+    }
+    defaults.retain(|key, _| keys.contains(&key.as_str()));
+    for (key, value) in &mut file {
+        interpolate_tree(value, key, environment, findings);
+    }
+    Some((file, defaults))
+}
+
 /// The key that the variable `name` sets: `MIZUCHI__BUCKETS__0__NAME` is `buckets[0].name`.
 fn key_of(name: &str, defaults: &Table) -> Result<String, String> {
     let segments = name.strip_prefix(PREFIX).unwrap_or(name).to_ascii_lowercase();
@@ -187,8 +212,15 @@ fn read_settings(
     let replay = root.within("replay", |s| process::read_replay(s, machine, state_directory));
     let admin = root.within("admin", |s| admin::read(s, surroundings));
     let logging = root.within("logging", process::read_logging);
+    let sts = root.within("sts", |s| {
+        let sts = process::read_sts(s)?;
+        if sts.enabled {
+            s.fail("enabled", "needs at least one issuer of tokens, and there is none");
+        }
+        Some(sts)
+    });
     let embedded = root.within("embedded", process::read_embedded);
-    root.within("auth", auth::check);
+    root.within("auth", |s| auth::check(s, surroundings));
     let auth = root.layers_of("auth");
     let buckets = bucket::read_all(root, &auth, surroundings);
     if let (Some(server), Some(buckets)) = (&server, &buckets) {
@@ -207,6 +239,7 @@ fn read_settings(
         replay: replay?,
         admin: admin?,
         logging: logging?,
+        sts: sts?,
         embedded: embedded?,
         buckets: buckets?,
     })

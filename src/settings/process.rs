@@ -2,13 +2,17 @@
 
 use super::machine::Machine;
 use super::section::Section;
-use super::values::{KIB, TIB, choice, count, duration, path, size, text, text_where};
+use super::values::{KIB, TIB, boolean, choice, count, duration, path, size, text, text_where};
 use config::Value;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The longest `admission.queue_wait`: longer than clients wait themselves helps nobody.
 const MAX_QUEUE_WAIT: Duration = Duration::from_secs(60);
+
+/// STS's shortest session and its longest.
+const MIN_SESSION: Duration = Duration::from_secs(900);
+const MAX_SESSION: Duration = Duration::from_secs(43_200);
 
 /// The levels of the `log` crate, and none.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -56,6 +60,15 @@ pub enum LogFormat {
     Json,
 }
 
+/// `sts`: the token service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StsSettings {
+    /// Whether there is one.
+    pub enabled: bool,
+    /// The longest session, 15 minutes to 12 hours.
+    pub max_duration: Duration,
+}
+
 /// `embedded`: of the in-process backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EmbeddedSettings {
@@ -96,6 +109,13 @@ pub(super) fn read_replay(
         overflow: file?.then_some(directory),
         overflow_limit: overflow_limit?,
     })
+}
+
+/// Reads `sts`.
+pub(super) fn read_sts(s: &mut Section<'_>) -> Option<StsSettings> {
+    let enabled = s.required("enabled", boolean);
+    let max_duration = s.required("max_duration", duration(MIN_SESSION..=MAX_SESSION));
+    Some(StsSettings { enabled: enabled?, max_duration: max_duration? })
 }
 
 /// Reads `logging`.

@@ -41,6 +41,8 @@ pub struct ServerSettings {
     pub state_directory: PathBuf,
     /// Seals uploadIds; `None`: the one in `state_directory`, made there once.
     pub seal_key: Option<SealKey>,
+    /// How often files that may change are looked at.
+    pub reload_interval: Duration,
     /// The longest time for a request's head.
     pub head_timeout: Duration,
     /// The longest idle time of a client's connection.
@@ -53,8 +55,6 @@ pub struct ServerSettings {
     pub tls: Option<TlsFiles>,
     /// The longest TLS handshake, also with the admin listener.
     pub handshake_timeout: Duration,
-    /// How often the files of certificates are looked at.
-    pub reload_interval: Duration,
     /// Clients' connections in the whole process.
     pub max_connections: usize,
     /// When a body is spliced.
@@ -134,6 +134,7 @@ pub(super) fn read(
     let virtual_host_domains = s.list("virtual_host_domains", network::domain);
     let state_directory = s.required("state_directory", path);
     let seal_key = s.optional("seal_key", SealKey::parse);
+    let reload_interval = s.required("reload_interval", duration(100 * MILLISECOND..=HOUR));
     let head_timeout = s.required("head_timeout", duration(SECOND..=HOUR));
     let keep_alive = s.required("keep_alive", duration(SECOND..=HOUR));
     let max_connections = s.required("max_connections", count(1..=1_000_000));
@@ -169,12 +170,12 @@ pub(super) fn read(
         virtual_host_domains: virtual_host_domains?,
         state_directory: state_directory?,
         seal_key: seal_key?,
+        reload_interval: reload_interval?,
         head_timeout: head_timeout?,
         keep_alive: keep_alive?,
         body_progress: body_progress?,
         tls: tls.tls,
         handshake_timeout: tls.handshake_timeout,
-        reload_interval: tls.reload_interval,
         drain: drain?,
         max_connections: max_connections?,
         zero_copy: zero_copy?,

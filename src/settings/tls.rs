@@ -9,7 +9,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
-const DAY: Duration = Duration::from_secs(86_400);
 
 /// The longest handshake: each holds one of `server.max_connections`.
 const MAX_HANDSHAKE: Duration = Duration::from_secs(300);
@@ -20,12 +19,11 @@ const CLIENT_AUTH: &[(&str, ClientAuth)] = &[
     ("required", ClientAuth::Required),
 ];
 
-/// `server.tls`: the listener's, if there is a certificate, and how often files are looked at.
+/// `server.tls`: the listener's, if there is a certificate.
 #[derive(Debug, Clone)]
 pub(super) struct ReadTls {
     pub(super) tls: Option<TlsFiles>,
     pub(super) handshake_timeout: Duration,
-    pub(super) reload_interval: Duration,
 }
 
 /// Reads `server.tls`. The files are read here, so that `mizuchi check` finds what is wrong with them.
@@ -34,10 +32,9 @@ pub(super) fn read(s: &mut Section<'_>, surroundings: &Surroundings<'_>) -> Opti
     let http2 = s.required("http2", boolean);
     let client_auth = s.required("client_auth", choice(CLIENT_AUTH));
     let handshake_timeout = s.required("handshake_timeout", duration(SECOND..=MAX_HANDSHAKE));
-    let reload_interval = s.required("reload_interval", duration(SECOND..=DAY));
     let files = read_files(s);
     let (client_auth, files) = (client_auth?, files?);
-    let (handshake_timeout, reload_interval) = (handshake_timeout?, reload_interval?);
+    let handshake_timeout = handshake_timeout?;
     match (client_auth, files.client_ca_files.is_empty()) {
         (ClientAuth::Off, false) => {
             s.findings().warn(&s.key("client_ca_file"), "has no effect: client_auth is off");
@@ -53,7 +50,7 @@ pub(super) fn read(s: &mut Section<'_>, surroundings: &Surroundings<'_>) -> Opti
             s.fail("cert_file", "must be set: client_auth needs TLS");
             return None;
         }
-        return Some(ReadTls { tls: None, handshake_timeout, reload_interval });
+        return Some(ReadTls { tls: None, handshake_timeout });
     };
     let client_ca_files = match client_auth {
         ClientAuth::Off => Vec::new(),
@@ -62,7 +59,7 @@ pub(super) fn read(s: &mut Section<'_>, surroundings: &Surroundings<'_>) -> Opti
     let (only_tls13, http2) = (only_tls13?, http2?);
     let files = TlsFiles { cert_file, key_file, client_ca_files, client_auth, only_tls13, http2 };
     let files = check(s, files, surroundings)?;
-    Some(ReadTls { tls: Some(files), handshake_timeout, reload_interval })
+    Some(ReadTls { tls: Some(files), handshake_timeout })
 }
 
 /// Reads `admin.tls`: HTTP/1.1 alone, and who has a certificate shows it.

@@ -54,22 +54,38 @@ pub struct TlsError {
 }
 
 /// The files' contents.
-#[derive(Clone)]
 pub(super) struct Material {
     chain: String,
     key: Secret,
     authorities: Vec<String>,
 }
 
-impl PartialEq for Material {
-    fn eq(&self, other: &Self) -> bool {
-        self.chain == other.chain
-            && self.key.expose() == other.key.expose()
-            && self.authorities == other.authorities
+impl Material {
+    /// From the contents of [`TlsFiles::paths`]; None: there are too few.
+    pub(super) fn of(contents: &[Vec<u8>]) -> Option<Material> {
+        let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
+        let [chain, key, authorities @ ..] = contents else { return None };
+        Some(Material {
+            chain: text(chain),
+            key: Secret::new(text(key)),
+            authorities: authorities.iter().map(text).collect(),
+        })
+    }
+
+    /// The contents of [`TlsFiles::paths`].
+    pub(super) fn contents(&self) -> Vec<Vec<u8>> {
+        let texts = [self.chain.as_str(), self.key.expose()].into_iter();
+        texts.chain(self.authorities.iter().map(String::as_str)).map(Vec::from).collect()
     }
 }
 
 impl TlsFiles {
+    /// All files: the chain's, the key's, the authorities'.
+    pub(super) fn paths(&self) -> Vec<PathBuf> {
+        let own = [&self.cert_file, &self.key_file].into_iter();
+        own.chain(&self.client_ca_files).cloned().collect()
+    }
+
     /// Whether the files can be used. Blocks; `read` reads a file.
     pub fn check(&self, read: &dyn Fn(&Path) -> io::Result<String>) -> Result<(), TlsError> {
         self.build(&self.read(read)?).map(|_| ())

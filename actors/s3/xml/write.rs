@@ -13,7 +13,7 @@ const NAMESPACE: &str = "http://s3.amazonaws.com/doc/2006-03-01/";
 
 /// Escapes text; what XML 1.0 cannot hold (control characters) becomes U+FFFD. A CR is written as a
 /// reference: a parser reads a bare one as LF (XML 1.0, 2.11), and a key with one would change.
-pub(super) fn text(raw: &str) -> String {
+pub fn text(raw: &str) -> String {
     let allowed = |c: char| matches!(c, '\t' | '\n' | '\r' | ' '..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..);
     let clean: String = raw.chars().map(|c| if allowed(c) { c } else { '\u{fffd}' }).collect();
     escape(clean).replace('\r', "&#13;")

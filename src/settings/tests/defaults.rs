@@ -6,7 +6,7 @@ use crate::settings::values::{KIB, MIB, TIB};
 
 #[test]
 fn the_defaults_are_those_of_the_documentation() {
-    let Settings { server, admission, replay, admin, logging, embedded, buckets } =
+    let Settings { server, admission, replay, admin, sts, logging, embedded, buckets } =
         settings(MINIMAL, &[]);
     assert_eq!(server.address, "0.0.0.0:8080".parse().unwrap());
     assert_eq!(server.workers, 6, "0 = cores");
@@ -21,7 +21,7 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!(server.keep_alive, 75 * SECOND);
     assert_eq!(server.max_connections, 25_000);
     assert!(server.tls.is_none());
-    assert_eq!((server.handshake_timeout, server.reload_interval), (10 * SECOND, 30 * SECOND));
+    assert_eq!(server.handshake_timeout, 10 * SECOND);
     assert_eq!(server.body_progress, BodyProgress { bytes: KIB, interval: 20 * SECOND });
     assert_eq!(server.drain, Drain { bytes: 16 * MIB, time: 5 * SECOND });
     let zero_copy =
@@ -40,6 +40,8 @@ fn the_defaults_are_those_of_the_documentation() {
     assert!(admin.token.is_none() && admin.tls.is_none() && admin.open.is_empty());
     assert!(!admin.is_protected());
     assert_eq!((logging.format, logging.level.as_str()), (LogFormat::Text, "info"));
+    let longest = Duration::from_secs(12 * 3600);
+    assert_eq!(sts, StsSettings { enabled: false, max_duration: longest });
     assert_eq!(embedded.directory, Path::new("./data/objects"));
 
     let [BucketSettings { name, path_prefix, s3, upload, cors, auth }] =
