@@ -209,7 +209,8 @@ async fn respond(
     let served = Served::new(pulse);
     let arrival = arrival.map(|(head, framing)| {
         let (feeder, body) = fed_body(framing, &client.tap);
-        actix_rt::spawn(pump(incoming, feeder, Rc::clone(pulse)));
+        let config = Arc::clone(&client.tap);
+        actix_rt::spawn(pump(incoming, feeder, Rc::clone(pulse), config));
         Arrival { head, body }
     });
     let (peer, certificate) = (client.peer, client.certificate.clone());

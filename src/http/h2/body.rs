@@ -6,12 +6,14 @@ use actix_web::body::MessageBody as _;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use mizuchi_actors::tap::{BodyError, Feeder};
+use mizuchi_actors::tap::{BodyError, Feeder, TapConfig};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 /// Frames smaller than this are copied: each would keep the buffer alive that it came in, for as long
 /// as it is kept for replay.
@@ -21,23 +23,51 @@ const SMALL: usize = 4 * 1024;
 const GATHER: usize = 16 * 1024;
 
 /// Feeds a request's body to its reader, at the reader's speed: what is not taken keeps the client's
-/// window closed. When the reader goes, so does the stream: the client learns after the answer that
-/// it need not send the rest (RFC 9113, 8.1).
-pub(super) async fn pump(mut incoming: Incoming, mut feeder: Feeder, pulse: Rc<Pulse>) {
+/// window closed. When the reader goes before the end, some more is taken and dropped; then the stream
+/// is reset, and the client knows that it need not send the rest (RFC 9113, 8.1).
+pub(super) async fn pump(
+    mut incoming: Incoming,
+    feeder: Feeder,
+    pulse: Rc<Pulse>,
+    config: Arc<TapConfig>,
+) {
+    if !feed(&mut incoming, feeder, &pulse).await {
+        // Its own limit is the time.
+        let _ = timeout(config.drain_time, drain(&mut incoming, config.drain_bytes)).await;
+    }
+}
+
+/// Some clients lose the answer when the reset arrives while they send (curl 7.88): they
+/// get the same time as on a connection of HTTP/1.
+async fn drain(incoming: &mut Incoming, most: u64) {
+    let mut drained = 0;
+    while drained < most
+        && let Some(Ok(frame)) = incoming.frame().await
+    {
+        drained += frame.data_ref().map_or(0, |data| data.len() as u64);
+    }
+}
+
+/// False: the reader has gone, and the body has not ended.
+async fn feed(incoming: &mut Incoming, mut feeder: Feeder, pulse: &Pulse) -> bool {
     if feeder.wanted().await.is_err() {
-        return;
+        return false;
     }
     let mut gathered = BytesMut::new();
     loop {
         let frame = tokio::select! {
             frame = incoming.frame() => frame,
-            () = feeder.unwanted() => return,
+            () = feeder.unwanted() => return false,
         };
         pulse.moved();
         match frame {
-            None => return feeder.end().await,
+            None => {
+                feeder.end().await;
+                return true;
+            }
             Some(Err(error)) => {
-                return feeder.fail(BodyError::Connection(io::Error::other(error))).await;
+                feeder.fail(BodyError::Connection(io::Error::other(error))).await;
+                return true;
             }
             Some(Ok(frame)) => {
                 // Trailers say nothing: those of S3 are in aws-chunked.
@@ -53,7 +83,7 @@ pub(super) async fn pump(mut incoming: Incoming, mut feeder: Feeder, pulse: Rc<P
                     data = gathered.split().freeze();
                 }
                 if feeder.feed(data).await.is_err() {
-                    return;
+                    return false;
                 }
             }
         }
