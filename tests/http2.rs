@@ -8,6 +8,7 @@ use crate::support::h2::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, Raw, connect, frame,
     literal, send, signed, whole,
 };
+use crate::support::proxy::{Fault, Proxy};
 use crate::support::{PATIENCE, eventually, payload};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, combinators::BoxBody};
@@ -238,7 +239,15 @@ async fn ends(raw: &mut Raw) -> bool {
 /// it is served at a bounded cost; others are served meanwhile.
 #[tokio::test]
 async fn rapid_resets_stop_nobody() {
-    let (backend, trust, _authority, gateway) = start(|setup| setup).await;
+    for signed in ["true", "false"] {
+        rapid_resets(signed).await;
+    }
+}
+
+/// `signed`: whether requests must be; those that need not get as far as the engine.
+async fn rapid_resets(signed: &str) {
+    let (backend, trust, _authority, gateway) =
+        start(|setup| setup.env("MIZUCHI__BUCKETS__0__AUTH__ENABLED", signed)).await;
     let mut raw = Raw::connect(&trust, &gateway, &[]).await;
     let before = gateway.peak_rss();
     let block = raw.put("reset");
@@ -364,20 +373,67 @@ async fn idle_connections_and_answers_that_nobody_takes_end() {
     gateway.settled().await;
 }
 
-/// RFC 9113, 5.1.2: streams past SETTINGS_MAX_CONCURRENT_STREAMS are refused.
+/// RFC 9113, 5.1.2: streams past SETTINGS_MAX_CONCURRENT_STREAMS are refused: no more uploads of one
+/// connection are in flight.
 #[tokio::test]
 async fn streams_are_bounded() {
-    let (_backend, trust, _authority, gateway) = start(|setup| setup).await;
+    let (_backend, trust, _authority, gateway) =
+        start(|setup| setup.env("MIZUCHI__BUCKETS__0__AUTH__ENABLED", "false")).await;
     let mut raw = Raw::connect(&trust, &gateway, &[]).await;
-    // hyper's and the gateway's settings are not acknowledged: the limit holds all the same.
-    let block = raw.put("open");
-    for number in 0..300u32 {
-        if !raw.write(&frame(HEADERS, END_HEADERS, number * 2 + 1, &block)).await {
+    for number in 0..150u32 {
+        let mut block = raw.put(&format!("open-{number}"));
+        literal(&mut block, "content-length", "10");
+        let stream = number * 2 + 1;
+        if !raw.write(&frame(HEADERS, END_HEADERS, stream, &block)).await {
             break;
         }
-        raw.write(&frame(DATA, 0, number * 2 + 1, b"x")).await;
+        raw.write(&frame(DATA, 0, stream, b"x")).await;
     }
+    eventually("many are in flight", async || {
+        gateway.metric("mizuchi_uploads_in_flight").await >= 100.0
+    })
+    .await;
     others_are_served(&trust, &gateway).await;
+    assert_eq!(gateway.metric("mizuchi_uploads_in_flight").await, 100.0);
+    drop(raw);
+    gateway.settled().await;
+}
+
+/// A Complete that takes long is kept alive as on HTTP/1: its 200 at once, white space, then the
+/// document.
+#[tokio::test]
+async fn a_long_complete_is_kept_alive() {
+    let backend = Backend::start().await;
+    let proxy = Proxy::start(backend.s3.address).await;
+    let authority = Authority::new();
+    let setup = authority
+        .serve(Setup::new(&backend, proxy.address))
+        .env("MIZUCHI__BUCKETS__0__UPLOAD__COMPLETE_KEEPALIVE", "1s");
+    let gateway = setup.start().await;
+    let mut sender = connect(&authority.trust().protocol("h2"), &gateway).await;
+    let create = Request::method("POST", "multi").query("uploads", "");
+    let answer = send(&mut sender, signed(create, &gateway, whole(b""))).await.unwrap();
+    let text = answer.text();
+    let id = text.split("<UploadId>").nth(1).unwrap().split('<').next().unwrap().to_owned();
+    let part = Request::put("multi", 6).query("partNumber", "1").query("uploadId", &id);
+    let answer = send(&mut sender, signed(part, &gateway, whole(b"part 1"))).await.unwrap();
+    let tag = answer.headers["etag"].to_str().unwrap().to_owned();
+    let document = format!(
+        "<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>{tag}</ETag></Part>\
+         </CompleteMultipartUpload>"
+    );
+    let complete = Request { method: "POST", ..Request::put("multi", document.len()) }
+        .query("uploadId", &id)
+        .payload(PayloadHash::of(document.as_bytes()));
+    proxy.script([Fault::DelayAnswer(Duration::from_secs(4))]);
+    let request = signed(complete, &gateway, whole(document.as_bytes()));
+    let answer = send(&mut sender, request).await.unwrap();
+    assert_eq!(answer.status, 200);
+    let text = answer.text();
+    assert!(text.contains("?>\n  ") || text.contains("?>  "), "no white space: {text:?}");
+    assert!(text.contains("<CompleteMultipartUploadResult"), "{text:?}");
+    assert!(!answer.headers.contains_key("content-length"));
+    assert_eq!(backend.object("multi").unwrap(), b"part 1");
 }
 
 /// "Finish what is in flight within the grace": an upload ends, an idle connection is told to go.

@@ -98,7 +98,7 @@ impl Raw {
         let stream = trust.open(gateway.address).await.unwrap();
         let mut raw = Raw { stream, host: gateway.address.to_string() };
         raw.stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
-        raw.stream.write_all(&frame(SETTINGS, 0, 0, settings)).await.unwrap();
+        assert!(raw.write(&frame(SETTINGS, 0, 0, settings)).await);
         raw
     }
 
@@ -119,7 +119,7 @@ impl Raw {
 
     /// False: the gateway takes no more.
     pub async fn write(&mut self, bytes: &[u8]) -> bool {
-        self.stream.write_all(bytes).await.is_ok()
+        self.stream.write_all(bytes).await.is_ok() && self.stream.flush().await.is_ok()
     }
 
     /// The next frame: its kind, stream and payload; None: the connection has ended.
