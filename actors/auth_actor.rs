@@ -1,14 +1,19 @@
 //! The AuthActor: who is it, and may they? One per worker thread.
 //!
-//! Three questions, in this order, and the first no is the answer. Who: one of the ways in
-//! [`Authentication`]. The bucket's own rights: the headers with power over others' data that
-//! `upload.allow` names, and the uploadId, which opens only for the bucket, key and owner that it
-//! was sealed for. And what the principal's own credential is good for ([`crate::grants`]).
+//! Four questions, in this order, and the first no is the answer. Who: one of the ways in
+//! [`Authentication`]. What the principal's own credential is good for ([`crate::grants`]). The
+//! bucket's own rights: the headers with power over others' data that `upload.allow` names, and the
+//! uploadId, which opens only for the bucket, key and owner that it was sealed for. And what the
+//! bucket's policy engine says ([`crate::policy`]): of every operation, so of every part too, and
+//! never of somebody who is not known.
 
 use crate::certificate::{CertificateRules, PeerCertificate};
 use crate::config::{Authentication, Bucket, Engine};
 use crate::http::RequestHead;
 use crate::identity::{Identity, Means};
+use crate::jwt::{Authenticator, Refused};
+use crate::policy::{Question, Verdict};
+use crate::s3::cors;
 use crate::s3::error::{ErrorCode, S3Error};
 use crate::s3::headers;
 use crate::s3::names::BackendUploadId;
@@ -58,7 +63,8 @@ pub struct Decided {
 pub struct Decision {
     /// Who asked; None: nobody that is known.
     pub identity: Option<Identity>,
-    /// Who decided: `authentication`, `rights`, `grants`.
+    /// Who decided: `authentication`, `rights`, `grants`, or the policy engine: `opa`, `rego`,
+    /// `openfga`.
     pub by: &'static str,
     /// Why it was denied; empty: it was allowed.
     pub reason: String,
@@ -146,6 +152,12 @@ impl Denied {
         move |error| Denied { by, reason: error.message.to_string(), error }
     }
 
+    /// The client is told what the token's refusal says, the audit log why.
+    fn of_token(refused: Refused) -> Denied {
+        let Refused { error, reason } = refused;
+        Denied { by: "authentication", reason: reason.into_owned(), error }
+    }
+
     /// The client is told that access is denied, and no more.
     fn untold(by: &'static str, reason: impl Into<String>) -> Denied {
         let error = S3Error::new(ErrorCode::AccessDenied, "Access Denied");
@@ -165,13 +177,13 @@ async fn decide(engine: &Engine, request: Authorize) -> Decided {
     let result = if authenticated.is_ok() { "allowed" } else { "denied" };
     let means = match &authenticated {
         Ok(known) => known.identity.means,
-        Err(_) => claimed(&request),
+        Err((means, _)) => *means,
     };
     if means != Means::Anonymous {
         engine.metrics.auth_attempts.with_label_values(&[means.as_str(), result]).inc();
     }
-    let (identity, result) = match authenticated.map_err(Denied::told("authentication")) {
-        Err(denied) => (None, Err(denied)),
+    let (identity, result) = match authenticated {
+        Err((_, denied)) => (None, Err(denied)),
         Ok(known) => {
             let identity = known.identity.clone();
             (Some(identity), authorize(engine, &request, known).await)
@@ -188,40 +200,76 @@ async fn decide(engine: &Engine, request: Authorize) -> Decided {
     }
 }
 
-/// What a request that was not authenticated tried, for the metrics.
-fn claimed(request: &Authorize) -> Means {
-    match &request.bucket.authentication {
-        _ if request.head.has("authorization") => Means::Header,
-        Some(known) if of_certificate(known, request).is_some() => Means::Certificate,
-        _ => Means::Presigned,
-    }
+/// Which signature a request that was not authenticated has tried, for the metrics.
+fn claimed(head: &RequestHead) -> Means {
+    if head.has("authorization") { Means::Header } else { Means::Presigned }
 }
 
-/// The rules and the certificate of a request that has no other credential: one that has is held to
-/// it.
-fn of_certificate<'a>(
-    known: &'a Authentication,
-    request: &'a Authorize,
-) -> Option<(&'a CertificateRules, &'a PeerCertificate)> {
-    let rules = known.certificates.as_ref()?;
-    let certificate = request.certificate.as_deref()?;
-    (!claims_credentials(&request.head)).then_some((rules, certificate))
-}
-
-async fn authenticate(request: &Authorize) -> Result<Authenticated, S3Error> {
+/// Who it is; or how that was tried, and why it failed.
+async fn authenticate(request: &Authorize) -> Result<Authenticated, (Means, Denied)> {
     let head = &request.head;
+    let told = |means| move |error| (means, Denied::told("authentication")(error));
     let Some(known) = &request.bucket.authentication else {
-        let payload = payload_of_unsigned(head, CredentialPlace::Anonymous)?;
+        let payload = payload_of_unsigned(head, CredentialPlace::Anonymous)
+            .map_err(told(Means::Anonymous))?;
         return Ok(Authenticated { identity: Identity::anonymous(), payload, chunks: None });
     };
-    if let Some((rules, certificate)) = of_certificate(known, request) {
-        let identity = rules.identify(certificate)?;
-        let payload = payload_of_unsigned(head, CredentialPlace::Bearer)?;
-        return Ok(Authenticated { identity, payload, chunks: None });
+    let Authentication { sigv4, jwt, certificates } = known;
+    if let Some(jwt) = jwt {
+        let by_token = by_token(jwt, request).await;
+        if let Some(known) = by_token.map_err(|denied| (Means::Jwt, denied))? {
+            return Ok(known);
+        }
     }
-    let verified = known.sigv4.verify(head, &request.hosts, request.now)?;
+    // After every other credential: one that claims another is held to that.
+    if let (Some(rules), Some(certificate)) = (certificates, &request.certificate)
+        && !claims_credentials(head)
+    {
+        return by_certificate(rules, certificate, request).map_err(told(Means::Certificate));
+    }
+    let verified = sigv4.verify(head, &request.hosts, request.now).map_err(told(claimed(head)))?;
     let (payload, chunks) = (verified.payload, verified.chunks);
     Ok(Authenticated { identity: verified.identity, payload, chunks })
+}
+
+/// Who it is by its token; None: it has none.
+fn by_certificate(
+    rules: &CertificateRules,
+    certificate: &PeerCertificate,
+    request: &Authorize,
+) -> Result<Authenticated, S3Error> {
+    let (head, cors) = (&request.head, &request.bucket.cors);
+    // A browser shows its certificate whichever page it is that asks: only those count whose origin a
+    // rule names.
+    let named = |(name, _): &(String, Vec<u8>)| name == "access-control-allow-credentials";
+    if head.has("origin") && !cors::of_answer(cors, head).iter().any(named) {
+        let message = "No CORS rule of the bucket names the origin of this request.";
+        return Err(S3Error::new(ErrorCode::AccessDenied, message));
+    }
+    let identity = rules.identify(certificate)?;
+    let payload = payload_of_unsigned(head, CredentialPlace::Bearer)?;
+    Ok(Authenticated { identity, payload, chunks: None })
+}
+
+async fn by_token(
+    jwt: &Authenticator,
+    request: &Authorize,
+) -> Result<Option<Authenticated>, Denied> {
+    let head = &request.head;
+    let Some(token) = jwt.find_token(head).map_err(Denied::of_token)? else {
+        return Ok(None);
+    };
+    let verified = jwt.verify_token(&token, request.now).await.map_err(Denied::of_token)?;
+    let payload = payload_of_unsigned(head, CredentialPlace::Bearer)
+        .map_err(Denied::told("authentication"))?;
+    let identity = Identity {
+        principal: verified.principal,
+        issuer: Some(verified.issuer),
+        means: Means::Jwt,
+        claims: Some(verified.claims),
+        grants: verified.grants,
+    };
+    Ok(Some(Authenticated { identity, payload, chunks: None }))
 }
 
 /// What a principal that is known may do. Names who decided last.
@@ -247,6 +295,27 @@ async fn authorize(
         }
         _ => None,
     };
+    let by = ask_engine(request, &identity).await?;
     let principal = Arc::clone(principal);
-    Ok(("grants", Authorized { principal, owner, payload, chunks, headers, upload_id }))
+    Ok((by, Authorized { principal, owner, payload, chunks, headers, upload_id }))
+}
+
+/// What the bucket's policy engine says, if it has one. No decision is no leave, and worth a retry.
+async fn ask_engine(request: &Authorize, identity: &Identity) -> Result<&'static str, Denied> {
+    let Authorize { bucket, head, operation, size, client_ip, .. } = request;
+    let Some(authorizer) = &bucket.authorizer else { return Ok("grants") };
+    let by = authorizer.by();
+    let shown = authorizer.headers();
+    let known = (*size, *client_ip);
+    let question = Question::new(identity, head, operation, &bucket.name, known, shown)
+        .map_err(|reason| Denied::untold(by, reason))?;
+    match authorizer.decide(&question).await.verdict {
+        Verdict::Allowed => Ok(by),
+        Verdict::Denied { reason } => Err(Denied::untold(by, reason)),
+        Verdict::Undecided { reason } => {
+            let message = "Service is unable to handle request. Please try again.";
+            let error = S3Error::new(ErrorCode::ServiceUnavailable, message);
+            Err(Denied { by, reason, error })
+        }
+    }
 }

@@ -2,12 +2,14 @@
 
 use crate::backend::{Endpoint, EndpointHealth, RetryBudget, TlsClient};
 use crate::certificate::CertificateRules;
+use crate::jwt::Authenticator;
 use crate::metrics::Metrics;
 use crate::orphans::Ledger;
+use crate::policy::Authorizer;
 use crate::s3::cors::CorsRule;
 use crate::s3::headers::Permissions;
 use crate::s3::upload_id::UploadIdSealer;
-use crate::sigv4::{Signer, Verifier};
+use crate::sigv4::{BackendKeys, Verifier};
 use crate::sts::Sts;
 use crate::transfer::ReplayBudget;
 use crate::upload::RestartPolicy;
@@ -62,6 +64,16 @@ pub struct Bucket {
     pub cors: Vec<CorsRule>,
     /// How clients are known; None: `auth.enabled: false`, everyone is `anonymous`.
     pub authentication: Option<Authentication>,
+    /// Who decides what they may, besides the built-in rules; None: `authorization.engine: none`.
+    pub authorizer: Option<Arc<Authorizer>>,
+}
+
+impl Bucket {
+    /// The names of the query parameters that are the gateway's own: a token may stand in them.
+    pub fn own_parameters(&self) -> Vec<&str> {
+        let jwt = self.authentication.as_ref().and_then(|ways| ways.jwt.as_ref());
+        jwt.map(|jwt| jwt.query_parameters()).unwrap_or_default()
+    }
 }
 
 /// `buckets[].auth`: the ways in which a client may say who it is.
@@ -69,6 +81,8 @@ pub struct Bucket {
 pub struct Authentication {
     /// AWS Signature Version 4.
     pub sigv4: Verifier,
+    /// JSON Web Tokens; None: there is no issuer.
+    pub jwt: Option<Arc<Authenticator>>,
     /// Client certificates; None: they are nobody's.
     pub certificates: Option<CertificateRules>,
 }
@@ -125,7 +139,7 @@ pub struct Backend {
     /// The backend's name for the bucket.
     pub bucket: String,
     /// Signs what goes there.
-    pub signer: Signer,
+    pub keys: Arc<BackendKeys>,
     /// Equivalent entrances; at least one.
     pub endpoints: Vec<BackendEndpoint>,
     /// How its `https://` endpoints are spoken to; None: it has none.

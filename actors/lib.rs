@@ -23,6 +23,7 @@ pub mod outbound;
 pub mod part_worker;
 pub mod payload;
 pub mod platform;
+pub mod policy;
 pub mod s3;
 pub mod s3_client_actor;
 pub mod secret;

@@ -4,13 +4,17 @@
 //! key, a principal or an address.
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
-    Registry, TextEncoder, core::Collector,
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
 };
 
 /// Seconds: from a 4 KiB PUT on a local network to a 5 GiB part over a slow uplink.
 const DURATION_BUCKETS: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0];
+
+/// Seconds: from a decision that is cached to the longest that one may take.
+const DECISION_BUCKETS: [f64; 11] =
+    [0.00001, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.01, 0.05, 0.1, 1.0, 10.0];
 
 /// Parts of a completed multipart upload: S3 allows 1 to 10,000.
 const PART_BUCKETS: [f64; 9] = [1.0, 2.0, 5.0, 10.0, 50.0, 100.0, 500.0, 1000.0, 10000.0];
@@ -93,10 +97,31 @@ metrics! {
     tls_handshakes_failed: IntCounterVec = IntCounterVec::new(
         Opts::new("mizuchi_tls_handshakes_failed_total", "TLS handshakes that clients did not end well, by why"),
         &["reason"]);
+    /// Fetches of token issuers' keys.
+    jwks_fetches: IntCounterVec = IntCounterVec::new(
+        Opts::new("mizuchi_jwks_fetches_total", "Fetches of the keys that issuers of tokens publish, by result"),
+        &["result"]);
     /// Files read again.
     reloads: IntCounterVec = IntCounterVec::new(
         Opts::new("mizuchi_reloads_total", "Files that changed and were read again, by what became of it"),
         &["what", "result"]);
+    /// Decisions of policy engines.
+    authorization_decisions: IntCounterVec = IntCounterVec::new(
+        Opts::new("mizuchi_authorization_decisions_total", "Decisions of policy engines, by engine and result (allowed, denied, undecided)"),
+        &["engine", "result"]);
+    /// How long they took.
+    authorization_duration: HistogramVec = HistogramVec::new(
+        HistogramOpts::new("mizuchi_authorization_duration_seconds", "Time of a decision, cached ones included")
+            .buckets(DECISION_BUCKETS.to_vec()),
+        &["engine"]);
+    /// Decisions that were made before.
+    authorization_cache_hits: IntCounterVec = IntCounterVec::new(
+        Opts::new("mizuchi_authorization_cache_hits_total", "Decisions that were cached, or asked for by another at the same time"),
+        &["engine"]);
+    /// Engines that are not asked for a while.
+    authorization_breakers_open: IntGaugeVec = IntGaugeVec::new(
+        Opts::new("mizuchi_authorization_breakers_open", "Policy engines that failed and are only probed: their buckets answer 503"),
+        &["engine"]);
     /// Errors answered.
     errors: IntCounterVec = IntCounterVec::new(
         Opts::new("mizuchi_errors_total", "Errors answered, by S3 code and whose fault"),
@@ -118,6 +143,17 @@ metrics! {
     sweeps: IntCounterVec = IntCounterVec::new(
         Opts::new("mizuchi_orphan_sweeps_total", "Looks at multipart uploads that nobody ended, by what came of them"),
         &["result"]);
+    /// Lines of the audit log that are not in it.
+    audit_lost: IntCounter = IntCounter::new(
+        "mizuchi_audit_lost_total", "Lines of the audit log that could not be written");
+    /// Looks for the backend's temporary credentials.
+    credential_renewals: IntCounterVec = IntCounterVec::new(
+        Opts::new("mizuchi_backend_credential_renewals_total", "Fetches of the backend's temporary credentials, by what came of them"),
+        &["result"]);
+    /// How long they are still valid.
+    credential_left: IntGaugeVec = IntGaugeVec::new(
+        Opts::new("mizuchi_backend_credentials_left_seconds", "Time until a bucket's backend credentials expire; 0: there are no valid ones"),
+        &["bucket"]);
     /// Part workers alive.
     parts_in_flight: IntGauge = IntGauge::new(
         "mizuchi_parts_in_flight", "Part workers alive");

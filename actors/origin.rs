@@ -10,6 +10,7 @@ use crate::config::Bucket;
 use crate::guardian::ActorRef;
 use crate::orphans::Listed;
 use crate::s3_client_actor::{LeaseConnection, Release, S3ClientActor};
+use crate::sigv4::BackendKeys;
 use crate::upload::job::Proof;
 use crate::upload::machine::Proven;
 use rusoto_core::request::{
@@ -17,11 +18,12 @@ use rusoto_core::request::{
 };
 use rusoto_core::signature::SignedRequest;
 use rusoto_core::{ByteStream, Client, Region, RusotoError};
-use rusoto_credential::AwsCredentials;
+use rusoto_credential::{AwsCredentials, CredentialsError, ProvideAwsCredentials};
 use rusoto_s3::{
     AbortMultipartUploadError, AbortMultipartUploadRequest, HeadObjectOutput, HeadObjectRequest,
     ListMultipartUploadsRequest, ListPartsRequest, S3, S3Client,
 };
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -221,6 +223,30 @@ impl DispatchSignedRequest for Dispatcher {
     }
 }
 
+/// rusoto's view of the bucket's keys, as they are at each request.
+struct SnapshotKeys(Arc<BackendKeys>);
+
+impl SnapshotKeys {
+    fn now(&self) -> Result<AwsCredentials, CredentialsError> {
+        let signer = self.0.signer(OffsetDateTime::now_utc()).map_err(CredentialsError::new)?;
+        let token = signer.session_token().map(|token| token.expose().to_owned());
+        Ok(AwsCredentials::new(signer.access_key(), signer.secret_key().expose(), token, None))
+    }
+}
+
+/// An async_trait, written out.
+impl ProvideAwsCredentials for SnapshotKeys {
+    fn credentials<'s, 'f>(
+        &'s self,
+    ) -> Pin<Box<dyn Future<Output = Result<AwsCredentials, CredentialsError>> + Send + 'f>>
+    where
+        's: 'f,
+        Self: 'f,
+    {
+        Box::pin(std::future::ready(self.now()))
+    }
+}
+
 async fn send(
     bucket: &Bucket,
     client: &ActorRef<S3ClientActor>,
@@ -236,10 +262,8 @@ async fn send(
         request.add_header("x-amz-checksum-mode", "ENABLED");
     }
     request.set_hostname(Some(lease.authority.clone()));
-    let signer = &bucket.backend.signer;
-    let token = signer.session_token().map(|token| token.expose().to_owned());
-    let secret = signer.secret_key().expose();
-    request.sign(&AwsCredentials::new(signer.access_key(), secret, token, None));
+    let keys = SnapshotKeys(Arc::clone(&bucket.backend.keys)).credentials().await;
+    request.sign(&keys.map_err(|error| error.to_string())?);
     let head = serialize(&request);
     let timeouts = &bucket.backend.timeouts;
     let connection = &mut lease.connection;

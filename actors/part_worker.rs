@@ -362,7 +362,13 @@ impl Attempt {
                         body: Bytes::new(),
                     });
                 }
-                Some(error) => S3Error::from_backend(status, error.code, error.message),
+                Some(error) => {
+                    if self.bucket.backend.keys.refused_by(&error.code) {
+                        let (name, code) = (&self.bucket.name, &error.code);
+                        log::warn!("bucket {name}: the backend refuses the gateway's keys: {code}");
+                    }
+                    S3Error::from_backend(status, error.code, error.message)
+                }
                 None => not_s3(status),
             }
         };

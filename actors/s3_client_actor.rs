@@ -118,6 +118,8 @@ impl Handler<LeaseConnection> for S3ClientActor {
             let Some(entry) = backend.endpoints.get(index) else {
                 return Err(BackendError::no_endpoint());
             };
+            let now = OffsetDateTime::now_utc();
+            backend.keys.signer(now)?;
             let connection = match pooled {
                 Some(connection) => connection,
                 None => {
@@ -138,6 +140,7 @@ impl Handler<LeaseConnection> for S3ClientActor {
                 .map(|request| {
                     request.head(backend, &authority, &message.more, message.length, now)
                 })
+                .transpose()?
                 .unwrap_or_default();
             Ok(Lease { connection, head, authority, endpoint: index, _counted: counted })
         })

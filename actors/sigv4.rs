@@ -6,6 +6,7 @@
 //! credentials that nobody had checked. So there is one verifier, and [`PayloadMode`] crossed with
 //! [`CredentialPlace`] is one exhaustive table.
 
+mod backend_keys;
 mod canonical;
 mod chunks;
 mod credentials;
@@ -27,6 +28,7 @@ mod tampering;
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod vectors;
 
+pub use backend_keys::{BackendKeys, NoKeys};
 pub use canonical::uri_encode;
 pub use chunks::{ChunkSigner, ChunkVerifier};
 pub use credentials::{Credential, Credentials, Sessions};

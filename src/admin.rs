@@ -26,6 +26,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use time::OffsetDateTime;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -243,5 +244,11 @@ fn metrics(admin: &Admin) -> Vec<u8> {
     shown.replay_pages.set(gauge(engine.replay.pages_in_use()));
     shown.replay_pipes.set(gauge(engine.replay.pipes_in_use()));
     shown.replay_file_bytes.set(gauge(engine.replay.file_bytes_in_use()));
+    let now = OffsetDateTime::now_utc();
+    for bucket in &engine.buckets {
+        if let Some(left) = bucket.backend.keys.seconds_left(now) {
+            shown.credential_left.with_label_values(&[&bucket.name]).set(left);
+        }
+    }
     shown.render()
 }

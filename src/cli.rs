@@ -111,6 +111,11 @@ fn check(args: &CheckArgs) -> ExitCode {
         eprintln!("warning: {warning}");
     }
     println!("The settings are valid.");
+    for bucket in &loaded.settings.buckets {
+        if let Some(source) = &bucket.s3.credentials {
+            println!("{}: the backend's credentials come from {source}", bucket.name);
+        }
+    }
     if !args.probe {
         return ExitCode::SUCCESS;
     }

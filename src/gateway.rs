@@ -1,22 +1,22 @@
 //! The gateway as a whole: from settings to listeners, and from a signal to the last answer.
 
 use crate::admin::{self, Access, Admin, AdminServer};
+use crate::audit::AuditLog;
+use crate::authentication::{KeySets, authentication, credentials};
+use crate::authorizers;
+use crate::credentials::BackendCredentials;
 use crate::http::{self, Admission, Edge, EdgeTls, Hosts, Route};
 use crate::reload::{self, Watched};
 use crate::seal_key;
-use crate::settings::{
-    BackendEndpoints, BucketSettings, ClientCredential, Settings, parse_credentials,
-};
+use crate::settings::{BackendEndpoints, BucketSettings, Settings, parse_credentials};
 use crate::tls::{LiveTls, TlsFiles};
 use actix_server::{Server, ServerHandle};
 use mizuchi_actors::auth_actor::AuthActor;
 use mizuchi_actors::backend::{
     Authorities, Endpoint, EndpointHealth, RetryBudget, TlsClient, TrustError,
 };
-use mizuchi_actors::certificate::CertificateRules;
 use mizuchi_actors::config::{
-    Authentication, Backend, BackendEndpoint, Bucket, Engine, SplitRules, Timeouts, UploadRules,
-    Verifies, ZeroCopy,
+    Backend, BackendEndpoint, Bucket, Engine, SplitRules, Timeouts, UploadRules, Verifies, ZeroCopy,
 };
 use mizuchi_actors::guardian::{ActorRef, Guardian};
 use mizuchi_actors::metrics::Metrics;
@@ -27,7 +27,7 @@ use mizuchi_actors::s3::headers::Permissions;
 use mizuchi_actors::s3::upload_id::UploadIdSealer;
 use mizuchi_actors::s3_client_actor::S3ClientActor;
 use mizuchi_actors::secret::Secret;
-use mizuchi_actors::sigv4::{Credential, Credentials, Signer, Verifier};
+use mizuchi_actors::sigv4::BackendKeys;
 use mizuchi_actors::tap::TapConfig;
 use mizuchi_actors::transfer::{PipeCache, ReplayBudget, ReplayResources};
 use mizuchi_actors::upload::RestartPolicy;
@@ -38,6 +38,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::net::TcpSocket;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 
 /// A running gateway.
 pub struct Gateway {
@@ -48,8 +49,14 @@ pub struct Gateway {
     admission: Arc<Admission>,
     ready: Arc<AtomicBool>,
     ledger: Arc<Ledger>,
+    /// Keep the keys of tokens' issuers fresh.
+    key_sets: JoinSet<()>,
     /// Reads files again that change; ended with the gateway.
     reload: actix_web::rt::task::JoinHandle<io::Result<()>>,
+    backend_keys: BackendCredentials,
+    audit: AuditLog,
+    /// They watch the files of policies, and end with it.
+    watches: JoinSet<()>,
 }
 
 impl Gateway {
@@ -58,7 +65,12 @@ impl Gateway {
     /// Errors when a listener, the state directory or the embedded backend cannot be had.
     pub async fn start(settings: Settings) -> io::Result<Gateway> {
         let metrics = Metrics::new().map_err(io::Error::other)?;
-        let engine = Arc::new(engine(&settings, metrics.clone()).await?);
+        let mut shared = Shared::new(Some(metrics.clone()));
+        let engine = Arc::new(engine(&settings, metrics.clone(), &mut shared).await?);
+        let audit = AuditLog::open(&settings.audit, metrics.clone()).await?;
+        let Shared { mut backend_keys, key_sets, watches } = shared;
+        backend_keys.first().await;
+        let key_sets = key_sets.keep(&metrics);
         let ready = Arc::new(AtomicBool::new(false));
         let ledger = Arc::clone(&engine.ledger);
         let admission =
@@ -76,7 +88,8 @@ impl Gateway {
             handshake_timeout,
         };
         let admin = admin::serve(shown, access, listening)?;
-        let route = route_builder(&settings, Arc::clone(&engine), Arc::clone(&admission));
+        let (shared, admitted) = (Arc::clone(&engine), Arc::clone(&admission));
+        let route = route_builder(&settings, shared, admitted, audit.clone());
         let tls = match &settings.server.tls {
             None => None,
             Some(files) => Some(load_tls(files).await?),
@@ -85,7 +98,6 @@ impl Gateway {
         watched.extend(tls.as_ref().map(|tls| tls.watched("server.tls")));
         watched.extend(admin_tls.as_ref().map(|tls| tls.watched("admin.tls")));
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let handshake_timeout = settings.server.handshake_timeout;
         let tls = tls.map(|live| EdgeTls { live, handshake_timeout });
         let edge = Edge { tap: Arc::new(tap(&settings)), tls, route, metrics };
         let listener = listen(settings.server.address)?;
@@ -108,7 +120,20 @@ impl Gateway {
         ready.store(true, Ordering::Release);
         log::info!("uploads on {scheme}://{address}");
         log::info!("admin on {}://{}", admin.scheme(), admin.address());
-        Ok(Gateway { address, server, handle, admin, admission, ready, ledger, reload })
+        Ok(Gateway {
+            address,
+            server,
+            handle,
+            admin,
+            admission,
+            ready,
+            ledger,
+            reload,
+            backend_keys,
+            key_sets,
+            watches,
+            audit,
+        })
     }
 
     /// Where clients connect.
@@ -121,10 +146,26 @@ impl Gateway {
     pub async fn until_signal(self) -> io::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let Gateway { server, handle, admin, admission, ready, ledger, reload, .. } = self;
+        let Gateway {
+            server,
+            handle,
+            admin,
+            admission,
+            ready,
+            ledger,
+            reload,
+            backend_keys,
+            mut key_sets,
+            mut watches,
+            audit,
+            ..
+        } = self;
         let mut running = actix_web::rt::spawn(server);
         tokio::select! {
-            ended = &mut running => return ended.map_err(io::Error::other)?,
+            ended = &mut running => {
+                audit.close().await;
+                return ended.map_err(io::Error::other)?;
+            }
             _ = terminate.recv() => log::info!("SIGTERM: draining"),
             _ = interrupt.recv() => log::info!("SIGINT: draining"),
         }
@@ -133,9 +174,13 @@ impl Gateway {
         reload.abort();
         handle.stop(true).await;
         let ended = running.await.map_err(io::Error::other)?;
+        audit.close().await;
         if let Err(error) = ledger.flush().await {
             log::error!("the upload journal could not be written at the end: {error}");
         }
+        drop(backend_keys);
+        key_sets.shutdown().await;
+        watches.shutdown().await;
         admin.stop();
         log::info!("stopped");
         ended
@@ -198,21 +243,12 @@ fn credential_files(settings: &Settings, engine: &Engine) -> Vec<Watched> {
     watched
 }
 
-fn credentials<'c>(known: impl Iterator<Item = &'c ClientCredential>) -> Credentials {
-    Credentials::new(known.map(|known| Credential {
-        access_key: known.access_key.clone(),
-        secret_key: known.secret_key.clone(),
-        session_token: known.session_token.clone(),
-        principal: known.principal.clone(),
-        grants: Arc::new(known.allow.clone()),
-    }))
-}
-
 /// What builds each worker thread's tree.
 fn route_builder(
     settings: &Settings,
     engine: Arc<Engine>,
     admission: Arc<Admission>,
+    audit: AuditLog,
 ) -> Arc<dyn Fn(&mut Guardian) -> Route + Send + Sync> {
     let addresses = settings
         .buckets
@@ -267,19 +303,42 @@ fn route_builder(
                 memory_per_part,
             },
             access_log,
+            audit: audit.clone(),
             host_id: Arc::clone(&host_id),
         }
     })
 }
 
+/// What buckets share with each other, while they are built.
+pub(crate) struct Shared {
+    /// Where their backends' keys come from.
+    pub(crate) backend_keys: BackendCredentials,
+    /// Where the keys of tokens' issuers come from.
+    pub(crate) key_sets: KeySets,
+    /// Watch the files of policies.
+    pub(crate) watches: JoinSet<()>,
+}
+
+impl Shared {
+    pub(crate) fn new(metrics: Option<Metrics>) -> Self {
+        Shared {
+            backend_keys: BackendCredentials::new(metrics),
+            key_sets: KeySets::default(),
+            watches: JoinSet::new(),
+        }
+    }
+}
+
 /// The file in the state directory that knows the multipart uploads which somebody must end.
 const UPLOADS_ON_RECORD: &str = "uploads.redb";
 
-async fn engine(settings: &Settings, metrics: Metrics) -> io::Result<Engine> {
+async fn engine(settings: &Settings, metrics: Metrics, shared: &mut Shared) -> io::Result<Engine> {
     let embedded = start_embedded(settings).await?;
+    let authorizers = authorizers::build(&settings.buckets, &metrics, &mut shared.watches)?;
     let mut buckets = Vec::new();
-    for bucket in &settings.buckets {
-        buckets.push(Arc::new(engine_bucket(bucket, embedded.as_ref())?));
+    for (bucket, authorizer) in settings.buckets.iter().zip(authorizers) {
+        let bucket = engine_bucket(bucket, embedded.as_ref(), shared)?;
+        buckets.push(Arc::new(Bucket { authorizer, ..bucket }));
     }
     let key = match &settings.server.seal_key {
         Some(key) => *key.expose(),
@@ -355,31 +414,25 @@ fn tls_client(settings: &BucketSettings) -> Result<TlsClient, TrustError> {
     TlsClient::new(authorities, tls.server_name.as_deref())
 }
 
+/// A bucket as the engine sees it, but for its authorizer: that one is shared.
 pub(crate) fn engine_bucket(
     settings: &BucketSettings,
     embedded: Option<&EmbeddedBackend>,
+    shared: &mut Shared,
 ) -> io::Result<Bucket> {
     let s3 = &settings.s3;
-    let (addresses, signer) = match (&s3.endpoint, embedded, &s3.credentials) {
-        (BackendEndpoints::Embedded, Some(embedded), _) => {
-            let secret = Secret::new(embedded.secret_key.clone());
-            let signer = Signer::new(embedded.access_key.clone(), secret, None, s3.region.clone());
-            (vec![embedded.endpoint.clone()], signer)
+    let (addresses, keys) = match (&s3.endpoint, embedded) {
+        (BackendEndpoints::Embedded, Some(embedded)) => {
+            let (id, secret) = (embedded.access_key.clone(), embedded.secret_key.clone());
+            let keys = BackendKeys::fixed(id, Secret::new(secret), None, s3.region.clone());
+            (vec![embedded.endpoint.clone()], Arc::new(keys))
         }
-        (BackendEndpoints::Http(endpoints), _, Some(keys)) => {
-            let signer = Signer::new(
-                keys.access_key.clone(),
-                keys.secret_key.clone(),
-                keys.session_token.clone(),
-                s3.region.clone(),
-            );
-            (endpoints.clone(), signer)
+        (BackendEndpoints::Http(endpoints), _) => {
+            (endpoints.clone(), shared.backend_keys.of(settings)?)
         }
-        _ => {
-            return Err(io::Error::other(format!(
-                "bucket {}: no backend credentials",
-                settings.name
-            )));
+        (BackendEndpoints::Embedded, None) => {
+            let problem = format!("bucket {}: the embedded backend does not run", settings.name);
+            return Err(io::Error::other(problem));
         }
     };
     let tls = addresses
@@ -398,22 +451,12 @@ pub(crate) fn engine_bucket(
         .collect();
     let in_process = s3.endpoint == BackendEndpoints::Embedded;
     let upload = &settings.upload;
-    let sigv4 = &settings.auth.sigv4;
-    let authentication = settings.auth.enabled.then(|| {
-        let file = sigv4.credentials_file.iter().flat_map(|file| &file.credentials);
-        let credentials = credentials(sigv4.credentials.iter().chain(file));
-        let sigv4 = Verifier::new(sigv4.region.clone(), sigv4.max_clock_skew, credentials);
-        let certificates = settings.auth.client_certificates.as_ref().map(|rules| {
-            CertificateRules { principal: rules.principal, grants: Arc::new(rules.allow.clone()) }
-        });
-        Authentication { sigv4, certificates }
-    });
     Ok(Bucket {
         name: settings.name.clone(),
-        region: sigv4.region.clone(),
+        region: settings.auth.sigv4.region.clone(),
         backend: Backend {
             bucket: s3.bucket.clone(),
-            signer,
+            keys,
             endpoints,
             tls,
             path_style: s3.path_style || in_process,
@@ -465,6 +508,7 @@ pub(crate) fn engine_bucket(
             client_uploads_ttl: upload.client_uploads_ttl,
         },
         cors: settings.cors.clone(),
-        authentication,
+        authentication: authentication(&settings.auth, &mut shared.key_sets)?,
+        authorizer: None,
     })
 }

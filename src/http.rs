@@ -2,6 +2,7 @@
 //! its worker's [`HttpActor`], which takes it through authentication to the upload's supervisor.
 
 mod access_log;
+mod audit_lines;
 mod document;
 mod edge;
 mod h2;

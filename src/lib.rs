@@ -4,7 +4,11 @@
 //! pipeline's actors and the mechanisms they call are in `mizuchi_actors`.
 
 pub mod admin;
+mod audit;
+mod authentication;
+mod authorizers;
 pub mod cli;
+mod credentials;
 mod development;
 #[cfg(feature = "embedded")]
 pub mod embedded;

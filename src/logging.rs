@@ -1,6 +1,7 @@
 //! Log lines through `log` and env_logger: text for people, JSON lines for machines.
 
 use crate::http::AccessLogFormat;
+use log::{Log, Metadata, Record};
 use std::io::Write as _;
 use std::time::SystemTime;
 
@@ -31,8 +32,35 @@ pub(crate) fn start(filter: &str, format: AccessLogFormat) {
             writeln!(out, "{line}")
         });
     }
+    let logger = Discreet(builder.build());
+    let most = logger.0.filter();
     // Only a second logger in one process (tests) makes this fail: the first one stays.
-    let _ = builder.try_init();
+    if log::set_boxed_logger(Box::new(logger)).is_ok() {
+        log::set_max_level(most);
+    }
+}
+
+/// What the targets of AWS's own crates begin with.
+const AWS: &str = "aws_";
+
+/// A logger that leaves out what AWS's own crates log: whole requests and answers, with the session
+/// tokens in them. `crate::credentials` says what came of each.
+struct Discreet(env_logger::Logger);
+
+impl Log for Discreet {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        !metadata.target().starts_with(AWS) && self.0.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            self.0.log(record);
+        }
+    }
+
+    fn flush(&self) {
+        self.0.flush();
+    }
 }
 
 /// How lines look, by the settings.

@@ -4,7 +4,7 @@
 //! stores damaged bytes. Each probe is a PutObject of a few bytes with one wrong statement about
 //! them; what is stored all the same is deleted again.
 
-use crate::gateway::engine_bucket;
+use crate::gateway::{Shared, engine_bucket};
 use crate::settings::{BackendEndpoints, Settings};
 use mizuchi_actors::backend::{Connection, Resolver};
 use mizuchi_actors::config::Bucket;
@@ -23,6 +23,7 @@ const MAX_ANSWER: usize = 64 * 1024;
 /// verify what `s3.verifies` says, or does not take what the gateway sends.
 pub(crate) async fn run(settings: &Settings) -> io::Result<bool> {
     let mut all_well = true;
+    let mut shared = Shared::new(None);
     for bucket in &settings.buckets {
         if bucket.s3.endpoint == BackendEndpoints::Embedded {
             println!(
@@ -31,7 +32,8 @@ pub(crate) async fn run(settings: &Settings) -> io::Result<bool> {
             );
             continue;
         }
-        let bucket = engine_bucket(bucket, None)?;
+        let bucket = engine_bucket(bucket, None, &mut shared)?;
+        shared.backend_keys.first().await;
         match probe(&bucket).await {
             Ok(well) => all_well &= well,
             Err(problem) => {
@@ -160,7 +162,9 @@ async fn exchange(
     let (resolver, tls) = (Resolver::new(), backend.tls.as_ref());
     let connected = Connection::connect(&resolver, endpoint, tls, limits.connect).await;
     let mut connection = connected.map_err(words)?;
-    let head = request.head(backend, endpoint.authority(), &[], None, OffsetDateTime::now_utc());
+    let now = OffsetDateTime::now_utc();
+    let head = request.head(backend, endpoint.authority(), &[], None, now);
+    let head = head.map_err(|error| error.to_string())?;
     connection.send_head_and_body(&head, body, limits.progress).await.map_err(words)?;
     let answer =
         connection.read_response(false, limits.first_byte, MAX_ANSWER).await.map_err(words)?;

@@ -12,7 +12,10 @@
 //! its default. Everything after [`load`] may rely on the values and checks nothing again.
 
 mod admin;
+mod audit;
 mod auth;
+mod authorization;
+mod aws_profile;
 mod backend;
 mod backend_credentials;
 mod bucket;
@@ -20,6 +23,7 @@ mod cors;
 mod findings;
 mod grants;
 mod interpolate;
+mod jwt;
 mod load;
 mod machine;
 mod network;
@@ -33,18 +37,23 @@ mod tls;
 mod values;
 
 pub use admin::{AdminSettings, Open};
+pub use audit::{AuditSettings, AuditTarget, RotateEvery};
 pub use auth::{
     AuthSettings, ClientCertificateSettings, ClientCredential, CredentialsFile, SigV4Settings,
     parse_credentials,
 };
+pub use authorization::{
+    AuthorizationSettings, EngineSettings, RegoSettings, ServiceSettings, Token,
+};
 pub use backend::{
     BackendEndpoints, BackendSettings, PoolSettings, TimeoutSettings, TlsSettings, Verifies,
 };
-pub use backend_credentials::BackendCredentials;
+pub use backend_credentials::{BackendCredentials, CredentialSource};
 pub use bucket::{
     BucketSettings, RestartSettings, SplitSettings, UploadPermissions, UploadSettings,
 };
 pub use findings::{SettingsError, SettingsErrors};
+pub use jwt::{IssuerKeys, IssuerSettings, JwksSettings, JwtSettings};
 pub use load::{Loaded, load, load_text};
 pub use mizuchi_actors::backend::Endpoint;
 pub use network::Cidr;
@@ -68,6 +77,8 @@ pub struct Settings {
     pub logging: LoggingSettings,
     /// The token service.
     pub sts: StsSettings,
+    /// Who was let do what.
+    pub audit: AuditSettings,
     /// The in-process backend.
     pub embedded: EmbeddedSettings,
     /// At least one; names and path prefixes are unique.

@@ -8,6 +8,9 @@ mod support;
 mod tidy;
 
 mod admin;
+mod audit;
+mod authorization;
+mod backend_credentials;
 mod backend_faults;
 mod backend_matrix;
 mod backend_tls;
@@ -19,6 +22,8 @@ mod faults;
 mod fuzz;
 mod http;
 mod http2;
+mod jwks;
+mod jwt;
 mod listing;
 mod long_complete;
 mod overload;

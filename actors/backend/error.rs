@@ -3,6 +3,7 @@
 
 use super::response::ResponseError;
 use crate::s3::error::Fault;
+use crate::sigv4::NoKeys;
 use std::fmt;
 use std::io;
 
@@ -58,6 +59,9 @@ pub enum BackendError {
         /// How far the exchange had come.
         stage: Stage,
     },
+    /// There is nothing to sign with: nothing was sent.
+    #[error("backend: {0}")]
+    NoKeys(#[from] NoKeys),
     /// What came is not an acceptable HTTP/1.1 answer.
     #[error("backend: unusable answer: {0}")]
     Malformed(#[from] ResponseError),
@@ -87,7 +91,7 @@ impl BackendError {
     /// How far the exchange had come.
     pub fn stage(&self) -> Stage {
         match self {
-            BackendError::Connect(_) => Stage::Connect,
+            BackendError::Connect(_) | BackendError::NoKeys(_) => Stage::Connect,
             BackendError::Timeout { stage }
             | BackendError::Io { stage, .. }
             | BackendError::Closed { stage } => *stage,

@@ -123,17 +123,25 @@ impl RequestHead {
         self.headers.iter().map(|(name, value)| (self.text(name), self.bytes(value)))
     }
 
+    /// The names of all header lines in order, as sent.
+    pub fn names(&self) -> impl Iterator<Item = &[u8]> {
+        self.headers.iter().map(|(name, _)| self.bytes(name))
+    }
+
     /// All values of the header `name` (compared without case), in order.
     pub fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.headers()
-            .filter(move |(have, _)| have.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value)
+        // Asked dozens of times for each request: bytes are compared, and not validated as text.
+        self.headers
+            .iter()
+            .filter(move |(have, _)| self.bytes(have).eq_ignore_ascii_case(name.as_bytes()))
+            .map(|(_, value)| self.bytes(value))
     }
 
     /// The first value of the header `name` as text; None if absent or not UTF-8.
     pub fn header(&self, name: &str) -> Option<&str> {
-        let (_, value) = self.headers().find(|(have, _)| have.eq_ignore_ascii_case(name))?;
-        std::str::from_utf8(value).ok()
+        let is = |have: &Range<u32>| self.bytes(have).eq_ignore_ascii_case(name.as_bytes());
+        let (_, value) = self.headers.iter().find(|(have, _)| is(have))?;
+        std::str::from_utf8(self.bytes(value)).ok()
     }
 
     /// Whether the header is present at all.

@@ -31,6 +31,15 @@ pub enum TokenSource {
     },
 }
 
+impl TokenSource {
+    fn query_parameter(&self) -> Option<&str> {
+        match self {
+            TokenSource::Query { name } => Some(name),
+            TokenSource::Bearer | TokenSource::Header { .. } | TokenSource::Cookie { .. } => None,
+        }
+    }
+}
+
 /// All places of a bucket, and the pages whose requests may come with cookies.
 #[derive(Debug, Clone, Default)]
 pub struct TokenSources {
@@ -52,11 +61,7 @@ impl TokenSources {
     }
 
     pub(super) fn query_parameters(&self) -> Vec<&str> {
-        let name = |place| match place {
-            &TokenSource::Query { ref name } => Some(name.as_str()),
-            TokenSource::Bearer | TokenSource::Header { .. } | TokenSource::Cookie { .. } => None,
-        };
-        self.places.iter().filter_map(name).collect()
+        self.places.iter().filter_map(TokenSource::query_parameter).collect()
     }
 
     /// See [`super::Authenticator::find_token`].

@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::EncodingKey;
 use openssl::nid::Nid;
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -197,6 +198,27 @@ async fn issuers_do_not_speak_for_each_other() {
     assert_eq!(verified.claims["aud"], "mizuchi");
     assert_eq!(taken.issuers().count(), 2);
     assert!(taken.issuer(other).is_some() && taken.issuer("x").is_none());
+}
+
+proptest! {
+    /// Whatever stands there: an answer, and never "ann" for what nobody signed.
+    #[test]
+    fn any_text_gives_an_answer(
+        text in "\\PC*|[A-Za-z0-9_-]{0,40}(\\.[A-Za-z0-9_-]{0,40}){0,4}",
+        header in "\\PC{0,60}|\\{\"alg\":\"(RS256|HS256|none)\"(,\"kid\":[\"0-9a-z]{1,9})?\\}",
+        claims in "\\PC{0,60}|\\{\"iss\":\"https://id.example.com\"(,\"exp\":[\"0-9e.-]{1,30})?\\}",
+    ) {
+        let taken = of_pair(&[Algorithm::RS256], &pairs().rsa);
+        let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
+        let made = format!("{}.{}.{}", part(&header), part(&claims), part(&text));
+        for token in [text, made] {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let verdict = runtime.block_on(verdict(&taken, &token));
+            prop_assert!(["AccessDenied", "InvalidToken"].contains(&verdict.as_str()));
+        }
+        let _ = KeySet::parse(header.as_bytes());
+        let _ = Key::from_pem(&claims);
+    }
 }
 
 /// A wrong signature is told before anything that the claims say.

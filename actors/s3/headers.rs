@@ -124,6 +124,12 @@ fn fate(name: &str) -> Fate {
     }
 }
 
+/// Whether a client's header of this name (in lower case) means something here, and may go on to the
+/// backend: no token can stand in it.
+pub fn passes_on(name: &str) -> bool {
+    !matches!(fate(name), Fate::Consume)
+}
+
 /// The headers that go on to the backend, names in lower case.
 ///
 /// Errors: 403 AccessDenied (a permission is missing), 501 NotImplemented (unknown `x-amz-*`, or one

@@ -121,15 +121,35 @@ impl Operation {
         }
     }
 
+    /// Whether S3 has no query parameter of this name, so that the gateway can have one.
+    pub fn is_free_parameter(name: &str) -> bool {
+        let unknown = |name: &str| {
+            let query = Query::parse(&format!("{name}=1"), &[]);
+            query.is_ok_and(|query| query.unknown.is_some())
+        };
+        let lower = name.to_ascii_lowercase();
+        !SUBRESOURCES.contains(&lower.as_str()) && unknown(name) && unknown(&lower)
+    }
+
     /// Parses a request. `key`: the raw rest of its path, empty for the bucket itself.
     ///
     /// Errors: 405 MethodNotAllowed (reads, listings, deletions), 501 NotImplemented (copies and
     /// every other subresource), 400 InvalidArgument, InvalidURI, KeyTooLongError.
     pub fn parse(head: &RequestHead, key: &str) -> Result<Operation, S3Error> {
+        Operation::parse_besides(head, key, &[])
+    }
+
+    /// [`Operation::parse`], where the query may have parameters of these names besides: they are the
+    /// gateway's own ([`Operation::is_free_parameter`]).
+    pub fn parse_besides(
+        head: &RequestHead,
+        key: &str,
+        besides: &[&str],
+    ) -> Result<Operation, S3Error> {
         if !matches!(head.method(), "GET" | "HEAD" | "PUT" | "POST" | "DELETE") {
             return Err(not_allowed());
         }
-        let query = Query::parse(head.query())?;
+        let query = Query::parse(head.query(), besides)?;
         if head.has("x-amz-copy-source") {
             return Err(not_implemented("x-amz-copy-source"));
         }
@@ -167,6 +187,54 @@ impl Operation {
         }
     }
 }
+
+/// Parameters by which a request to S3 means something else than the same without them
+/// (<https://docs.aws.amazon.com/AmazonS3/latest/API/API_Operations_Amazon_Simple_Storage_Service.html>).
+/// The parser needs no such list: it refuses what it does not know.
+const SUBRESOURCES: [&str; 42] = [
+    "accelerate",
+    "acl",
+    "analytics",
+    "annotation",
+    "append",
+    "attributes",
+    "cors",
+    "delete",
+    "encryption",
+    "id",
+    "intelligent-tiering",
+    "inventory",
+    "legal-hold",
+    "lifecycle",
+    "logging",
+    "metadataconfiguration",
+    "metadatatable",
+    "metrics",
+    "notification",
+    "object-lock",
+    "ownershipcontrols",
+    "policy",
+    "policystatus",
+    "publicaccessblock",
+    "renameobject",
+    "replication",
+    "requestpayment",
+    "restore",
+    "retention",
+    "select",
+    "select-type",
+    "session",
+    "signature",
+    "storagelens",
+    "tagging",
+    "torrent",
+    "updateencryption",
+    "versionid",
+    "versioning",
+    "versions",
+    "website",
+    "x-id",
+];
 
 fn of_bucket(method: &str, query: &Query) -> Result<Operation, S3Error> {
     if let Some(name) = &query.unknown {
@@ -231,7 +299,7 @@ struct Query {
 }
 
 impl Query {
-    fn parse(raw: &str) -> Result<Query, S3Error> {
+    fn parse(raw: &str, besides: &[&str]) -> Result<Query, S3Error> {
         let mut query = Query::default();
         for pair in raw.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -259,6 +327,7 @@ impl Query {
                 _ if READING.contains(&name.as_str()) => {
                     query.reading = query.reading.or(Some(name));
                 }
+                _ if besides.contains(&name.as_str()) => {}
                 _ => query.unknown = query.unknown.or(Some(name)),
             }
         }

@@ -4,7 +4,7 @@
 //! Transfer-Encoding, Connection or Expect is ever forwarded.
 
 use crate::config::Backend;
-use crate::sigv4::{PayloadHash, UpstreamRequest, uri_encode};
+use crate::sigv4::{NoKeys, PayloadHash, UpstreamRequest, uri_encode};
 use std::fmt::Write as _;
 use time::OffsetDateTime;
 
@@ -29,6 +29,8 @@ impl UpstreamTemplate {
     /// The signed head for one attempt at the endpoint with this `authority` (host and port).
     /// `more` and `length`: headers known only now (checksums that came as trailers, the length of
     /// a body that was measured).
+    ///
+    /// Errors: there is nothing to sign with at this time.
     pub fn head(
         &self,
         backend: &Backend,
@@ -36,7 +38,7 @@ impl UpstreamTemplate {
         more: &[(String, String)],
         length: Option<u64>,
         now: OffsetDateTime,
-    ) -> Vec<u8> {
+    ) -> Result<Vec<u8>, NoKeys> {
         let key = uri_encode(self.key.as_bytes(), true);
         let (host, path) = if backend.path_style {
             (authority.to_owned(), format!("/{}/{key}", backend.bucket))
@@ -47,8 +49,8 @@ impl UpstreamTemplate {
         headers.extend(more.iter().map(|(name, value)| (name.clone(), value.clone().into_bytes())));
         let mut request =
             UpstreamRequest { method: self.method, host, path, query: self.query.clone(), headers };
-        backend.signer.sign(&mut request, self.payload, now);
-        serialize(&request, length.or(self.length))
+        backend.keys.signer(now)?.sign(&mut request, self.payload, now);
+        Ok(serialize(&request, length.or(self.length)))
     }
 }
 

@@ -6,27 +6,36 @@
 
 use crate::http::RequestHead;
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 
 const HEX: &[u8; 16] = b"0123456789ABCDEF";
+const HEX_LOWER: &[u8; 16] = b"0123456789abcdef";
 
-/// Percent-encodes everything but AWS's unreserved characters (A–Z a–z 0–9 `-` `.` `_` `~`), and
-/// `/` if `keep_slash`.
+/// Bytes that most canonical requests are under.
+const USUAL: usize = 1024;
+
+/// AWS's unreserved characters: A–Z a–z 0–9 `-` `.` `_` `~`.
+fn unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+}
+
+/// Percent-encodes everything but AWS's unreserved characters, and `/` if `keep_slash`.
 pub fn uri_encode(bytes: &[u8], keep_slash: bool) -> String {
-    let mut out = String::with_capacity(bytes.len() + 16);
+    let mut out = Vec::with_capacity(bytes.len() + 16);
+    push_encoded(&mut out, bytes, keep_slash);
+    // What was pushed is ASCII.
+    String::from_utf8(out).unwrap_or_default()
+}
+
+fn push_encoded(out: &mut Vec<u8>, bytes: &[u8], keep_slash: bool) {
     for &byte in bytes {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                out.push(char::from(byte));
-            }
-            b'/' if keep_slash => out.push('/'),
-            _ => {
-                out.push('%');
-                out.push(char::from(HEX[usize::from(byte >> 4)]));
-                out.push(char::from(HEX[usize::from(byte & 15)]));
-            }
+        if unreserved(byte) || (keep_slash && byte == b'/') {
+            out.push(byte);
+        } else {
+            let digits = [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]];
+            out.extend_from_slice(&[b'%', digits[0], digits[1]]);
         }
     }
-    out
 }
 
 /// Decodes `%XX`; None on a malformed escape. `+` is a plus, in a path and in a query.
@@ -45,15 +54,47 @@ pub(super) fn uri_decode(raw: &str) -> Option<Vec<u8>> {
     Some(out)
 }
 
+/// Whether a raw path is in the canonical form already, as that of most SDKs is.
+fn is_canonical(mut raw: &[u8]) -> bool {
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'A'..=b'F' => Some(byte - b'A' + 10),
+        _ => None,
+    };
+    loop {
+        raw = match raw {
+            [] => return true,
+            [b'%', high, low, rest @ ..] => match (digit(*high), digit(*low)) {
+                (Some(high), Some(low)) => {
+                    let byte = high << 4 | low;
+                    if unreserved(byte) || byte == b'/' {
+                        return false;
+                    }
+                    rest
+                }
+                _ => return false,
+            },
+            [byte, rest @ ..] if unreserved(*byte) || *byte == b'/' => rest,
+            _ => return false,
+        };
+    }
+}
+
 /// The canonical form of a raw path; None if it does not decode.
-pub(super) fn path(raw: &str) -> Option<String> {
-    Some(uri_encode(&uri_decode(raw)?, true))
+pub(super) fn path(raw: &str) -> Option<Cow<'_, str>> {
+    if is_canonical(raw.as_bytes()) {
+        return Some(Cow::Borrowed(raw));
+    }
+    Some(Cow::Owned(uri_encode(&uri_decode(raw)?, true)))
 }
 
 /// The canonical form of a raw query, without the parameter that is spelt `except`; None if it does
 /// not decode. Another spelling of that name (`X-Amz-Signatur%65`) is a parameter like any other: it
 /// would be one that nobody signed.
 pub(super) fn query(raw: &str, except: Option<&str>) -> Option<String> {
+    if raw.is_empty() {
+        return Some(String::new());
+    }
     let mut pairs = Vec::new();
     for pair in raw.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -87,8 +128,13 @@ fn join(mut pairs: Vec<(String, String)>) -> String {
 
 /// Appends a header's value: trimmed, runs of spaces as one.
 pub(super) fn push_value(out: &mut Vec<u8>, value: &[u8]) {
+    let value = value.trim_ascii();
+    if !value.windows(2).any(|pair| pair == b"  ") {
+        out.extend_from_slice(value);
+        return;
+    }
     let mut spaces = false;
-    for &byte in value.trim_ascii() {
+    for &byte in value {
         let space = byte == b' ';
         if !(space && spaces) {
             out.push(byte);
@@ -97,39 +143,60 @@ pub(super) fn push_value(out: &mut Vec<u8>, value: &[u8]) {
     }
 }
 
-/// A canonical request as it grows, hashed as it grows.
-pub(super) struct Canonical(Sha256);
+/// A canonical request as it grows: hashed at once, since that is faster than line by line.
+pub(super) struct Canonical(Vec<u8>);
 
 impl Canonical {
     pub(super) fn new(method: &str, path: &str, query: &str) -> Self {
-        let mut hash = Sha256::new();
+        let mut text = Vec::with_capacity(USUAL);
         for part in [method, "\n", path, "\n", query, "\n"] {
-            hash.update(part);
+            text.extend_from_slice(part.as_bytes());
         }
-        Canonical(hash)
+        Canonical(text)
     }
 
     /// `values`: all values of the header, in order.
     pub(super) fn header<'a>(&mut self, name: &str, values: impl Iterator<Item = &'a [u8]>) {
-        let mut line = Vec::with_capacity(name.len() + 64);
-        line.extend_from_slice(name.as_bytes());
-        line.push(b':');
+        self.0.extend_from_slice(name.as_bytes());
+        self.0.push(b':');
         for (index, value) in values.enumerate() {
             if index > 0 {
-                line.push(b',');
+                self.0.push(b',');
             }
-            push_value(&mut line, value);
+            push_value(&mut self.0, value);
         }
-        line.push(b'\n');
-        self.0.update(&line);
+        self.0.push(b'\n');
     }
 
     /// The SHA-256 of the whole.
     pub(super) fn finish(mut self, signed_headers: &str, payload: &str) -> [u8; 32] {
         for part in ["\n", signed_headers, "\n", payload] {
-            self.0.update(part);
+            self.0.extend_from_slice(part.as_bytes());
         }
-        self.0.finalize().into()
+        Sha256::digest(&self.0).into()
+    }
+}
+
+/// SignedHeaders, taken apart once: `host;x-amz-date`.
+pub(super) struct SignedHeaders<'t> {
+    text: &'t str,
+    names: Vec<&'t str>,
+}
+
+impl<'t> SignedHeaders<'t> {
+    pub(super) fn new(text: &'t str) -> Self {
+        let mut names = Vec::with_capacity(16);
+        names.extend(text.split(';'));
+        SignedHeaders { text, names }
+    }
+
+    /// Whether the name of a header of the head is there. Names there are in lower case; this one is
+    /// compared as if it were.
+    pub(super) fn holds(&self, name: &[u8]) -> bool {
+        self.names.iter().any(|have| {
+            have.len() == name.len()
+                && have.bytes().zip(name).all(|(have, byte)| have == byte.to_ascii_lowercase())
+        })
     }
 }
 
@@ -139,31 +206,39 @@ impl Canonical {
 pub(super) fn of_head(
     head: &RequestHead,
     host: &str,
-    signed_headers: &str,
+    signed_headers: &SignedHeaders<'_>,
     payload: &str,
     without_parameter: Option<&str>,
 ) -> Option<[u8; 32]> {
     let path = path(head.path())?;
     let query = query(head.query(), without_parameter)?;
     let mut canonical = Canonical::new(head.method(), &path, &query);
-    for name in signed_headers.split(';') {
-        if name == "host" {
+    for name in &signed_headers.names {
+        if *name == "host" {
             canonical.header(name, std::iter::once(host.as_bytes()));
-        } else if head.has(name) {
-            canonical.header(name, head.values(name));
         } else {
-            return None;
+            let mut values = head.values(name).peekable();
+            values.peek()?;
+            canonical.header(name, values);
         }
     }
-    Some(canonical.finish(signed_headers, payload))
+    Some(canonical.finish(signed_headers.text, payload))
 }
 
 /// Lower-case hex.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    let mut out = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        out.push(char::from(HEX[usize::from(byte >> 4)]).to_ascii_lowercase());
-        out.push(char::from(HEX[usize::from(byte & 15)]).to_ascii_lowercase());
+pub(super) fn hex(bytes: &[u8; 32]) -> String {
+    // Digits are ASCII.
+    std::str::from_utf8(&hex_digits(bytes)).unwrap_or_default().to_owned()
+}
+
+/// The 64 digits of [`hex`].
+pub(super) fn hex_digits(bytes: &[u8; 32]) -> [u8; 64] {
+    let mut out = [0; 64];
+    for (pair, byte) in out.chunks_exact_mut(2).zip(bytes) {
+        pair.copy_from_slice(&[
+            HEX_LOWER[usize::from(byte >> 4)],
+            HEX_LOWER[usize::from(byte & 15)],
+        ]);
     }
     out
 }
@@ -200,6 +275,19 @@ mod tests {
             assert_eq!(path(raw).unwrap(), canonical);
         }
         assert_eq!(path("/%zz"), None);
+        for raw in ["/a%2", "/a%", "/%4g"] {
+            assert_eq!(path(raw), None, "{raw}");
+        }
+        assert_eq!(path("/%41%2F%7e%20").unwrap(), "/A/~%20");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_path_that_is_canonical_already_is_left_as_it_is(raw in "[/a~%2-4AFf]{0,12}") {
+            let built = uri_decode(&raw).map(|path| uri_encode(&path, true));
+            let read = path(&raw);
+            proptest::prop_assert_eq!(read.as_deref(), built.as_deref());
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::verifier::{Claim, invalid_argument, split_credential, wrong_scope};
 use super::{ALGORITHM, date};
 use crate::http::RequestHead;
 use crate::s3::error::{ErrorCode, S3Error};
+use std::borrow::Cow;
 use std::time::Duration;
 use time::OffsetDateTime;
 
@@ -17,6 +18,9 @@ pub(super) const MAX_EXPIRES: u64 = 604_800;
 ///
 /// Errors: 400 InvalidRequest for those of SigV2.
 pub(super) fn is_presigned(head: &RequestHead) -> Result<bool, S3Error> {
+    if head.query().is_empty() {
+        return Ok(false);
+    }
     let has = |name: &str| pairs(head).any(|(have, _)| have == name);
     if has("AWSAccessKeyId") {
         return Err(unsupported());
@@ -87,7 +91,7 @@ impl Parameters {
         region: &str,
         max_skew: Duration,
         now: OffsetDateTime,
-    ) -> Result<Claim, S3Error> {
+    ) -> Result<Claim<'static>, S3Error> {
         let missing = || {
             wrong(
                 "Query-string authentication version 4 requires the X-Amz-Algorithm, X-Amz-Credential, \
@@ -124,12 +128,12 @@ impl Parameters {
             return Err(S3Error::new(ErrorCode::AccessDenied, "Request has expired"));
         }
         Ok(Claim {
-            access_key: access_key.to_owned(),
-            scope: scope.to_owned(),
-            signed_headers,
+            access_key: Cow::Owned(access_key.to_owned()),
+            scope: Cow::Owned(scope.to_owned()),
+            signed_headers: Cow::Owned(signed_headers),
             signature,
-            session_token: self.security_token,
-            timestamp,
+            session_token: self.security_token.map(Cow::Owned),
+            timestamp: Cow::Owned(timestamp),
         })
     }
 }

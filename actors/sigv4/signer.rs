@@ -37,7 +37,7 @@ impl PayloadHash {
         match self {
             PayloadHash::Hash(hash) => hex(&hash),
             PayloadHash::Unsigned => "UNSIGNED-PAYLOAD".to_owned(),
-            PayloadHash::Empty => hex(&Sha256::digest(b"")),
+            PayloadHash::Empty => hex(&Sha256::digest(b"").into()),
             PayloadHash::SignedChunks => "STREAMING-AWS4-HMAC-SHA256-PAYLOAD".to_owned(),
             PayloadHash::SignedChunksTrailer => {
                 "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER".to_owned()

@@ -1,6 +1,6 @@
 //! Verifies a client's request: the one entrance for both places of credentials.
 
-use super::canonical::{self, hex, unhex};
+use super::canonical::{self, SignedHeaders, unhex};
 use super::chunks::{ChunkSigner, ChunkVerifier, mismatch, same};
 use super::credentials::{Credentials, KnownKeys, Sessions, Signatory};
 use super::date;
@@ -13,6 +13,7 @@ use crate::identity::Identity;
 use crate::s3::error::{ErrorCode, S3Error};
 use crate::secret::Secret;
 use arc_swap::ArcSwap;
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -59,15 +60,15 @@ pub struct Verifier {
 
 /// What a request claims, wherever it stands.
 #[derive(Debug)]
-pub(super) struct Claim {
-    pub(super) access_key: String,
+pub(super) struct Claim<'h> {
+    pub(super) access_key: Cow<'h, str>,
     /// `date/region/s3/aws4_request`.
-    pub(super) scope: String,
-    pub(super) signed_headers: String,
+    pub(super) scope: Cow<'h, str>,
+    pub(super) signed_headers: Cow<'h, str>,
     pub(super) signature: [u8; 32],
-    pub(super) session_token: Option<String>,
+    pub(super) session_token: Option<Cow<'h, str>>,
     /// In the basic form, as it was signed.
-    pub(super) timestamp: String,
+    pub(super) timestamp: Cow<'h, str>,
 }
 
 impl Verifier {
@@ -130,7 +131,11 @@ impl Verifier {
         }
     }
 
-    fn claim_in_header(&self, head: &RequestHead, now: OffsetDateTime) -> Result<Claim, S3Error> {
+    fn claim_in_header<'h>(
+        &self,
+        head: &'h RequestHead,
+        now: OffsetDateTime,
+    ) -> Result<Claim<'h>, S3Error> {
         let authorization = head.header("authorization").unwrap_or_default();
         let Some(rest) = authorization.strip_prefix(ALGORITHM).filter(|rest| rest.starts_with(' '))
         else {
@@ -159,18 +164,18 @@ impl Verifier {
         };
         let (access_key, scope) = split_credential(credential).ok_or_else(malformed)?;
         let signature = unhex(signature).ok_or_else(malformed)?;
-        let time = head
-            .header("x-amz-date")
-            .map(date::parse)
-            .or_else(|| head.header("date").map(date::parse_date_header));
-        let time = match time {
-            None => {
+        let (time, timestamp) = match (head.header("x-amz-date"), head.header("date")) {
+            // What parses is in the basic form already.
+            (Some(text), _) => (date::parse(text).ok_or_else(malformed)?, Cow::Borrowed(text)),
+            (None, Some(text)) => {
+                let time = date::parse_date_header(text).ok_or_else(malformed)?;
+                (time, Cow::Owned(date::format(time)))
+            }
+            (None, None) => {
                 let message = "AWS authentication requires a valid Date or x-amz-date header";
                 return Err(S3Error::new(ErrorCode::AccessDenied, message));
             }
-            Some(time) => time.ok_or_else(malformed)?,
         };
-        let timestamp = date::format(time);
         if let Some(problem) = wrong_scope(scope, &timestamp, &self.region) {
             return Err(S3Error::new(ErrorCode::AuthorizationHeaderMalformed, problem));
         }
@@ -181,11 +186,11 @@ impl Verifier {
             ));
         }
         Ok(Claim {
-            access_key: access_key.to_owned(),
-            scope: scope.to_owned(),
-            signed_headers: signed_headers.to_owned(),
+            access_key: Cow::Borrowed(access_key),
+            scope: Cow::Borrowed(scope),
+            signed_headers: Cow::Borrowed(signed_headers),
             signature,
-            session_token: head.header("x-amz-security-token").map(str::to_owned),
+            session_token: head.header("x-amz-security-token").map(Cow::Borrowed),
             timestamp,
         })
     }
@@ -196,14 +201,15 @@ impl Verifier {
         &self,
         head: &RequestHead,
         hosts: &Hosts,
-        claim: Claim,
+        claim: Claim<'_>,
         place: CredentialPlace,
         mode: PayloadMode,
         payload: &str,
         now: OffsetDateTime,
     ) -> Result<Verified, S3Error> {
         mode.allowed_with(place)?;
-        check_signed_headers(head, &claim.signed_headers)?;
+        let signed_headers = SignedHeaders::new(&claim.signed_headers);
+        check_signed_headers(head, &signed_headers)?;
         let signatory = Signatory::find(
             &self.keys.load(),
             self.sessions.as_ref(),
@@ -217,7 +223,7 @@ impl Verifier {
         let except = (place == CredentialPlace::Presigned).then_some("X-Amz-Signature");
         let mut result = Err(mismatch());
         for host in &hosts.0 {
-            let hash = canonical::of_head(head, host, &claim.signed_headers, payload, except)
+            let hash = canonical::of_head(head, host, &signed_headers, payload, except)
                 .ok_or_else(mismatch)?;
             let signature = sign(&key, &claim.timestamp, &claim.scope, &hash);
             result = same(&signature, &claim.signature);
@@ -230,9 +236,14 @@ impl Verifier {
         }
         let (access_key, identity) = signatory.identity(place.means())?;
         let chunks = match mode {
-            PayloadMode::SignedChunks | PayloadMode::SignedChunksTrailer => Some(ChunkVerifier(
-                ChunkSigner::new(key, claim.timestamp, claim.scope, claim.signature),
-            )),
+            PayloadMode::SignedChunks | PayloadMode::SignedChunksTrailer => {
+                Some(ChunkVerifier(ChunkSigner::new(
+                    key,
+                    claim.timestamp.into_owned(),
+                    claim.scope.into_owned(),
+                    claim.signature,
+                )))
+            }
             PayloadMode::Hash(_)
             | PayloadMode::Unsigned
             | PayloadMode::UnsignedTrailer
@@ -244,8 +255,12 @@ impl Verifier {
 
 /// The string to sign, signed.
 pub(super) fn sign(key: &[u8; 32], timestamp: &str, scope: &str, canonical: &[u8; 32]) -> [u8; 32] {
-    let text = format!("{ALGORITHM}\n{timestamp}\n{scope}\n{}", hex(canonical));
-    hmac(key, &[text.as_bytes()])
+    let mut text = Vec::with_capacity(256);
+    for part in [ALGORITHM, "\n", timestamp, "\n", scope, "\n"] {
+        text.extend_from_slice(part.as_bytes());
+    }
+    text.extend_from_slice(&canonical::hex_digits(canonical));
+    hmac(key, &[&text])
 }
 
 /// `access_key/date/region/service/terminator`; an access key may hold slashes itself.
@@ -257,8 +272,10 @@ pub(super) fn split_credential(credential: &str) -> Option<(&str, &str)> {
 
 /// What is wrong with a scope, in words for the client.
 pub(super) fn wrong_scope(scope: &str, timestamp: &str, region: &str) -> Option<String> {
-    let parts: Vec<&str> = scope.split('/').collect();
-    let [date, of_region, service, terminator] = parts[..] else {
+    let mut parts = scope.split('/');
+    let (Some(date), Some(of_region), Some(service), Some(terminator), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
+    else {
         return Some("The Credential is mal-formed.".to_owned());
     };
     if Some(date) != timestamp.get(..8) {
@@ -276,13 +293,11 @@ pub(super) fn wrong_scope(scope: &str, timestamp: &str, region: &str) -> Option<
 
 /// `host` and every `x-amz-*` header that is there must be signed: an unsigned one was added on the
 /// way, by whoever wanted it there.
-fn check_signed_headers(head: &RequestHead, signed_headers: &str) -> Result<(), S3Error> {
-    let signed = |name: &str| signed_headers.split(';').any(|have| have == name);
-    let all_signed = signed("host")
-        && head.headers().all(|(name, _)| {
-            let name = name.to_ascii_lowercase();
-            !name.starts_with("x-amz-") || signed(&name)
-        });
+fn check_signed_headers(head: &RequestHead, signed: &SignedHeaders<'_>) -> Result<(), S3Error> {
+    let amazon =
+        |name: &[u8]| name.get(..6).is_some_and(|prefix| prefix.eq_ignore_ascii_case(b"x-amz-"));
+    let all_signed =
+        signed.holds(b"host") && head.names().all(|name| !amazon(name) || signed.holds(name));
     if all_signed {
         return Ok(());
     }

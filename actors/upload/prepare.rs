@@ -43,10 +43,13 @@ pub fn payload_length(
     }
 }
 
-/// Bytes of the payload, as far as the head alone says: `x-amz-decoded-content-length`, else
-/// Content-Length. What it says is held to only later ([`payload_length`]).
+/// Bytes of the payload, as far as the head alone says: `x-amz-decoded-content-length` of an
+/// aws-chunked body, else Content-Length. Decisions are made by it, so it is the length that the body
+/// is held to later ([`payload_length`]), and no other header can say less.
 pub fn announced_size(head: &RequestHead) -> Option<u64> {
-    head.header(DECODED_LENGTH).or_else(|| head.header("content-length"))?.parse().ok()
+    let streaming =
+        head.header("x-amz-content-sha256").is_some_and(|mode| mode.starts_with("STREAMING-"));
+    head.header(if streaming { DECODED_LENGTH } else { "content-length" })?.parse().ok()
 }
 
 /// What came in headers of the payload and is to be verified here.
@@ -430,4 +433,27 @@ pub fn proof(headers: &[(String, Vec<u8>)]) -> Proof {
         }
     }
     Proof::None
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    #[test]
+    fn no_header_says_less_than_the_body_is_held_to() {
+        let size = |lines: &str| {
+            let text = format!("PUT /b/k HTTP/1.1\r\nHost: h\r\n{lines}\r\n");
+            announced_size(&RequestHead::parse(Bytes::from(text)).unwrap())
+        };
+        let (length, decoded) = ("Content-Length: 11\r\n", "x-amz-decoded-content-length: 3\r\n");
+        let mode = |mode: &str| format!("x-amz-content-sha256: {mode}\r\n{length}{decoded}");
+        assert_eq!(size(length), Some(11));
+        assert_eq!(size(&format!("{length}{decoded}")), Some(11));
+        assert_eq!(size(&mode("UNSIGNED-PAYLOAD")), Some(11));
+        assert_eq!(size(&mode("STREAMING-UNSIGNED-PAYLOAD-TRAILER")), Some(3));
+        assert_eq!(size(decoded), None);
+        assert_eq!(size("Transfer-Encoding: chunked\r\n"), None);
+    }
 }

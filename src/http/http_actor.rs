@@ -6,6 +6,7 @@
 //! takes long is answered before its end (`long_complete`).
 
 use super::access_log::Line;
+use super::audit_lines;
 use super::long_complete;
 use super::reply::{Reply, RequestIds};
 use super::request::{Begun, Failed, begin};
@@ -77,6 +78,8 @@ pub(super) struct Account {
     pub(super) refused: &'static str,
     /// Parts that a CompleteMultipartUpload names.
     pub(super) parts: Option<usize>,
+    /// The key of an upload whose end the audit log is told.
+    pub(super) audited: Option<String>,
     /// The headers that let a web page read the answer.
     pub(super) cors: Vec<(String, Vec<u8>)>,
 }
@@ -110,6 +113,7 @@ async fn serve(route: Route, message: Serve) -> Reply {
         restarts: 0,
         refused: "",
         parts: None,
+        audited: None,
         cors: Vec::new(),
     };
     let (begun, close) = match arrival {
@@ -134,11 +138,11 @@ async fn serve(route: Route, message: Serve) -> Reply {
         },
         Err(failed) => Err(failed),
     };
-    conclude(&route, &account, result, close, None)
+    conclude(&route, &account, result, close, None).await
 }
 
 /// Ends a request: makes its answer, and records it. `sent`: the status that has gone out already.
-pub(super) fn conclude(
+pub(super) async fn conclude(
     route: &Route,
     account: &Account,
     result: Result<Reply, Failed>,
@@ -158,6 +162,7 @@ pub(super) fn conclude(
     reply.close |= close;
     reply.status = sent.unwrap_or(reply.status);
     record(route, account, reply.status, &code);
+    audit_lines::end(route, account, &reply, &code).await;
     account.dress(reply)
 }
 

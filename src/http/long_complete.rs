@@ -33,12 +33,12 @@ pub(super) async fn answer(
         (route, account, result)
     });
     if let Ok((route, account, result)) = tokio::time::timeout(after, &mut ending).await {
-        return conclude(&route, &account, result, close, None);
+        return conclude(&route, &account, result, close, None).await;
     }
     let (send, end) = oneshot::channel();
     actix_web::rt::spawn(async move {
         let (route, account, result) = ending.await;
-        let reply = conclude(&route, &account, result, close, Some(EARLY_STATUS));
+        let reply = conclude(&route, &account, result, close, Some(EARLY_STATUS)).await;
         let declared = DECLARATION.as_bytes();
         let root = reply.body.strip_prefix(declared).unwrap_or(&reply.body).to_vec();
         // The client may be gone: the upload has ended all the same.

@@ -1,5 +1,6 @@
 //! One request from its head to the backend's answer: route, admit, authorize, upload.
 
+use super::audit_lines;
 use super::document::read_document;
 use super::http_actor::Account;
 use super::render::{head_bucket, list_uploads, render};
@@ -12,7 +13,7 @@ use mizuchi_actors::guardian::NoAnswer;
 use mizuchi_actors::http::RequestHead;
 use mizuchi_actors::payload::PayloadLength;
 use mizuchi_actors::s3::cors;
-use mizuchi_actors::s3::error::{ErrorCode, S3Error};
+use mizuchi_actors::s3::error::{ErrorCode, Fault, S3Error};
 use mizuchi_actors::s3::names::BackendUploadId;
 use mizuchi_actors::s3::operation::Operation;
 use mizuchi_actors::s3::upstream::UpstreamTemplate;
@@ -94,7 +95,7 @@ pub(super) async fn begin(
         return Ok(Begun::Answered(Reply::empty(200, Vec::new())));
     }
     account.cors = cors::of_answer(&bucket.cors, head);
-    let operation = Operation::parse(head, &address.key)?;
+    let operation = Operation::parse_besides(head, &address.key, &bucket.own_parameters())?;
     account.operation = operation.name();
     if matches!(operation, Operation::ListMultipartUploads(_))
         && !bucket.upload.list_multipart_uploads
@@ -114,9 +115,13 @@ pub(super) async fn begin(
         now: OffsetDateTime::now_utc(),
     };
     let decided = route.auth.ask(authorize).await?;
+    audit_lines::decision(route, account, &operation, &decided).await?;
     let mut authorized = decided.result?;
     account.principal = Arc::clone(&authorized.principal);
 
+    if operation.key().is_some() {
+        bucket.backend.keys.signer(OffsetDateTime::now_utc()).map_err(|_| no_keys(&bucket))?;
+    }
     let upload_id = authorized.upload_id.clone();
     let owner = Arc::clone(&authorized.owner);
     let job = match &operation {
@@ -217,6 +222,13 @@ fn ends_upload(operation: &Operation) -> bool {
 
 pub(super) fn no_body() -> S3Error {
     S3Error::new(ErrorCode::MissingRequestBodyError, "Request body is empty.")
+}
+
+/// Nothing can be signed for the backend: said before the body is read.
+fn no_keys(bucket: &Bucket) -> S3Error {
+    log::warn!("bucket {}: refused, for want of backend credentials", bucket.name);
+    let message = "The storage behind this bucket cannot be reached. Please try again.";
+    S3Error::new(ErrorCode::ServiceUnavailable, message).blamed_on(Fault::Backend)
 }
 
 fn kind_of(

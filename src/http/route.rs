@@ -1,6 +1,7 @@
 //! What a worker's HttpActor needs to take a request along its route.
 
 use super::access_log::Format;
+use crate::audit::AuditLog;
 use crate::settings::Cidr;
 use mizuchi_actors::auth_actor::AuthActor;
 use mizuchi_actors::config::Engine;
@@ -35,6 +36,8 @@ pub struct Route {
     pub replay: ReplayResources,
     /// How access lines look.
     pub access_log: Format,
+    /// Where decisions and ends are recorded.
+    pub audit: AuditLog,
     /// Names this process in `x-amz-id-2`.
     pub host_id: Arc<str>,
 }

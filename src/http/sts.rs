@@ -1,6 +1,7 @@
 //! The route of an AssumeRoleWithWebIdentity: `POST /` with a form, as SDKs send it to
 //! `AWS_ENDPOINT_URL_STS`.
 
+use super::audit_lines;
 use super::http_actor::Account;
 use super::reply::Reply;
 use super::request::Failed;
@@ -57,10 +58,12 @@ pub(super) async fn serve(
     account.operation = "AssumeRoleWithWebIdentity";
     match exchange(route, body, account).await {
         Ok(document) => {
+            audit_lines::session(route, account, None).await?;
             let headers = vec![("cache-control".into(), b"no-store".to_vec())];
             Ok(Reply::xml(200, headers, document.into_bytes()))
         }
         Err(Ended::Refused(error)) => {
+            audit_lines::session(route, account, Some(&error)).await?;
             account.refused = error.code;
             let document = error.document(&account.ids.request);
             Ok(Reply::xml(error.status, Vec::new(), document.into_bytes()))

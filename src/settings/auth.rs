@@ -2,6 +2,7 @@
 
 use super::backend::Surroundings;
 use super::findings::{Findings, SettingsErrors};
+use super::jwt::{self, JwtSettings};
 use super::section::Section;
 use super::values::{boolean, choice, integer, path, secret, text, text_where};
 use super::{grants, load};
@@ -23,11 +24,13 @@ const MAX_CLOCK_SKEW_SECONDS: u64 = 86_400;
 /// `auth` of one bucket: its own keys, then those at the top level, then the defaults.
 #[derive(Debug, Clone)]
 pub struct AuthSettings {
-    /// False: everyone may upload, unsigned. True: there is at least one
-    /// credential, or certificates are.
+    /// False: everyone may upload, unsigned. True: there is at least one credential, or one issuer of
+    /// tokens, or client certificates are.
     pub enabled: bool,
     /// AWS Signature Version 4.
     pub sigv4: SigV4Settings,
+    /// JSON Web Tokens.
+    pub jwt: JwtSettings,
     /// None: client certificates are nobody's.
     pub client_certificates: Option<ClientCertificateSettings>,
 }
@@ -88,12 +91,15 @@ pub(super) fn read(
 ) -> Option<AuthSettings> {
     let auth = read_unchecked(s, surroundings);
     let file = auth.credentials_file.as_ref().is_none_or(Option::is_some);
+    let issuers = auth.jwt.as_ref().map(|jwt| jwt.issuers.len());
     let certificates = auth.client_certificates.as_ref().is_none_or(Option::is_some);
-    if auth.enabled == Some(true) && auth.entries == 0 && !file && !certificates {
+    let known = auth.entries > 0 || file || issuers != Some(0) || certificates;
+    if auth.enabled == Some(true) && !known {
         s.fail(
             "sigv4.credentials",
-            "auth is enabled, and there is no credential here or in the top-level auth: add one, \
-             or set auth.enabled to false to let everyone upload",
+            "auth is enabled, and there is no credential here or in the top-level auth, and no \
+             issuer of tokens in jwt.issuers: add one, or set auth.enabled to false to let \
+             everyone upload",
         );
     }
     if auth.enabled == Some(false) {
@@ -109,8 +115,8 @@ pub(super) fn read(
         region,
         max_clock_skew: Duration::from_secs(auth.skew?),
     };
-    let client_certificates = auth.client_certificates?;
-    Some(AuthSettings { enabled: auth.enabled?, sigv4, client_certificates })
+    let (jwt, client_certificates) = (auth.jwt?, auth.client_certificates?);
+    Some(AuthSettings { enabled: auth.enabled?, sigv4, jwt, client_certificates })
 }
 
 /// Checks the top-level `auth` for itself: an error in it shows even if no bucket uses it.
@@ -125,11 +131,13 @@ struct Unchecked {
     credentials_file: Option<Option<CredentialsFile>>,
     region: Option<Option<String>>,
     skew: Option<u64>,
+    jwt: Option<JwtSettings>,
     client_certificates: Option<Option<ClientCertificateSettings>>,
 }
 
 fn read_unchecked(s: &mut Section<'_>, surroundings: &Surroundings<'_>) -> Unchecked {
     let enabled = s.required("enabled", boolean);
+    let jwt = s.within("jwt", |s| jwt::read(s, surroundings));
     let client_certificates = s.within("client_certificates", read_certificates);
     s.within("sigv4", |s| {
         let entries = s.entries("credentials", read_credential);
@@ -162,6 +170,7 @@ fn read_unchecked(s: &mut Section<'_>, surroundings: &Surroundings<'_>) -> Unche
             credentials_file,
             region,
             skew,
+            jwt,
             client_certificates,
         }
     })

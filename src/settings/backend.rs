@@ -1,15 +1,16 @@
 //! `buckets[].s3`: the S3 service that a bucket's objects go to.
 
 use super::auth::{access_key, region};
-use super::backend_credentials::{self, BackendCredentials};
+use super::backend_credentials::{self, BackendCredentials, CredentialSource, InstanceMetadata};
 use super::bucket::bucket_name;
 use super::network;
 use super::section::Section;
 use super::values::{boolean, choice, count, duration, quote, secret, text, text_where};
+use config::Value;
 use mizuchi_actors::backend::{Authorities, Endpoint, TlsClient};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -27,6 +28,15 @@ pub(super) struct Surroundings<'a> {
     pub(super) environment: &'a BTreeMap<String, String>,
     /// Reads a file.
     pub(super) read: &'a dyn Fn(&Path) -> io::Result<String>,
+    /// The paths in a folder; None: it is not one.
+    pub(super) list: &'a dyn Fn(&Path) -> io::Result<Option<Vec<PathBuf>>>,
+}
+
+impl Surroundings<'_> {
+    /// A variable that is set, and not to nothing.
+    pub(super) fn variable(&self, name: &str) -> Option<&str> {
+        self.environment.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
 }
 
 /// `buckets[].s3`.
@@ -44,8 +54,9 @@ pub struct BackendSettings {
     pub path_style: bool,
     /// Put before every key; at most 512 bytes.
     pub key_prefix: String,
-    /// What the gateway signs with; `None` only for an embedded backend without keys.
-    pub credentials: Option<BackendCredentials>,
+    /// Where the keys come from that the gateway signs with; `None` only for an embedded backend
+    /// without keys.
+    pub credentials: Option<CredentialSource>,
     /// What the backend is trusted to verify itself.
     pub verifies: Verifies,
     /// Whether the backend may be sent UNSIGNED-PAYLOAD.
@@ -231,19 +242,7 @@ fn read_tls(
     surroundings: &Surroundings<'_>,
 ) -> Option<TlsSettings> {
     let tls = s.within("tls", |s| {
-        let files = s.list("ca_file", |value| {
-            let path = text(value)?;
-            let read = (surroundings.read)(Path::new(path));
-            let text = read.map_err(|error| {
-                let path = quote(path);
-                format!(
-                    "cannot be read: {error}: {path} must be a PEM file that this user may read"
-                )
-            })?;
-            let mut one = Authorities::none();
-            one.add_pem(&text).map_err(|error| format!("{}: {error}", quote(path)))?;
-            Ok(one)
-        });
+        let files = s.list("ca_file", |value| ca_file(value, surroundings));
         let server_name = s.optional("server_name", |value| {
             let name = text(value)?;
             TlsClient::new(Authorities::none(), Some(name))
@@ -264,21 +263,50 @@ fn read_tls(
     Some(tls)
 }
 
-/// The keys that are set, or those of the chain. `known`: whether `endpoint` could be read, and so
+/// An entry of a `ca_file`: the file is read here.
+pub(super) fn ca_file(
+    value: &Value,
+    surroundings: &Surroundings<'_>,
+) -> Result<Authorities, String> {
+    let path = text(value)?;
+    let read = (surroundings.read)(Path::new(path));
+    let text = read.map_err(|error| {
+        let path = quote(path);
+        format!("cannot be read: {error}: {path} must be a PEM file that this user may read")
+    })?;
+    let mut one = Authorities::none();
+    one.add_pem(&text).map_err(|error| format!("{}: {error}", quote(path)))?;
+    Ok(one)
+}
+
+const METADATA: &[(&str, InstanceMetadata)] = &[
+    ("auto", InstanceMetadata::Auto),
+    ("always", InstanceMetadata::Always),
+    ("never", InstanceMetadata::Never),
+];
+
+/// The keys that are set, or the first source of the chain. `known`: whether `endpoint` could be read, and so
 /// whether keys are needed at all.
 fn read_credentials(
     s: &mut Section<'_>,
     embedded: bool,
     known: bool,
     surroundings: &Surroundings<'_>,
-) -> Option<Option<BackendCredentials>> {
+) -> Option<Option<CredentialSource>> {
     let access_key = s.optional("access_key", access_key);
     let secret_key = s.optional("secret_key", secret);
     let session_token = s.optional("session_token", secret);
-    let session_token = session_token?;
+    let profile = s.optional("profile", |value| text(value).map(str::to_owned));
+    let metadata = s.required("instance_metadata", choice(METADATA));
+    let (session_token, profile, metadata) = (session_token?, profile?, metadata?);
     match (access_key?, secret_key?) {
+        (Some(_), Some(_)) if profile.is_some() => {
+            s.fail("profile", "must not be set along with access_key: which one is meant?");
+            None
+        }
         (Some(access_key), Some(secret_key)) => {
-            Some(Some(BackendCredentials { access_key, secret_key, session_token }))
+            let keys = BackendCredentials { access_key, secret_key, session_token };
+            Some(Some(CredentialSource::Settings(keys)))
         }
         (Some(_), None) => {
             s.fail("secret_key", "must be set too, since access_key is set");
@@ -295,20 +323,25 @@ fn read_credentials(
         (None, None) if embedded => Some(None),
         (None, None) if !known => None,
         (None, None) => {
-            match backend_credentials::find(surroundings.environment, surroundings.read) {
-                Ok(Some(credentials)) => Some(Some(credentials)),
+            let key = if profile.is_some() { "profile" } else { "access_key" };
+            match backend_credentials::find(profile.as_deref(), metadata, surroundings) {
+                Ok(Some(source)) => Some(Some(source)),
                 Ok(None) => {
                     s.fail(
-                        "access_key",
+                        key,
                         "no credentials for the backend: set access_key and secret_key, or \
-                     AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, or a profile \
-                     in ~/.aws/credentials",
+                         AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, or a \
+                         profile in ~/.aws/credentials; there is no web identity, container endpoint \
+                         or EC2 instance either (instance_metadata: always asks it all the same)",
                     );
                     None
                 }
+                Err(problem) if profile.is_some() => {
+                    s.fail(key, problem);
+                    None
+                }
                 Err(problem) => {
-                    let problem = format!("is not set, and {problem}");
-                    s.fail("access_key", problem);
+                    s.fail(key, format!("is not set, and {problem}"));
                     None
                 }
             }

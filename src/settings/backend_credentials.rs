@@ -1,14 +1,15 @@
-//! What the gateway signs its own requests with, where the settings have no keys: the environment,
-//! then the shared profile, as the AWS tools do it.
+//! What the gateway signs its own requests with: where its keys come from. Decided here, once, from
+//! what is set; nothing is asked over a network, and what comes from afar is fetched later
+//! (`crate::credentials`).
 //!
-//! <https://docs.aws.amazon.com/sdkref/latest/guide/file-format.html>: sections in brackets,
-//! `name = value`, comments on lines of their own. The environment and the reading of files are
-//! arguments.
+//! The order is that of the AWS tools: settings, environment, shared profile, web identity, container,
+//! instance metadata. <https://docs.aws.amazon.com/sdkref/latest/guide/standardized-credentials.html>
 
+use super::aws_profile;
+use super::backend::Surroundings;
 use mizuchi_actors::secret::Secret;
-use std::collections::BTreeMap;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::fmt;
+use std::path::Path;
 
 /// An access key of the backend.
 #[derive(Debug, Clone)]
@@ -21,90 +22,119 @@ pub struct BackendCredentials {
     pub session_token: Option<Secret>,
 }
 
-/// The first credentials of the chain; `None` if there are none anywhere. The error says what is
-/// half there.
-pub(super) fn find(
-    environment: &BTreeMap<String, String>,
-    read: &dyn Fn(&Path) -> io::Result<String>,
-) -> Result<Option<BackendCredentials>, String> {
-    let variable = |name: &str| environment.get(name).filter(|value| !value.is_empty()).cloned();
-    let from_environment = pair(
-        "in the environment",
-        ("AWS_ACCESS_KEY_ID", variable("AWS_ACCESS_KEY_ID")),
-        ("AWS_SECRET_ACCESS_KEY", variable("AWS_SECRET_ACCESS_KEY")),
-        variable("AWS_SESSION_TOKEN"),
-    )?;
-    if from_environment.is_some() {
-        return Ok(from_environment);
-    }
-    let chosen = variable("AWS_PROFILE");
-    let profile = chosen.as_deref().unwrap_or("default");
-    let named = variable("AWS_SHARED_CREDENTIALS_FILE").map(PathBuf::from);
-    let in_home = || Some(PathBuf::from(variable("HOME")?).join(".aws/credentials"));
-    let Some(file) = named.clone().or_else(in_home) else {
-        return Ok(None);
-    };
-    let shown = file.display();
-    let text = match read(&file) {
-        Ok(text) => text,
-        // Nobody asked for the file in the home folder: that it cannot be read is no error.
-        Err(_) if named.is_none() && chosen.is_none() => return Ok(None),
-        Err(error) => return Err(format!("{shown} cannot be read: {error}")),
-    };
-    match (read_profile(&text, profile), &chosen) {
-        (Some(mut keys), _) => pair(
-            &format!("in profile {profile} of {shown}"),
-            ("aws_access_key_id", keys.remove("aws_access_key_id")),
-            ("aws_secret_access_key", keys.remove("aws_secret_access_key")),
-            keys.remove("aws_session_token"),
-        ),
-        (None, Some(_)) => Err(format!("{shown} has no profile {profile} (AWS_PROFILE)")),
-        (None, None) => Ok(None),
-    }
+/// Where the keys of a backend come from.
+#[derive(Debug, Clone)]
+pub enum CredentialSource {
+    /// `s3.access_key` and its companions.
+    Settings(BackendCredentials),
+    /// `AWS_ACCESS_KEY_ID` and its companions.
+    Environment(BackendCredentials),
+    /// The profile of this name, in the shared files; they are read again from time to time.
+    Profile(String),
+    /// AssumeRoleWithWebIdentity with the token in `AWS_WEB_IDENTITY_TOKEN_FILE` (EKS: IRSA).
+    WebIdentity,
+    /// The endpoint in `AWS_CONTAINER_CREDENTIALS_*_URI` (ECS tasks, EKS pod identity).
+    Container,
+    /// The machine's role, by IMDSv2.
+    InstanceMetadata,
 }
 
-/// Both keys, or neither.
-fn pair(
-    place: &str,
-    (id_name, id): (&str, Option<String>),
-    (secret_name, secret): (&str, Option<String>),
-    token: Option<String>,
-) -> Result<Option<BackendCredentials>, String> {
-    match (id, secret) {
-        (Some(access_key), Some(secret)) => Ok(Some(BackendCredentials {
-            access_key,
-            secret_key: Secret::new(secret),
-            session_token: token.map(Secret::new),
-        })),
-        (None, None) => Ok(None),
-        (Some(_), None) => Err(format!("{place}, {id_name} is set without {secret_name}")),
-        (None, Some(_)) => Err(format!("{place}, {secret_name} is set without {id_name}")),
-    }
-}
-
-/// The keys of one profile, without empty ones; `None` if the file does not have it.
-fn read_profile(text: &str, profile: &str) -> Option<BTreeMap<String, String>> {
-    let mut found = None;
-    let mut inside = false;
-    for line in text.lines() {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with(['#', ';']) {
-            continue;
-        }
-        if let Some(header) = line.strip_prefix('[') {
-            let name = header.split(']').next().unwrap_or_default().trim();
-            inside = name == profile;
-            if inside {
-                found.get_or_insert_with(BTreeMap::new);
+impl fmt::Display for CredentialSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CredentialSource::Settings(_) => f.write_str("the settings"),
+            CredentialSource::Environment(_) => f.write_str("the environment (AWS_ACCESS_KEY_ID)"),
+            CredentialSource::Profile(name) => write!(f, "the profile {name}"),
+            CredentialSource::WebIdentity => {
+                f.write_str("a web identity (AWS_WEB_IDENTITY_TOKEN_FILE)")
             }
-        } else if let (true, Some(keys), Some((name, value))) =
-            (inside, found.as_mut(), line.split_once('='))
-            && !value.trim().is_empty()
-        {
-            keys.insert(name.trim().to_lowercase(), value.trim().to_owned());
+            CredentialSource::Container => {
+                f.write_str("the container's endpoint (AWS_CONTAINER_CREDENTIALS_*_URI)")
+            }
+            CredentialSource::InstanceMetadata => f.write_str("the EC2 instance metadata (IMDSv2)"),
         }
     }
-    found
+}
+
+/// `s3.instance_metadata`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum InstanceMetadata {
+    /// If the machine says that it is one of EC2.
+    Auto,
+    /// Whatever it says.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// The first source that is there; `None` if there is none. `chosen`: `s3.profile`. The error says
+/// what is half there.
+pub(super) fn find(
+    chosen: Option<&str>,
+    metadata: InstanceMetadata,
+    surroundings: &Surroundings<'_>,
+) -> Result<Option<CredentialSource>, String> {
+    let variable = |name: &str| surroundings.variable(name).map(str::to_owned);
+    if let Some(name) = chosen {
+        return match aws_profile::look(name, surroundings)? {
+            Some(true) => Ok(Some(CredentialSource::Profile(name.to_owned()))),
+            Some(false) => Err(format!("profile {name} has no credentials")),
+            None => Err(format!("there is no profile {name}")),
+        };
+    }
+    match (variable("AWS_ACCESS_KEY_ID"), variable("AWS_SECRET_ACCESS_KEY")) {
+        (Some(access_key), Some(secret)) => {
+            return Ok(Some(CredentialSource::Environment(BackendCredentials {
+                access_key,
+                secret_key: Secret::new(secret),
+                session_token: variable("AWS_SESSION_TOKEN").map(Secret::new),
+            })));
+        }
+        (Some(_), None) => return Err(half("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")),
+        (None, Some(_)) => return Err(half("AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID")),
+        (None, None) => {}
+    }
+    let named = variable("AWS_PROFILE");
+    let profile = named.clone().unwrap_or_else(|| "default".to_owned());
+    match (aws_profile::look(&profile, surroundings)?, named) {
+        (Some(true), _) => return Ok(Some(CredentialSource::Profile(profile))),
+        (None, Some(name)) => return Err(format!("there is no profile {name} (AWS_PROFILE)")),
+        _ => {}
+    }
+    match (variable("AWS_WEB_IDENTITY_TOKEN_FILE"), variable("AWS_ROLE_ARN")) {
+        (Some(_), Some(_)) => return Ok(Some(CredentialSource::WebIdentity)),
+        (Some(_), None) => return Err(half("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN")),
+        // A role alone is what some tools set for others.
+        (None, _) => {}
+    }
+    let uris = ["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"];
+    if uris.into_iter().any(|name| variable(name).is_some()) {
+        return Ok(Some(CredentialSource::Container));
+    }
+    let off =
+        variable("AWS_EC2_METADATA_DISABLED").is_some_and(|it| it.eq_ignore_ascii_case("true"));
+    let there = match metadata {
+        InstanceMetadata::Never => false,
+        InstanceMetadata::Always => !off,
+        InstanceMetadata::Auto => !off && is_ec2(surroundings),
+    };
+    Ok(there.then_some(CredentialSource::InstanceMetadata))
+}
+
+fn half(there: &str, missing: &str) -> String {
+    format!("in the environment, {there} is set without {missing}")
+}
+
+/// Whether the machine, or the environment, says that there is instance metadata: the vendor in the
+/// firmware (Nitro), the hypervisor's UUID (Xen), or a metadata endpoint that somebody has set.
+/// <https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/identify_ec2_instances.html>
+fn is_ec2(surroundings: &Surroundings<'_>) -> bool {
+    let begins = |file: &str, with: &str| {
+        (surroundings.read)(Path::new(file)).is_ok_and(|text| text.starts_with(with))
+    };
+    surroundings.variable("AWS_EC2_METADATA_SERVICE_ENDPOINT").is_some()
+        || begins("/sys/class/dmi/id/sys_vendor", "Amazon EC2")
+        || begins("/sys/hypervisor/uuid", "ec2")
 }
 
 #[cfg(test)]
@@ -112,56 +142,115 @@ fn read_profile(text: &str, profile: &str) -> Option<BTreeMap<String, String>> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::io;
 
     const FILE: &str = "# mine\n[default]\naws_access_key_id = AKDEFAULT\n\
         aws_secret_access_key=default=secret\n\n[work]\n; token\nAWS_ACCESS_KEY_ID = AKWORK\n\
         aws_secret_access_key = work\naws_session_token = token\n[half]\naws_access_key_id = AK\n";
 
-    fn chain(environment: &[(&str, &str)]) -> Result<Option<[String; 3]>, String> {
+    const CONFIG: &str = "[profile role]\nrole_arn = arn:aws:iam::1:role/r\n\
+        source_profile = work\n[profile lost]\nrole_arn = arn:aws:iam::1:role/r\n\
+        source_profile = nowhere\n[profile empty]\nregion = eu-west-1\n[profile run]\n\
+        credential_process = /bin/canary\n[profile sourceless]\nrole_arn = a\n";
+
+    fn chain_of(
+        chosen: Option<&str>,
+        metadata: InstanceMetadata,
+        environment: &[(&str, &str)],
+        files: &[(&str, &str)],
+    ) -> Result<Option<String>, String> {
         let environment = environment
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
-        let read = |path: &Path| match path.to_str() {
-            Some("/home/me/.aws/credentials" | "/elsewhere") => Ok(FILE.to_owned()),
-            _ => Err(io::ErrorKind::NotFound.into()),
+        let read = |path: &Path| {
+            let found = files.iter().find(|(name, _)| Some(*name) == path.to_str());
+            found.map(|(_, text)| (*text).to_owned()).ok_or(io::ErrorKind::NotFound.into())
         };
-        let found = find(&environment, &read)?;
-        Ok(found.map(|found| {
-            let token = found.session_token.map(|token| token.expose().to_owned());
-            [found.access_key, found.secret_key.expose().to_owned(), token.unwrap_or_default()]
+        let list = |_: &Path| Ok(None);
+        let surroundings = Surroundings { environment: &environment, read: &read, list: &list };
+        let found = find(chosen, metadata, &surroundings);
+        Ok(found?.map(|found| match found {
+            CredentialSource::Settings(keys) | CredentialSource::Environment(keys) => {
+                let token = keys.session_token.map(|token| token.expose().to_owned());
+                let token = token.unwrap_or_default();
+                format!("{} {} {token}", keys.access_key, keys.secret_key.expose())
+            }
+            other => other.to_string(),
         }))
     }
 
-    fn keys(access: &str, secret: &str, token: &str) -> Result<Option<[String; 3]>, String> {
-        Ok(Some([access, secret, token].map(str::to_owned)))
+    const AT_HOME: [(&str, &str); 2] =
+        [("/home/me/.aws/credentials", FILE), ("/home/me/.aws/config", CONFIG)];
+
+    fn chain(environment: &[(&str, &str)]) -> Result<Option<String>, String> {
+        let files = [AT_HOME[0], AT_HOME[1], ("/elsewhere", FILE)];
+        chain_of(None, InstanceMetadata::Auto, environment, &files)
     }
 
     #[test]
-    fn the_environment_comes_first_then_the_profile() {
+    fn the_environment_comes_first_then_the_profile_then_what_is_afar() {
+        let some = |text: &str| Ok(Some(text.to_owned()));
         let home = ("HOME", "/home/me");
         let (id, secret) = (("AWS_ACCESS_KEY_ID", "AKENV"), ("AWS_SECRET_ACCESS_KEY", "env"));
-        assert_eq!(chain(&[home, id, secret]), keys("AKENV", "env", ""));
+        let web = [("AWS_WEB_IDENTITY_TOKEN_FILE", "/token"), ("AWS_ROLE_ARN", "arn")];
+        let container = ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/v2/x");
+        assert_eq!(chain(&[home, id, secret, web[0], web[1]]), some("AKENV env "));
         let token = ("AWS_SESSION_TOKEN", "t");
-        assert_eq!(chain(&[id, secret, token]), keys("AKENV", "env", "t"));
-        assert_eq!(chain(&[home]), keys("AKDEFAULT", "default=secret", ""));
-        assert_eq!(chain(&[home, ("AWS_PROFILE", "work")]), keys("AKWORK", "work", "token"));
+        assert_eq!(chain(&[id, secret, token]), some("AKENV env t"));
+        assert_eq!(chain(&[home, web[0], web[1]]), some("the profile default"));
+        assert_eq!(chain(&[home, ("AWS_PROFILE", "work")]), some("the profile work"));
+        assert_eq!(chain(&[home, ("AWS_PROFILE", "role")]), some("the profile role"));
         let elsewhere = ("AWS_SHARED_CREDENTIALS_FILE", "/elsewhere");
-        assert_eq!(chain(&[elsewhere]), keys("AKDEFAULT", "default=secret", ""));
-        assert_eq!(chain(&[]), Ok(None));
-        assert_eq!(chain(&[("HOME", "/home/other")]), Ok(None));
+        assert_eq!(chain(&[elsewhere]), some("the profile default"));
+        let identity = some("a web identity (AWS_WEB_IDENTITY_TOKEN_FILE)");
+        assert_eq!(chain(&[web[0], web[1], container]), identity);
+        let without = [home, ("AWS_PROFILE", "empty"), web[0], web[1]];
+        assert_eq!(chain(&without), identity, "a profile without credentials is passed over");
+        assert_eq!(chain(&[container]).unwrap().unwrap().find("the container"), Some(0));
+        for nothing in [&[][..], &[("HOME", "/home/other")], &[("AWS_ACCESS_KEY_ID", "")]] {
+            assert_eq!(chain(nothing), Ok(None));
+        }
         let empty = ("AWS_ACCESS_KEY_ID", "");
-        assert_eq!(chain(&[home, empty]), keys("AKDEFAULT", "default=secret", ""));
+        assert_eq!(chain(&[home, empty]), some("the profile default"));
+    }
+
+    #[test]
+    fn instance_metadata_is_asked_where_the_machine_says_so_or_the_settings_do() {
+        use InstanceMetadata::{Always, Auto, Never};
+        let ec2 = [("/sys/class/dmi/id/sys_vendor", "Amazon EC2\n")];
+        let xen = [("/sys/hypervisor/uuid", "ec2e1916-9099-7caf-fd21-012345abcdef\n")];
+        let other = [("/sys/class/dmi/id/sys_vendor", "LENOVO\n")];
+        let off = [("AWS_EC2_METADATA_DISABLED", "true")];
+        let endpoint = [("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://[fd00:ec2::254]")];
+        for (metadata, environment, files, there) in [
+            (Auto, &[][..], &ec2, true),
+            (Auto, &[], &xen, true),
+            (Auto, &[], &other, false),
+            (Auto, &endpoint, &other, true),
+            (Auto, &off, &ec2, false),
+            (Always, &[], &other, true),
+            (Always, &off, &ec2, false),
+            (Never, &endpoint, &ec2, false),
+        ] {
+            let found = chain_of(None, metadata, environment, files).unwrap();
+            assert_eq!(found.is_some(), there, "{metadata:?} {environment:?} {files:?}");
+        }
     }
 
     #[test]
     fn what_is_half_there_or_asked_for_and_missing_is_an_error() {
         let home = ("HOME", "/home/me");
+        let profile = |name| vec![home, ("AWS_PROFILE", name)];
         for (environment, says) in [
             (vec![home, ("AWS_ACCESS_KEY_ID", "AK")], "without AWS_SECRET_ACCESS_KEY"),
             (vec![home, ("AWS_SECRET_ACCESS_KEY", "canary")], "without AWS_ACCESS_KEY_ID"),
-            (vec![home, ("AWS_PROFILE", "half")], "without aws_secret_access_key"),
-            (vec![home, ("AWS_PROFILE", "none")], "no profile none"),
+            (vec![("AWS_WEB_IDENTITY_TOKEN_FILE", "/t")], "without AWS_ROLE_ARN"),
+            (profile("half"), "without aws_secret_access_key"),
+            (profile("none"), "no profile none"),
+            (profile("lost"), "source_profile that is not there"),
+            (profile("sourceless"), "without source_profile"),
+            (profile("run"), "credential_process"),
             (vec![("AWS_SHARED_CREDENTIALS_FILE", "/none")], "cannot be read"),
         ] {
             let error = chain(&environment).unwrap_err();
@@ -169,10 +258,24 @@ mod tests {
         }
     }
 
+    /// A profile that the settings name comes before the environment, and must have credentials.
+    #[test]
+    fn a_chosen_profile_is_the_only_source() {
+        let environment =
+            [("HOME", "/home/me"), ("AWS_ACCESS_KEY_ID", "A"), ("AWS_SECRET_ACCESS_KEY", "B")];
+        let chosen = |name| chain_of(Some(name), InstanceMetadata::Always, &environment, &AT_HOME);
+        assert_eq!(chosen("role"), Ok(Some("the profile role".to_owned())));
+        assert_eq!(chosen("empty"), Err("profile empty has no credentials".to_owned()));
+        assert_eq!(chosen("none"), Err("there is no profile none".to_owned()));
+    }
+
     proptest! {
         #[test]
-        fn any_file_gives_an_answer(text in "([\\[\\]=#; \na-c]|\\PC){0,60}", name in "[a-c]?") {
-            let _ = read_profile(&text, &name);
+        fn any_file_gives_an_answer(text in "([\\[\\]=#; \na-c]|\\PC){0,60}", name in "[a-c]") {
+            let home = [("HOME", "/home/me")];
+            for file in ["/home/me/.aws/credentials", "/home/me/.aws/config"] {
+                let _ = chain_of(Some(&name), InstanceMetadata::Never, &home, &[(file, &text)]);
+            }
         }
     }
 }

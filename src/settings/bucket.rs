@@ -1,6 +1,7 @@
 //! `buckets[]`: a bucket as clients see it, and what they may put there.
 
 use super::auth::{self, AuthSettings};
+use super::authorization::{self, AuthorizationSettings};
 use super::backend::{self, BackendSettings, Surroundings};
 use super::cors;
 use super::section::{Layer, Section};
@@ -41,6 +42,8 @@ pub struct BucketSettings {
     pub cors: Vec<CorsRule>,
     /// Who may upload.
     pub auth: AuthSettings,
+    /// What they may; None: nobody is asked.
+    pub authorization: Option<AuthorizationSettings>,
 }
 
 /// `buckets[].upload`.
@@ -122,10 +125,11 @@ const PERMISSIONS: &[(&str, Permission)] = &[
     ("redirect", Permission::Redirect),
 ];
 
-/// Reads `buckets`; `auth` is the top-level one, every bucket's default.
+/// Reads `buckets`; `auth` and `authorization` are the top-level ones, every bucket's default.
 pub(super) fn read_all<'t>(
     root: &mut Section<'t>,
     auth: &[Layer<'t>],
+    authorization: &[Layer<'t>],
     surroundings: &Surroundings<'_>,
 ) -> Option<Vec<BucketSettings>> {
     let (mut names, mut prefixes) = (BTreeMap::new(), BTreeMap::new());
@@ -144,6 +148,9 @@ pub(super) fn read_all<'t>(
         let cors = cors::read_all(s);
         let region = s3.as_ref().map(|s3| s3.region.as_str());
         let auth = s.within_inheriting("auth", auth, |s| auth::read(s, region, surroundings));
+        let authorization = s.within_inheriting("authorization", authorization, |s| {
+            authorization::read(s, surroundings, &[])
+        });
         Some(BucketSettings {
             name: name?,
             path_prefix: prefix?,
@@ -151,6 +158,7 @@ pub(super) fn read_all<'t>(
             upload: upload?,
             cors: cors?,
             auth: auth?,
+            authorization: authorization?,
         })
     });
     if buckets.is_empty() {

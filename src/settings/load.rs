@@ -1,7 +1,9 @@
 //! From a file, an environment and the built-in defaults to [`Settings`].
 
 use super::admin;
+use super::audit;
 use super::auth;
+use super::authorization;
 use super::backend::Surroundings;
 use super::bucket;
 use super::findings::{Findings, SettingsErrors};
@@ -11,6 +13,7 @@ use super::section::{ENVIRONMENT, PREFIX, Section, Table};
 use super::{Settings, process, server};
 use crate::tls::ClientAuth;
 use config::{Config, File, FileFormat, Source, Value, ValueKind};
+use mizuchi_actors::policy::list_folder;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read};
@@ -43,7 +46,7 @@ pub fn load(
     path: Option<&Path>,
     environment: &BTreeMap<String, String>,
 ) -> Result<Loaded, SettingsErrors> {
-    let surroundings = Surroundings { environment, read: &read_file };
+    let surroundings = Surroundings { environment, read: &read_file, list: &list_folder };
     load_within(path, &surroundings, &Machine::detect(read_file))
 }
 
@@ -60,7 +63,8 @@ pub fn load_text(
         true => Ok(text.to_owned()),
         false => Err(io::ErrorKind::NotFound.into()),
     };
-    load_within(Some(name), &Surroundings { environment, read: &read }, &Machine::detect(read_file))
+    let surroundings = Surroundings { environment, read: &read, list: &|_| Ok(None) };
+    load_within(Some(name), &surroundings, &Machine::detect(read_file))
 }
 
 /// [`load`], with the files and the machine as arguments.
@@ -219,10 +223,14 @@ fn read_settings(
         }
         Some(sts)
     });
+    let audit = root.within("audit", |s| audit::read(s, state_directory));
     let embedded = root.within("embedded", process::read_embedded);
     root.within("auth", |s| auth::check(s, surroundings));
     let auth = root.layers_of("auth");
-    let buckets = bucket::read_all(root, &auth, surroundings);
+    // Checked for itself: an error in it shows even if no bucket uses it.
+    root.within("authorization", |s| authorization::read(s, surroundings, &[]));
+    let authorization = root.layers_of("authorization");
+    let buckets = bucket::read_all(root, &auth, &authorization, surroundings);
     if let (Some(server), Some(buckets)) = (&server, &buckets) {
         let asked = server.tls.as_ref().is_some_and(|tls| tls.client_auth != ClientAuth::Off);
         for (position, bucket) in buckets.iter().enumerate() {
@@ -239,6 +247,7 @@ fn read_settings(
         replay: replay?,
         admin: admin?,
         logging: logging?,
+        audit: audit?,
         sts: sts?,
         embedded: embedded?,
         buckets: buckets?,

@@ -214,6 +214,13 @@ impl<'t> Section<'t> {
         }
     }
 
+    /// Whether the section `key` is configured here: not by default, nor by inheritance.
+    pub(super) fn chooses(&self, key: &str) -> bool {
+        let Some((_defaults, chosen)) = self.layers.split_last() else { return false };
+        let own = chosen.iter().filter(|layer| layer.path == self.path);
+        own.filter_map(|layer| layer.table.get(key)).any(is_set)
+    }
+
     /// The layers of the section `key` within this one.
     pub(super) fn layers_of(&mut self, key: &'static str) -> Vec<Layer<'t>> {
         self.asked.insert(key);
@@ -258,6 +265,24 @@ impl<'t> Section<'t> {
     pub(super) fn entries<T>(
         &mut self,
         key: &'static str,
+        read: impl FnMut(&mut Section<'t>) -> T,
+    ) -> Vec<T> {
+        self.read_entries(key, false, read)
+    }
+
+    /// Like [`Section::entries`], but the entry in `settings/default.yaml` is the default.
+    pub(super) fn entries_or_default<T>(
+        &mut self,
+        key: &'static str,
+        read: impl FnMut(&mut Section<'t>) -> T,
+    ) -> Vec<T> {
+        self.read_entries(key, true, read)
+    }
+
+    fn read_entries<T>(
+        &mut self,
+        key: &'static str,
+        or_default: bool,
         mut read: impl FnMut(&mut Section<'t>) -> T,
     ) -> Vec<T> {
         self.asked.insert(key);
@@ -277,7 +302,12 @@ impl<'t> Section<'t> {
             Some(value) => Some((join(&layer.path, key), value)),
         });
         let Some((path, value)) = found else {
-            return Vec::new();
+            if !or_default {
+                return Vec::new();
+            }
+            let path = index(&self.key(key), 0);
+            let layers = vec![Layer { path: path.clone(), table: template }];
+            return vec![Section::read(path, layers, self.findings, read)];
         };
         let ValueKind::Array(entries) = &value.kind else {
             if !is_empty(value) {
@@ -296,6 +326,16 @@ impl<'t> Section<'t> {
             parsed.push(Section::read(path, layers.into(), self.findings, &mut read));
         }
         parsed
+    }
+}
+
+/// Whether anything within it has a value.
+fn is_set(value: &Value) -> bool {
+    match &value.kind {
+        ValueKind::Nil => false,
+        ValueKind::Table(table) => table.values().any(is_set),
+        ValueKind::Array(entries) => !entries.is_empty(),
+        _ => !is_empty(value),
     }
 }
 

@@ -1,7 +1,9 @@
 //! Whole files, whole environments: what a start sees.
 
+mod authorization;
 mod defaults;
 mod findings;
+mod jwt;
 mod layers;
 mod tls;
 
@@ -32,7 +34,7 @@ fn load_with(file: &str, environment: &[(&str, &str)]) -> Result<Loaded, Setting
         Some("settings.yaml") => Ok(file.to_owned()),
         _ => Err(io::ErrorKind::NotFound.into()),
     };
-    let surroundings = Surroundings { environment: &environment, read: &read };
+    let surroundings = Surroundings { environment: &environment, read: &read, list: &|_| Ok(None) };
     load_within(Some(Path::new("settings.yaml")), &surroundings, &MACHINE)
 }
 

@@ -16,7 +16,8 @@ impl Backend {
         Backend { s3, directory }
     }
 
-    fn path(&self, key: &str) -> PathBuf {
+    /// Where the object lies.
+    pub fn path(&self, key: &str) -> PathBuf {
         self.directory.path().join("store").join(key)
     }
 

@@ -181,7 +181,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     pub async fn raw(&mut self, head: &[u8], body: &[u8]) -> Answer {
         let written = async {
             self.socket.write_all(head).await?;
-            self.socket.write_all(body).await
+            self.socket.write_all(body).await?;
+            // A TLS stream may keep the end of what it was given.
+            self.socket.flush().await
         };
         let _ = written.await;
         self.answer(head.starts_with(b"HEAD ")).await

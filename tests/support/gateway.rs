@@ -33,6 +33,8 @@ pub struct Setup {
     pub bucket_extra: String,
     /// `ulimit -n`; None: as it is.
     pub descriptors: Option<u32>,
+    /// Where standard output goes; None: nowhere.
+    pub stdout: Option<std::path::PathBuf>,
 }
 
 impl Setup {
@@ -46,6 +48,7 @@ impl Setup {
             extra: String::new(),
             bucket_extra: String::new(),
             descriptors: None,
+            stdout: None,
         }
     }
 
@@ -59,6 +62,7 @@ impl Setup {
             extra: String::new(),
             bucket_extra: String::new(),
             descriptors: None,
+            stdout: None,
         }
     }
 
@@ -106,7 +110,10 @@ impl Setup {
             }
         };
         command.arg("serve").arg("--settings").arg(&settings);
-        command.stderr(Stdio::piped()).stdout(Stdio::null());
+        command.stderr(Stdio::piped()).stdout(match &self.stdout {
+            None => Stdio::null(),
+            Some(path) => std::fs::File::create(path).unwrap().into(),
+        });
         for (name, value) in &self.environment {
             command.env(name, value);
         }

@@ -6,8 +6,13 @@ pub mod backend;
 pub mod client;
 pub mod gateway;
 pub mod h2;
+pub mod issuer;
+pub mod key_issuer;
 pub mod ledger_s3;
+pub mod opa;
+pub mod openfga;
 pub mod proxy;
+pub mod service;
 pub mod streamed;
 pub mod tls;
 

@@ -9,7 +9,7 @@ use arc_swap::ArcSwapOption;
 use prometheus::IntCounterVec;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -19,6 +19,10 @@ const LIMITS: Limits = Limits { time: Duration::from_secs(5), bytes: 1 << 20 };
 /// How long a request waits for a fetch: shorter than the fetch's own limit, since its client waits
 /// too, and the next request finds what this one has begun.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Requests that wait for one issuer at a time. Each holds an admission permit, and none has shown
+/// who it is: without a bound an issuer that hangs would let strangers take every permit.
+const MAX_WAITING: usize = 256;
 
 /// See the module. Buckets whose issuers publish in one place share it.
 #[derive(Debug)]
@@ -32,6 +36,7 @@ pub struct JwksCache {
     wanted: Notify,
     /// Fetches that have ended.
     ended: watch::Sender<u64>,
+    waiting: Semaphore,
 }
 
 #[derive(Debug)]
@@ -51,16 +56,22 @@ impl JwksCache {
             snapshot: ArcSwapOption::empty(),
             wanted: Notify::new(),
             ended: watch::Sender::new(0),
+            waiting: Semaphore::new(MAX_WAITING),
         })
     }
 
     /// Fetches when it is due or asked for, for as long as it is polled: one task of the process
     /// does, and whoever spawned it ends it. `fetches` counts by result.
     pub async fn keep(self: Arc<Self>, fetches: IntCounterVec) {
+        let mut well = false;
         loop {
             match self.step(Event::Wake) {
                 (Effect::Fetch, _) => {
                     let ended = self.fetch().await;
+                    if ended == Event::Fetched && !well {
+                        log::info!("{}: the issuer's keys are here", self.url);
+                    }
+                    well = ended == Event::Fetched;
                     let result = if ended == Event::Fetched { "fetched" } else { "failed" };
                     fetches.with_label_values(&[result]).inc();
                     self.step(ended);
@@ -79,7 +90,8 @@ impl JwksCache {
 
     /// The key that a token names.
     ///
-    /// Errors: 403 AccessDenied; 503 ServiceUnavailable: no keys yet, or only old ones.
+    /// Errors: 403 AccessDenied; 503 ServiceUnavailable: no keys yet, only old ones, or too many wait
+    /// for them.
     pub(in super::super) async fn key(
         &self,
         kid: Option<&str>,
@@ -98,6 +110,9 @@ impl JwksCache {
             Effect::Wait => self.wanted.notify_one(),
             Effect::Refuse | Effect::Fetch | Effect::Nothing => return Err(unknown()),
         }
+        let Ok(_turn) = self.waiting.try_acquire() else {
+            return Err(Refused::undecided("too many requests wait for the issuer's keys"));
+        };
         let _ = timeout(PATIENCE, ended.changed()).await;
         self.look(kid, algorithm)?.ok_or_else(unknown)
     }

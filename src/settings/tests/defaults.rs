@@ -6,7 +6,7 @@ use crate::settings::values::{KIB, MIB, TIB};
 
 #[test]
 fn the_defaults_are_those_of_the_documentation() {
-    let Settings { server, admission, replay, admin, sts, logging, embedded, buckets } =
+    let Settings { server, admission, replay, admin, sts, logging, audit, embedded, buckets } =
         settings(MINIMAL, &[]);
     assert_eq!(server.address, "0.0.0.0:8080".parse().unwrap());
     assert_eq!(server.workers, 6, "0 = cores");
@@ -36,6 +36,7 @@ fn the_defaults_are_those_of_the_documentation() {
         overflow_limit: 16 * GIB,
     };
     assert_eq!(replay, expected);
+    assert_eq!(audit, AuditSettings { target: AuditTarget::None, required: false });
     assert_eq!(admin.address, "127.0.0.1:9090".parse().unwrap());
     assert!(admin.token.is_none() && admin.tls.is_none() && admin.open.is_empty());
     assert!(!admin.is_protected());
@@ -44,8 +45,9 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!(sts, StsSettings { enabled: false, max_duration: longest });
     assert_eq!(embedded.directory, Path::new("./data/objects"));
 
-    let [BucketSettings { name, path_prefix, s3, upload, cors, auth }] =
+    let [BucketSettings { name, path_prefix, s3, upload, cors, auth, authorization }] =
         <[_; 1]>::try_from(buckets).unwrap();
+    assert_eq!(authorization, None);
     assert_eq!((name.as_str(), path_prefix.as_str()), ("uploads", "/uploads"));
     assert_eq!((s3.bucket.as_str(), s3.region.as_str()), ("uploads", "us-east-1"));
     let BackendEndpoints::Http(endpoints) = s3.endpoint else { panic!("not embedded") };
@@ -53,7 +55,7 @@ fn the_defaults_are_those_of_the_documentation() {
     assert!(s3.tls.authorities.is_none() && s3.tls.server_name.is_none());
     assert!(s3.path_style && s3.allow_unsigned && s3.key_prefix.is_empty());
     assert!(!s3.require_checksum);
-    let credentials = s3.credentials.unwrap();
+    let Some(CredentialSource::Settings(credentials)) = s3.credentials else { panic!() };
     assert_eq!(
         (credentials.access_key.as_str(), credentials.secret_key.expose()),
         ("B", "backend")

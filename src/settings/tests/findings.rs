@@ -68,6 +68,7 @@ fn an_unknown_key_is_an_error_at_each_level() {
         (format!("{MINIMAL}replay: {{x: 1}}\n"), "replay.x"),
         (format!("{MINIMAL}admin: {{x: 1}}\n"), "admin.x"),
         (format!("{MINIMAL}logging: {{x: 1}}\n"), "logging.x"),
+        (format!("{MINIMAL}audit: {{x: 1}}\n"), "audit.x"),
         (format!("{MINIMAL}embedded: {{x: 1}}\n"), "embedded.x"),
         (bucket_with("x: 1"), "buckets[0].x"),
         (bucket_with("upload: {x: 1}"), "buckets[0].upload.x"),
@@ -147,7 +148,8 @@ fn authorities_are_files_with_certificates() {
             None => Err(io::ErrorKind::NotFound.into()),
         };
         let environment = BTreeMap::new();
-        let surroundings = Surroundings { environment: &environment, read: &read };
+        let surroundings =
+            Surroundings { environment: &environment, read: &read, list: &|_| Ok(None) };
         load_within(Some(Path::new("settings.yaml")), &surroundings, &MACHINE)
     };
     let loaded = load("https://a", "ca_file: [one.pem, two.pem], server_name: b.test").unwrap();

@@ -42,7 +42,7 @@ fn the_environment_wins_over_the_file_and_has_every_type() {
     let bucket = &settings.buckets[0];
     assert!(!bucket.upload.overwrite);
     assert!(bucket.upload.allow.acl && bucket.upload.allow.lock && !bucket.upload.allow.tagging);
-    let credentials = bucket.s3.credentials.as_ref().unwrap();
+    let Some(CredentialSource::Settings(credentials)) = &bucket.s3.credentials else { panic!() };
     assert_eq!(credentials.secret_key.expose(), "0123");
     assert_eq!(bucket.auth.sigv4.credentials[0].principal, "ann");
 }
@@ -143,7 +143,10 @@ fn backend_credentials_come_from_the_settings_then_from_the_environment() {
     let file = s3("region: r, endpoint: 'http://a'");
     let id = ("AWS_ACCESS_KEY_ID", "ENV");
     let settings = settings(&file, &[id, ("AWS_SECRET_ACCESS_KEY", "s")]);
-    let credentials = settings.buckets[0].s3.credentials.as_ref().unwrap();
+    let Some(CredentialSource::Environment(credentials)) = &settings.buckets[0].s3.credentials
+    else {
+        panic!()
+    };
     assert_eq!(credentials.access_key, "ENV");
     for environment in [&[][..], &[id]] {
         assert_eq!(keys(&file, environment), ["buckets[0].s3.access_key"]);
@@ -152,6 +155,8 @@ fn backend_credentials_come_from_the_settings_then_from_the_environment() {
         ("access_key: A", "secret_key"),
         ("secret_key: A", "access_key"),
         ("session_token: A", "session_token"),
+        ("access_key: A, secret_key: A, profile: A", "profile"),
+        ("access_key: A, secret_key: A, instance_metadata: yes", "instance_metadata"),
         ("access_key: 5, secret_key: A", "access_key"),
     ] {
         let file = s3(&format!("endpoint: embedded, {set}"));
