@@ -9,6 +9,7 @@
 
 use crate::certificate::{CertificateRules, PeerCertificate};
 use crate::config::{Authentication, Bucket, Engine};
+use crate::form::FormClaim;
 use crate::http::RequestHead;
 use crate::identity::{Identity, Means};
 use crate::jwt::{Authenticator, Refused};
@@ -37,6 +38,9 @@ pub struct Authorize {
     pub head: RequestHead,
     /// What it asks for.
     pub operation: Operation,
+    /// Its credentials, where it is a form: `head` and `operation` are then those of the PUT that it
+    /// stands for.
+    pub form: Option<FormClaim>,
     /// The Host values that its signature may be over.
     pub hosts: Hosts,
     /// Where it comes from.
@@ -212,9 +216,19 @@ async fn authenticate(request: &Authorize) -> Result<Authenticated, (Means, Deni
     let Some(known) = &request.bucket.authentication else {
         let payload = payload_of_unsigned(head, CredentialPlace::Anonymous)
             .map_err(told(Means::Anonymous))?;
+        // Nobody has signed a form's policy, but what it says holds.
+        let allowed = request.form.as_ref().map_or(Ok(()), |form| form.check(request.now));
+        allowed.map_err(told(Means::Anonymous))?;
         return Ok(Authenticated { identity: Identity::anonymous(), payload, chunks: None });
     };
     let Authentication { sigv4, jwt, certificates } = known;
+    if let Some(form) = &request.form {
+        let verified = sigv4.verify_policy(&form.signature, request.now);
+        let verified = verified.map_err(told(Means::PostPolicy))?;
+        form.check(request.now).map_err(told(Means::PostPolicy))?;
+        let (payload, chunks) = (verified.payload, verified.chunks);
+        return Ok(Authenticated { identity: verified.identity, payload, chunks });
+    }
     if let Some(jwt) = jwt {
         let by_token = by_token(jwt, request).await;
         if let Some(known) = by_token.map_err(|denied| (Means::Jwt, denied))? {

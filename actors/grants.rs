@@ -14,8 +14,8 @@ pub struct Grants {
     /// Names of buckets, as clients see them; None: all.
     pub buckets: Option<Vec<String>>,
     /// A key must begin with one of them; None: any key. `{principal}` stands for the principal: with
-    /// `home/{principal}/` everyone has a folder. A principal with a `/` in it has none, since it
-    /// could name another's.
+    /// `home/{principal}/` everyone has a folder. A principal that is no plain name (with a `/` in it, or
+    /// `.` or `..`) has none, since it could name another's.
     pub key_prefixes: Option<Vec<String>>,
     /// S3's names of operations ([`Operation::NAMES`]); None: all.
     pub operations: Option<Vec<String>>,
@@ -46,7 +46,7 @@ impl Grants {
         let begins = |prefix: &String| match prefix.contains(PRINCIPAL) {
             false => key.as_str().starts_with(prefix.as_str()),
             true => {
-                !principal.contains('/')
+                is_a_name(principal)
                     && key.as_str().starts_with(&prefix.replace(PRINCIPAL, principal))
             }
         };
@@ -55,6 +55,11 @@ impl Grants {
             false => Err("the key begins with none of allow.key_prefixes"),
         }
     }
+}
+
+/// Whether a principal names one folder, and its own: also where a backend takes keys for paths.
+fn is_a_name(principal: &str) -> bool {
+    !matches!(principal, "" | "." | "..") && !principal.contains('/')
 }
 
 #[cfg(test)]
@@ -90,6 +95,7 @@ mod tests {
             ("p", "b", put("out/in/k"), false),
             ("p", "b", Operation::GetBucketLocation, false),
             ("q/p", "b", put("home/q/p/k"), false),
+            ("..", "b", put("home/../k"), false),
         ] {
             let checked = some.check(principal, bucket, &operation);
             assert_eq!(checked.is_ok(), allowed, "{principal} {bucket} {operation:?}: {checked:?}");

@@ -10,6 +10,7 @@ pub mod auth_actor;
 pub mod backend;
 pub mod certificate;
 pub mod config;
+pub mod form;
 pub mod grants;
 pub mod guardian;
 pub mod http;

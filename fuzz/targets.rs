@@ -1,6 +1,8 @@
 //! The fuzz targets' bodies: bytes in, properties checked, a panic is a finding. libFuzzer calls
 //! them (`fuzz_targets/`), and so do the tests, over the kept corpora and mutations of them.
 
+#[path = "targets/form.rs"]
+mod form;
 #[path = "targets/framing.rs"]
 mod framing;
 #[path = "targets/streams.rs"]
@@ -29,7 +31,7 @@ use time::OffsetDateTime;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them, by the names of their corpora.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     ("head", head),
     ("chunked", chunked),
     ("aws_chunked", aws_chunked),
@@ -39,6 +41,7 @@ pub const TARGETS: [Target; 9] = [
     ("settings", settings),
     ("response", response),
     ("upload_id", upload_id),
+    ("post_form", post_form),
 ];
 
 /// A request's head, through everything that reads one: parser, framing, router, operation, headers.
@@ -374,6 +377,12 @@ pub fn upload_id(data: &[u8]) {
     let at = usize::from(at) % sealed.len();
     let changed = [&sealed[..at], &char::from(with).to_string(), &sealed[at + 1..]].concat();
     assert!(changed == sealed || sealer.open(&changed, "b", text, "p").is_err());
+}
+
+/// A browser's form: its body, its policy, and the PUT that it becomes.
+pub fn post_form(data: &[u8]) {
+    let (step, data) = cut(data);
+    form::taken_apart(step, data);
 }
 
 /// The first byte chooses the size of the pieces.

@@ -7,7 +7,8 @@ use mizuchi_actors::config::Authentication;
 use mizuchi_actors::jwt::{Authenticator, Issuer, JwksCache, JwksPolicy, Keys, TokenSources};
 use mizuchi_actors::metrics::Metrics;
 use mizuchi_actors::outbound::{Outbound, ServiceUrl};
-use mizuchi_actors::sigv4::{Credential, Credentials, Verifier};
+use mizuchi_actors::sigv4::session::SessionSealer;
+use mizuchi_actors::sigv4::{Credential, Credentials, Sessions, Verifier};
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
@@ -55,12 +56,14 @@ impl KeySets {
     }
 }
 
-/// How the clients of a bucket are known; None: nobody is asked.
+/// How the clients of a bucket are known; None: nobody is asked. `sessions`: makes and opens sessions,
+/// where there is a token service.
 ///
 /// Errors: there are no certificates of authorities to trust.
 pub(crate) fn authentication(
     settings: &AuthSettings,
     key_sets: &mut KeySets,
+    sessions: Option<&Arc<SessionSealer>>,
 ) -> io::Result<Option<Authentication>> {
     if !settings.enabled {
         return Ok(None);
@@ -78,6 +81,13 @@ pub(crate) fn authentication(
     }
     let sources = TokenSources::new(jwt.token_sources.clone(), jwt.cookie_origins.clone());
     let jwt = (!issuers.is_empty()).then(|| Arc::new(Authenticator::new(sources, issuers)));
+    let sigv4 = match (sessions, &jwt) {
+        (Some(sealer), Some(issuers)) => {
+            let (sealer, issuers) = (Arc::clone(sealer), Arc::clone(issuers));
+            sigv4.with_sessions(Sessions { sealer, issuers })
+        }
+        _ => sigv4,
+    };
     let certificates = settings.client_certificates.as_ref().map(|rules| CertificateRules {
         principal: rules.principal,
         grants: Arc::new(rules.allow.clone()),

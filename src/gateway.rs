@@ -28,6 +28,8 @@ use mizuchi_actors::s3::upload_id::UploadIdSealer;
 use mizuchi_actors::s3_client_actor::S3ClientActor;
 use mizuchi_actors::secret::Secret;
 use mizuchi_actors::sigv4::BackendKeys;
+use mizuchi_actors::sigv4::session::SessionSealer;
+use mizuchi_actors::sts::Sts;
 use mizuchi_actors::tap::TapConfig;
 use mizuchi_actors::transfer::{PipeCache, ReplayBudget, ReplayResources};
 use mizuchi_actors::upload::RestartPolicy;
@@ -68,7 +70,7 @@ impl Gateway {
         let mut shared = Shared::new(Some(metrics.clone()));
         let engine = Arc::new(engine(&settings, metrics.clone(), &mut shared).await?);
         let audit = AuditLog::open(&settings.audit, metrics.clone()).await?;
-        let Shared { mut backend_keys, key_sets, watches } = shared;
+        let Shared { mut backend_keys, key_sets, watches, .. } = shared;
         backend_keys.first().await;
         let key_sets = key_sets.keep(&metrics);
         let ready = Arc::new(AtomicBool::new(false));
@@ -267,6 +269,7 @@ fn route_builder(
     let memory_per_part = usize::try_from(settings.replay.memory_per_part).unwrap_or(usize::MAX);
     let pipe_size = engine.zero_copy.pipe_buffer_size;
     let access_log = crate::logging::format(settings);
+    let tap = Arc::new(tap(settings));
     let host_id: Arc<str> = Arc::from(format!("{:032x}", rand::random::<u128>()));
     Arc::new(move |guardian| {
         let auth = ActorRef::new("auth actor");
@@ -302,6 +305,7 @@ fn route_builder(
                 overflow: overflow.clone(),
                 memory_per_part,
             },
+            tap: Arc::clone(&tap),
             access_log,
             audit: audit.clone(),
             host_id: Arc::clone(&host_id),
@@ -315,6 +319,8 @@ pub(crate) struct Shared {
     pub(crate) backend_keys: BackendCredentials,
     /// Where the keys of tokens' issuers come from.
     pub(crate) key_sets: KeySets,
+    /// Makes and opens sessions, where there is a token service.
+    pub(crate) sessions: Option<Arc<SessionSealer>>,
     /// Watch the files of policies.
     pub(crate) watches: JoinSet<()>,
 }
@@ -324,6 +330,7 @@ impl Shared {
         Shared {
             backend_keys: BackendCredentials::new(metrics),
             key_sets: KeySets::default(),
+            sessions: None,
             watches: JoinSet::new(),
         }
     }
@@ -334,16 +341,19 @@ const UPLOADS_ON_RECORD: &str = "uploads.redb";
 
 async fn engine(settings: &Settings, metrics: Metrics, shared: &mut Shared) -> io::Result<Engine> {
     let embedded = start_embedded(settings).await?;
+    let key = match &settings.server.seal_key {
+        Some(key) => *key.expose(),
+        None => seal_key::load_or_make(&settings.server.state_directory)?,
+    };
+    if settings.sts.enabled {
+        shared.sessions = Some(Arc::new(SessionSealer::new(&key)));
+    }
     let authorizers = authorizers::build(&settings.buckets, &metrics, &mut shared.watches)?;
     let mut buckets = Vec::new();
     for (bucket, authorizer) in settings.buckets.iter().zip(authorizers) {
         let bucket = engine_bucket(bucket, embedded.as_ref(), shared)?;
         buckets.push(Arc::new(Bucket { authorizer, ..bucket }));
     }
-    let key = match &settings.server.seal_key {
-        Some(key) => *key.expose(),
-        None => seal_key::load_or_make(&settings.server.state_directory)?,
-    };
     let replay = &settings.replay;
     if let Some(directory) = &replay.overflow {
         std::fs::create_dir_all(directory)?;
@@ -354,11 +364,19 @@ async fn engine(settings: &Settings, metrics: Metrics, shared: &mut Shared) -> i
         Ledger::open(&state.join(UPLOADS_ON_RECORD), std::time::Instant::now())
     });
     let ledger = opened.await.map_err(io::Error::other)??;
+    let sts = shared.sessions.clone().map(|sealer| Sts {
+        tokens: buckets
+            .iter()
+            .filter_map(|bucket: &Arc<Bucket>| bucket.authentication.as_ref()?.jwt.clone())
+            .collect(),
+        sealer,
+        longest: settings.sts.max_duration,
+    });
     Ok(Engine {
         buckets,
         ledger,
         sealer: UploadIdSealer::new(key),
-        sts: None,
+        sts,
         replay: ReplayBudget::new(replay.memory, replay.pipes, replay.overflow_limit),
         overflow: replay.overflow.clone(),
         zero_copy: ZeroCopy {
@@ -508,7 +526,11 @@ pub(crate) fn engine_bucket(
             client_uploads_ttl: upload.client_uploads_ttl,
         },
         cors: settings.cors.clone(),
-        authentication: authentication(&settings.auth, &mut shared.key_sets)?,
+        authentication: authentication(
+            &settings.auth,
+            &mut shared.key_sets,
+            shared.sessions.as_ref(),
+        )?,
         authorizer: None,
     })
 }

@@ -9,6 +9,7 @@ mod h2;
 mod http_actor;
 mod later;
 mod long_complete;
+mod post_form;
 mod render;
 mod reply;
 mod request;

@@ -4,6 +4,7 @@
 //! security.md, "Authorization": "Fail closed on timeout, non-200, undefined result and on
 //! misconfiguration. Check at create AND every part AND complete/abort."
 
+mod audit;
 mod cache;
 mod every_operation;
 mod examples;

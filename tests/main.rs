@@ -28,6 +28,7 @@ mod listing;
 mod long_complete;
 mod overload;
 mod pipeline;
+mod post_form;
 mod principals;
 mod races;
 mod replay;

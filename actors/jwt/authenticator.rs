@@ -4,9 +4,11 @@ use super::issuer::{Issuer, VerifiedToken};
 use super::refused::Refused;
 use super::sources::TokenSources;
 use super::token::Token;
+use crate::grants::Grants;
 use crate::http::RequestHead;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::collections::HashMap;
+use std::sync::Arc;
 use time::OffsetDateTime;
 
 /// What a bucket knows of tokens: where they may stand, and whose it takes.
@@ -44,6 +46,22 @@ impl Authenticator {
     /// AccessDenied (a cookie from another site).
     pub fn find_token(&self, head: &RequestHead) -> Result<Option<String>, Refused> {
         self.sources.find(head)
+    }
+
+    /// What a session may do that was given for a token of `issuer`, whose keys were `origin`; None: it is
+    /// not honoured. The claims are held against the rules here, since the token may have been
+    /// verified for another bucket, whose rules for the same issuer are others.
+    pub fn honours(
+        &self,
+        issuer: &str,
+        origin: &str,
+        claims: &Map<String, Value>,
+        principal: &str,
+        now: OffsetDateTime,
+    ) -> Option<Arc<Grants>> {
+        let issuer = self.issuers.get(issuer).filter(|issuer| issuer.keys.origin() == origin)?;
+        let (named, _) = issuer.rules.check(claims, now).ok()?;
+        (*named == *principal).then(|| Arc::clone(&issuer.grants))
     }
 
     /// Verifies a token at `now`. Waits, at most two seconds, only where a key has to be fetched.

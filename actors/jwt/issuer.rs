@@ -6,6 +6,8 @@ use super::key::{Algorithm, Key};
 use super::refused::Refused;
 use super::token::Token;
 use crate::grants::Grants;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 use std::sync::Arc;
 use time::OffsetDateTime;
@@ -17,6 +19,17 @@ pub enum Keys {
     Fixed(Box<Key>),
     /// Published by the issuer.
     Published(Arc<JwksCache>),
+}
+
+impl Keys {
+    /// Tells these keys from others of an issuer that has the same name. For sealed sessions only:
+    /// of a secret it is the digest.
+    pub fn origin(&self) -> String {
+        match self {
+            Keys::Fixed(key) => URL_SAFE_NO_PAD.encode(key.digest()),
+            Keys::Published(cache) => cache.url().to_string(),
+        }
+    }
 }
 
 /// An issuer whose tokens are taken.

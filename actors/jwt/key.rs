@@ -12,6 +12,7 @@ use openssl::nid::Nid;
 use openssl::pkey::{Id, PKey, Public};
 use openssl::rsa::Rsa;
 use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
 
 /// Bits of an RSA modulus. RFC 7518, 3.3: "A key of size 2048 bits or larger MUST be used"; what is
 /// longer than the library's bound would only fail later.
@@ -145,6 +146,8 @@ pub struct Key {
     /// `alg` of a JSON Web Key: it is for nothing else.
     only: Option<Algorithm>,
     key: DecodingKey,
+    /// SHA-256 of what it was made of.
+    digest: [u8; 32],
 }
 
 impl std::fmt::Debug for Key {
@@ -156,8 +159,9 @@ impl std::fmt::Debug for Key {
 impl Key {
     /// A secret's bytes as they stand.
     pub fn from_secret(secret: &Secret) -> Key {
-        let key = DecodingKey::from_secret(secret.expose().as_bytes());
-        Key { kind: KeyKind::Secret, id: None, only: None, key }
+        let bytes = secret.expose().as_bytes();
+        let (key, digest) = (DecodingKey::from_secret(bytes), Sha256::digest(bytes).into());
+        Key { kind: KeyKind::Secret, id: None, only: None, key, digest }
     }
 
     /// A public key in PEM: `PUBLIC KEY` (RFC 7468, 13) or `RSA PUBLIC KEY`.
@@ -193,7 +197,8 @@ impl Key {
             }
             _ => return Err(KeyError::Kind),
         };
-        Ok(Key { kind, id: None, only: None, key })
+        let digest = Sha256::digest(pem).into();
+        Ok(Key { kind, id: None, only: None, key, digest })
     }
 
     /// A public JSON Web Key for signatures (RFC 7517, 4). A symmetric one is never taken: what is
@@ -242,12 +247,18 @@ impl Key {
         if only.is_some_and(|only| only.kind() != kind) {
             return Err(KeyError::Part("alg"));
         }
-        Ok(Key { kind, id, only, key })
+        let digest = Sha256::digest(Value::Object(jwk.clone()).to_string()).into();
+        Ok(Key { kind, id, only, key, digest })
     }
 
     /// What it is.
     pub fn kind(&self) -> KeyKind {
         self.kind
+    }
+
+    /// Tells it from other keys; never shown.
+    pub(super) fn digest(&self) -> &[u8; 32] {
+        &self.digest
     }
 
     pub(super) fn id(&self) -> Option<&str> {

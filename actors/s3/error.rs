@@ -104,6 +104,8 @@ error_table! {
     InvalidPart, 400, Client, false;
     /// The list of parts is not ascending.
     InvalidPartOrder, 400, Client, false;
+    /// A POST form's policy is not base64, not JSON, or not a policy.
+    InvalidPolicyDocument, 400, Client, false;
     /// The request is not one that S3 defines.
     InvalidRequest, 400, Client, false;
     /// The security token is malformed or not ours.
@@ -112,12 +114,16 @@ error_table! {
     InvalidURI, 400, Client, false;
     /// The key is longer than 1,024 bytes.
     KeyTooLongError, 400, Client, false;
+    /// A POST form's body is not well-formed multipart/form-data.
+    MalformedPOSTRequest, 400, Client, false;
     /// The XML does not parse or breaks a bound.
     MalformedXML, 400, Client, false;
     /// A trailer does not parse.
     MalformedTrailerError, 400, Client, false;
     /// An XML body over its bound.
     MaxMessageLengthExceeded, 400, Client, false;
+    /// What comes before the file of a POST form is over 20 KiB.
+    MaxPostPreDataLengthExceededError, 400, Client, false;
     /// User metadata over 2 KiB.
     MetadataTooLarge, 400, Client, false;
     /// The resource exists, but not for this method.

@@ -12,7 +12,7 @@ pub use complete::{CompleteRequest, CompletedPart, multipart_etag, parse_complet
 pub use reader::{MAX_DEPTH, MAX_DOCUMENT, XmlError};
 pub use write::{
     DECLARATION, complete_document, complete_request, error_document, list_uploads_document,
-    location_document,
+    location_document, post_document,
 };
 
 use reader::{Node, Reader};

@@ -5,6 +5,7 @@ use super::key::SigningKey;
 use super::session::{Session, SessionError, SessionSealer};
 use crate::grants::Grants;
 use crate::identity::Identity;
+use crate::jwt::Authenticator;
 use crate::s3::error::{ErrorCode, S3Error};
 use crate::secret::Secret;
 use std::collections::HashMap;
@@ -60,9 +61,8 @@ impl Credentials {
 pub struct Sessions {
     /// Opens their tokens.
     pub sealer: Arc<SessionSealer>,
-    /// The issuers whose tokens the bucket takes, and what their principals may do. A session of
-    /// another issuer is none here.
-    pub issuers: HashMap<String, Arc<Grants>>,
+    /// The issuers whose tokens the bucket takes. A session of another issuer is none here.
+    pub issuers: Arc<Authenticator>,
 }
 
 /// A credential, ready to verify with.
@@ -122,13 +122,15 @@ impl Signatory<'_> {
                     }
                     SessionError::Invalid | SessionError::TooLarge => invalid_token(),
                 })?;
-                let grants = sessions.issuers.get(&session.issuer).ok_or_else(invalid_token)?;
+                let Session { issuer, origin, claims, principal, .. } = &session;
+                let grants = sessions.issuers.honours(issuer, origin, claims, principal, now);
+                let grants = grants.ok_or_else(invalid_token)?;
                 if session.access_key != access_key {
                     return Err(invalid_token());
                 }
                 let region = stranger.region().to_owned();
                 let key = SigningKey::new(session.secret_key.clone(), region);
-                Ok(Signatory::Session(Box::new((session, key, Arc::clone(grants)))))
+                Ok(Signatory::Session(Box::new((session, key, grants))))
             }
         }
     }

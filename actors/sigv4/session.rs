@@ -40,6 +40,8 @@ pub struct Session {
     pub principal: Arc<str>,
     /// The issuer of the token that it was given for.
     pub issuer: String,
+    /// Which keys of the issuer's that token was verified with.
+    pub origin: String,
     /// That token's claims.
     pub claims: Arc<Map<String, Value>>,
     /// When it ends.
@@ -53,6 +55,7 @@ struct Sealed {
     secret_key: String,
     principal: String,
     issuer: String,
+    origin: String,
     claims: Map<String, Value>,
     expires: i64,
 }
@@ -105,6 +108,7 @@ impl SessionSealer {
             secret_key: session.secret_key.expose().to_owned(),
             principal: session.principal.to_string(),
             issuer: session.issuer.clone(),
+            origin: session.origin.clone(),
             claims: (*session.claims).clone(),
             expires: session.expires.unix_timestamp(),
         };
@@ -134,6 +138,7 @@ impl SessionSealer {
             secret_key: Secret::new(opened.secret_key),
             principal: Arc::from(opened.principal),
             issuer: opened.issuer,
+            origin: opened.origin,
             claims: Arc::new(opened.claims),
             expires,
         })
@@ -166,6 +171,7 @@ mod tests {
             secret_key,
             principal: Arc::from("alice"),
             issuer: "https://id.example".into(),
+            origin: "https://id.example/keys".into(),
             claims: Arc::new(claims),
             expires: OffsetDateTime::UNIX_EPOCH + Duration::seconds(100),
         }

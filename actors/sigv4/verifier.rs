@@ -1,4 +1,5 @@
-//! Verifies a client's request: the one entrance for both places of credentials.
+//! Verifies a client's request: the one entrance for both places of credentials in a head (and
+//! `post_policy` for the one in a form).
 
 use super::canonical::{self, SignedHeaders, unhex};
 use super::chunks::{ChunkSigner, ChunkVerifier, mismatch, same};
@@ -51,7 +52,7 @@ pub struct Verified {
 /// Verifies the requests for one bucket.
 #[derive(Debug)]
 pub struct Verifier {
-    region: String,
+    pub(super) region: String,
     max_skew: Duration,
     keys: ArcSwap<KnownKeys>,
     sessions: Option<Sessions>,
@@ -195,6 +196,19 @@ impl Verifier {
         })
     }
 
+    /// Whom an access key and a session token name.
+    ///
+    /// Errors: 400 InvalidToken, ExpiredToken.
+    pub(super) fn signatory(
+        &self,
+        access_key: &str,
+        token: Option<&str>,
+        now: OffsetDateTime,
+    ) -> Result<Signatory<'_>, S3Error> {
+        let (known, sessions) = (self.keys.load(), self.sessions.as_ref());
+        Signatory::find(&known, sessions, &self.stranger, access_key, token, now)
+    }
+
     /// The part that both places share: what must be signed is, and the signature is right.
     #[allow(clippy::too_many_arguments)]
     fn check(
@@ -210,14 +224,7 @@ impl Verifier {
         mode.allowed_with(place)?;
         let signed_headers = SignedHeaders::new(&claim.signed_headers);
         check_signed_headers(head, &signed_headers)?;
-        let signatory = Signatory::find(
-            &self.keys.load(),
-            self.sessions.as_ref(),
-            &self.stranger,
-            &claim.access_key,
-            claim.session_token.as_deref(),
-            now,
-        )?;
+        let signatory = self.signatory(&claim.access_key, claim.session_token.as_deref(), now)?;
         let day = claim.timestamp.get(..8).unwrap_or_default();
         let key = signatory.key().of(day);
         let except = (place == CredentialPlace::Presigned).then_some("X-Amz-Signature");

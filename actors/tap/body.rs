@@ -4,6 +4,7 @@ use super::chunked::ChunkedError;
 use super::fed::FedBody;
 use super::wire::WireBody;
 use crate::http::Framing;
+use crate::s3::error::S3Error;
 use bytes::Bytes;
 use std::future::Future;
 use std::io;
@@ -29,6 +30,9 @@ pub enum BodyError {
     /// splice(2) failed for a reason that is not the connection's.
     #[error("splice failed: {0}")]
     Splice(#[source] io::Error),
+    /// What feeds the body finds it wrong, and this is what its client is told.
+    #[error("the body is refused: {0}")]
+    Refused(#[source] S3Error),
 }
 
 /// One request's body. Dropped before its end, it ends what brings it (an HTTP/1 connection, an

@@ -186,6 +186,7 @@ fn client_fault(error: BodyError) -> SendError {
         BodyError::Framing(_) => {
             (ErrorCode::IncompleteBody, "The chunked transfer coding of the body is malformed.")
         }
+        BodyError::Refused(refused) => return SendError::Client(refused.clone()),
         BodyError::Splice(_) => return SendError::Internal(io::Error::other(error)),
     };
     SendError::Client(S3Error::new(code, message))

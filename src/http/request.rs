@@ -3,12 +3,14 @@
 use super::audit_lines;
 use super::document::read_document;
 use super::http_actor::Account;
+use super::post_form::{LengthRules, form_taken, length_rules, read_form};
 use super::render::{head_bucket, list_uploads, render};
 use super::reply::Reply;
 use super::route::Route;
 use super::sts;
 use mizuchi_actors::auth_actor::{Authorize, Authorized};
-use mizuchi_actors::config::Bucket;
+use mizuchi_actors::config::{Bucket, SplitRules};
+use mizuchi_actors::form::{self, PostForm, Success};
 use mizuchi_actors::guardian::NoAnswer;
 use mizuchi_actors::http::RequestHead;
 use mizuchi_actors::payload::PayloadLength;
@@ -67,6 +69,8 @@ pub(super) struct Upload {
     owner: Arc<str>,
     /// The backend's, of the operations that name one.
     upload_id: Option<BackendUploadId>,
+    /// Of a form: what its client is told.
+    success: Option<Success>,
     /// After this time the client is told to wait; None: it gets one answer, when it is there.
     pub(super) keepalive: Option<Duration>,
 }
@@ -95,19 +99,36 @@ pub(super) async fn begin(
         return Ok(Begun::Answered(Reply::empty(200, Vec::new())));
     }
     account.cors = cors::of_answer(&bucket.cors, head);
-    let operation = Operation::parse_besides(head, &address.key, &bucket.own_parameters())?;
-    account.operation = operation.name();
+    let form = match form::is_form(head, &address.key) {
+        true => Some(read_form(route, head, &bucket, body, account).await?),
+        false => None,
+    };
+    // From here on a form is the PUT that it stands for.
+    let (form, permit) = form.map_or((None, None), |(form, permit)| (Some(form), Some(permit)));
+    let put_head = form.as_ref().map(|form| form.put.head.clone());
+    let head = put_head.as_ref().unwrap_or(head);
+    let operation = match &form {
+        Some(form) => form.put.operation.clone(),
+        None => Operation::parse_besides(head, &address.key, &bucket.own_parameters())?,
+    };
+    if form.is_none() {
+        account.operation = operation.name();
+    }
     if matches!(operation, Operation::ListMultipartUploads(_))
         && !bucket.upload.list_multipart_uploads
     {
         let message = "Multipart uploads are not listed here (upload.list_multipart_uploads).";
         return Err(S3Error::new(ErrorCode::MethodNotAllowed, message).into());
     }
-    let permit = route.admission.enter().await?;
+    let permit = match permit {
+        Some(permit) => permit,
+        None => route.admission.enter().await?,
+    };
     let authorize = Authorize {
         bucket: Arc::clone(&bucket),
         head: head.clone(),
         operation: operation.clone(),
+        form: form.as_ref().map(PostForm::claim),
         hosts: Hosts::new(route.hosts.candidates(head, peer)),
         client_ip: peer,
         certificate: account.certificate.clone(),
@@ -124,6 +145,7 @@ pub(super) async fn begin(
     }
     let upload_id = authorized.upload_id.clone();
     let owner = Arc::clone(&authorized.owner);
+    let success = form.as_ref().map(|form| form.put.success.clone());
     let job = match &operation {
         Operation::HeadBucket => return Ok(Begun::Answered(head_bucket(&bucket))),
         Operation::GetBucketLocation => {
@@ -136,7 +158,14 @@ pub(super) async fn begin(
         }
         Operation::PutObject { .. } | Operation::UploadPart { .. } => {
             let Some(taken) = body.take() else { return Err(no_body().into()) };
-            body_job(route, address.bucket, &bucket, head, &operation, authorized, taken, permit)?
+            let of_form = form.is_some();
+            let taken = match form {
+                Some(form) => form.start(taken, &route.tap),
+                None => taken,
+            };
+            let rules = length_rules(&bucket, of_form);
+            let index = address.bucket;
+            body_job(route, index, &bucket, head, &operation, authorized, taken, permit, rules)?
         }
         Operation::CompleteMultipartUpload { .. } => {
             let Some(unread) = body.as_mut() else { return Err(no_body().into()) };
@@ -188,13 +217,14 @@ pub(super) async fn begin(
     // HTTP/1.0 has no framing for a body whose length is not known (RFC 9112, 6.1).
     let long = head.is_http_11() && matches!(operation, Operation::CompleteMultipartUpload { .. });
     let keepalive = long.then_some(bucket.upload.complete_keepalive);
-    Ok(Begun::Upload(Box::new(Upload { job, bucket, operation, owner, upload_id, keepalive })))
+    let upload = Upload { job, bucket, operation, owner, upload_id, success, keepalive };
+    Ok(Begun::Upload(Box::new(upload)))
 }
 
 impl Upload {
     /// Begins the upload and waits for its end.
     pub(super) async fn end(self, route: &Route, account: &mut Account) -> Result<Reply, Failed> {
-        let Upload { job, bucket, operation, owner, upload_id, .. } = self;
+        let Upload { job, bucket, operation, owner, upload_id, success, .. } = self;
         let end: UploadEnd = match job {
             Job::Whole(job) => route.uploads.ask(BeginUpload(*job)).await?,
             Job::Parts(job) => route.uploads.ask(BeginSplit(*job)).await?,
@@ -209,7 +239,11 @@ impl Upload {
         if let (Some(id), true) = (&upload_id, ends_upload(&operation)) {
             route.engine.ledger.client_ended(&bucket.name, id.as_str());
         }
-        render(route, &bucket, &operation, &owner, answer).await.map_err(Failed::from)
+        let reply = render(route, &bucket, &operation, &owner, answer).await?;
+        Ok(match success {
+            Some(success) => form_taken(reply, &success, &bucket, &operation, &account.path),
+            None => reply,
+        })
     }
 }
 
@@ -264,6 +298,7 @@ fn body_job(
     mut authorized: Authorized,
     body: RequestBody,
     permit: OwnedSemaphorePermit,
+    rules: LengthRules,
 ) -> Result<Job, Failed> {
     let unread = !body.is_done();
     let close = |error: S3Error| Failed { error, close: unread };
@@ -273,9 +308,9 @@ fn body_job(
         prepare::upstream(bucket, operation, &mut authorized, PayloadHash::Unsigned, length);
     // The checks are read from the headers that pass on.
     authorized.headers.clone_from(&request.headers);
-    let way = way(bucket, operation, &authorized, length).map_err(close)?;
+    let way = way(&rules.split, operation, &authorized, length).map_err(close)?;
     let most = match (operation, way) {
-        (Operation::PutObject { .. }, _) => bucket.upload.max_object_size,
+        (Operation::PutObject { .. }, _) => rules.most,
         _ => parts::MAX_SINGLE,
     };
     if length.is_some_and(|length| length > most) {
@@ -339,7 +374,7 @@ fn body_job(
 
 /// Whether it goes in parts.
 fn way(
-    bucket: &Bucket,
+    split: &SplitRules,
     operation: &Operation,
     authorized: &Authorized,
     length: Option<u64>,
@@ -357,7 +392,7 @@ fn way(
         customer_key: has("x-amz-server-side-encryption-customer-"),
         signed_hash: matches!(authorized.payload, PayloadMode::Hash(_)),
     };
-    parts::decide(&bucket.upload.split, input)
+    parts::decide(split, input)
 }
 
 fn too_large() -> S3Error {

@@ -9,6 +9,7 @@ use mizuchi_actors::guardian::ActorRef;
 use mizuchi_actors::http::RequestHead;
 use mizuchi_actors::s3::address::Router;
 use mizuchi_actors::s3::error::{ErrorCode, S3Error};
+use mizuchi_actors::tap::TapConfig;
 use mizuchi_actors::transfer::ReplayResources;
 use mizuchi_actors::upload_supervisor::UploadSupervisor;
 use std::net::IpAddr;
@@ -34,6 +35,8 @@ pub struct Route {
     pub uploads: ActorRef<UploadSupervisor>,
     /// This worker's pipes and the process's replay budget.
     pub replay: ReplayResources,
+    /// The bounds of a connection: a form's file is a body of its own.
+    pub tap: Arc<TapConfig>,
     /// How access lines look.
     pub access_log: Format,
     /// Where decisions and ends are recorded.

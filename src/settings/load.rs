@@ -10,7 +10,7 @@ use super::findings::{Findings, SettingsErrors};
 use super::interpolate::interpolate_tree;
 use super::machine::Machine;
 use super::section::{ENVIRONMENT, PREFIX, Section, Table};
-use super::{Settings, process, server};
+use super::{BucketSettings, Settings, process, server};
 use crate::tls::ClientAuth;
 use config::{Config, File, FileFormat, Source, Value, ValueKind};
 use mizuchi_actors::policy::list_folder;
@@ -216,13 +216,7 @@ fn read_settings(
     let replay = root.within("replay", |s| process::read_replay(s, machine, state_directory));
     let admin = root.within("admin", |s| admin::read(s, surroundings));
     let logging = root.within("logging", process::read_logging);
-    let sts = root.within("sts", |s| {
-        let sts = process::read_sts(s)?;
-        if sts.enabled {
-            s.fail("enabled", "needs at least one issuer of tokens, and there is none");
-        }
-        Some(sts)
-    });
+    let sts = root.within("sts", process::read_sts);
     let audit = root.within("audit", |s| audit::read(s, state_directory));
     let embedded = root.within("embedded", process::read_embedded);
     root.within("auth", |s| auth::check(s, surroundings));
@@ -240,6 +234,13 @@ fn read_settings(
                 root.findings().error(key, problem);
             }
         }
+    }
+    let tokens =
+        |bucket: &BucketSettings| bucket.auth.enabled && !bucket.auth.jwt.issuers.is_empty();
+    if sts.is_some_and(|sts| sts.enabled)
+        && buckets.as_ref().is_some_and(|buckets| !buckets.iter().any(tokens))
+    {
+        root.fail("sts.enabled", "needs a bucket with an issuer of tokens (auth.jwt.issuers)");
     }
     Some(Settings {
         server: server?,

@@ -4,6 +4,7 @@
 pub mod authority;
 pub mod backend;
 pub mod client;
+pub mod form;
 pub mod gateway;
 pub mod h2;
 pub mod issuer;

@@ -46,6 +46,11 @@ struct Snapshot {
 }
 
 impl JwksCache {
+    /// Where the keys are published.
+    pub fn url(&self) -> &ServiceUrl {
+        &self.url
+    }
+
     /// An empty one: nothing is fetched until [`JwksCache::keep`] runs.
     pub fn new(url: ServiceUrl, outbound: Arc<Outbound>, policy: JwksPolicy) -> Arc<Self> {
         Arc::new(JwksCache {

@@ -230,7 +230,7 @@ async fn waiting_for_an_issuer_has_an_end() {
     let started = Instant::now();
     assert_eq!(told(&cache, "new").await, "AccessDenied");
     let waited = started.elapsed();
-    assert!((1900..4000).contains(&waited.as_millis()), "{waited:?}");
+    assert!((1900..4900).contains(&waited.as_millis()), "{waited:?}");
     assert_eq!(told(&cache, "old").await, "old", "known keys go on");
 }
 
@@ -277,8 +277,7 @@ async fn keys_grow_old() {
     let published = Published::start().await;
     let named = |kid: &str| with(&pairs().rsa, json!({"kid": kid}));
     published.keys(&[named("a")]);
-    let policy =
-        JwksPolicy { ttl: Duration::from_millis(100), max_stale: Duration::from_millis(1500) };
+    let policy = JwksPolicy { ttl: Duration::from_millis(100), max_stale: Duration::from_secs(3) };
     let (cache, _, _task) = published.kept(policy);
     eventually_told(&cache, "a", "a").await;
     published.keys(&[named("b")]);
@@ -288,7 +287,7 @@ async fn keys_grow_old() {
     published.document("no keys");
     let failing = Instant::now();
     eventually_told(&cache, "b", "ServiceUnavailable").await;
-    assert!(failing.elapsed() > Duration::from_millis(1000), "stale keys were used meanwhile");
+    assert!(failing.elapsed() > Duration::from_millis(1500), "stale keys were used meanwhile");
     published.keys(&[named("b")]);
     eventually_told(&cache, "b", "b").await;
 }

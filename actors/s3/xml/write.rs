@@ -41,6 +41,18 @@ pub fn location_document(region: &str) -> String {
     )
 }
 
+/// The answer to a form that asks for 201 (S3 API Reference, "POST Object").
+pub fn post_document(location: &str, bucket: &str, key: &str, etag: &str) -> String {
+    format!(
+        "{DECLARATION}<PostResponse><Location>{}</Location><Bucket>{}</Bucket><Key>{}</Key>\
+         <ETag>{}</ETag></PostResponse>",
+        text(location),
+        text(bucket),
+        text(key),
+        text(etag)
+    )
+}
+
 /// CompleteMultipartUpload's answer when it is known by proof and not from the backend.
 pub fn complete_document(bucket: &str, key: &str, etag: &str) -> String {
     format!(
