@@ -148,8 +148,9 @@ pub(super) fn read_all<'t>(
         let cors = cors::read_all(s);
         let region = s3.as_ref().map(|s3| s3.region.as_str());
         let auth = s.within_inheriting("auth", auth, |s| auth::read(s, region, surroundings));
+        let tokens = auth.as_ref().map(|auth| auth.jwt.token_headers()).unwrap_or_default();
         let authorization = s.within_inheriting("authorization", authorization, |s| {
-            authorization::read(s, surroundings, &[])
+            authorization::read(s, surroundings, &tokens)
         });
         Some(BucketSettings {
             name: name?,

@@ -56,6 +56,17 @@ pub struct JwtSettings {
     pub issuers: Vec<IssuerSettings>,
 }
 
+impl JwtSettings {
+    /// The headers that a token may stand in, in lower case.
+    pub(super) fn token_headers(&self) -> Vec<String> {
+        let name = |source: &TokenSource| match source {
+            TokenSource::Header { name, .. } => Some(name.clone()),
+            TokenSource::Bearer | TokenSource::Query { .. } | TokenSource::Cookie { .. } => None,
+        };
+        self.token_sources.iter().filter_map(name).collect()
+    }
+}
+
 /// `auth.jwt.issuers[]`.
 #[derive(Debug, Clone)]
 pub struct IssuerSettings {

@@ -3,8 +3,10 @@
 use super::{OTHER, another_bucket, assert_denied, put, send, send_as_other, setup};
 use crate::support::backend::Backend;
 use crate::support::client::{Client, Request, signer_with};
-use crate::support::gateway::ACCESS_KEY;
+use crate::support::gateway::{ACCESS_KEY, Setup};
+use crate::support::issuer::{bearer, claims, settings, token};
 use crate::support::opa::Opa;
+use jsonwebtoken::EncodingKey;
 use serde_json::json;
 use time::OffsetDateTime;
 
@@ -89,4 +91,38 @@ async fn the_unknown_are_asked_about_only_where_everybody_is() {
     assert_eq!(opa.inputs()[0]["authentication"], json!("anonymous"));
     let head = b"PUT /open/l HTTP/1.1\r\nHost: h\r\nContent-Length: 11\r\n\r\n";
     assert_denied(&Client::connect(&gateway).await.raw(head, b"abcdefghijk").await);
+}
+
+/// The claims of a token are the policy's to decide by; the token itself is nobody's to see.
+#[tokio::test]
+async fn a_policy_decides_by_claims() {
+    const SECRET: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+    let policy = "package mizuchi
+default decision := {\"allow\": false, \"reason\": \"canary-reason\"}
+decision := {\"allow\": true} if \"blue\" in input.claims.teams
+";
+    let (backend, opa) = (Backend::start().await, Opa::start(policy, None).await);
+    let issuer = "https://id.example.com";
+    let jwt = json!({"issuers": [{
+        "issuer": issuer, "algorithms": ["HS256"], "audience": "mizuchi", "secret": SECRET,
+    }]});
+    let gateway = Setup::new(&backend, backend.s3.address)
+        .bucket(&settings(&jwt))
+        .bucket(&format!("    authorization:\n{}", yaml(&opa)))
+        .start()
+        .await;
+    let send = async |team: &str| {
+        let mut claims = claims(issuer);
+        claims["teams"] = json!([team]);
+        let key = EncodingKey::from_secret(SECRET.as_bytes());
+        let token = token(&json!({"alg": "HS256", "typ": "JWT"}), &claims, &key);
+        Client::connect(&gateway).await.raw(&bearer("PUT", "k", &token, 3), b"abc").await
+    };
+    assert_denied(&send("red").await);
+    assert_eq!(backend.object("k"), None);
+    assert_eq!(send("blue").await.status, 200);
+    let inputs = opa.inputs();
+    assert_eq!(inputs[1]["authentication"], json!("jwt"));
+    assert_eq!(inputs[1]["claims"]["teams"], json!(["blue"]));
+    assert!(!inputs[1].to_string().contains("eyJ"), "{}", inputs[1]);
 }

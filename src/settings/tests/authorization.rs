@@ -139,3 +139,22 @@ fn plain_http_to_another_machine_is_warned_of() {
     assert!(!warnings("http://127.0.0.1:8181").contains("http://"));
     assert!(!warnings("https://opa:8181").contains("http://"));
 }
+
+/// "Any token source": a header that this bucket's tokens stand in holds credentials, too.
+#[test]
+fn no_header_with_a_token_is_shown() {
+    let issuer = "{issuer: 'https://id', algorithms: [HS256], audience: m, \
+                  secret: 0123456789abcdef0123456789abcdef}";
+    let file = |header: &str| {
+        let auth = format!(
+            "auth: {{jwt: {{token_sources: [{{type: header, name: X-Token}}], issuers: [{issuer}]}}}}"
+        );
+        format!(
+            "{}    authorization: {{engine: rego, rego: {{embedded: true}}, headers: [{header}]}}\n",
+            bucket_with(&auth)
+        )
+    };
+    let errors = errors(&file("x-token"), &[]);
+    assert!(errors.contains("no engine sees it"), "{errors}");
+    assert_eq!(chosen(&file("x-tokens")).headers, ["x-tokens"]);
+}
