@@ -7,17 +7,21 @@
 //! bucket's policy engine says ([`crate::policy`]): of every operation, so of every part too, and
 //! never of somebody who is not known.
 
+use crate::certificate::{CertificateRules, PeerCertificate};
 use crate::config::{Authentication, Bucket, Engine};
 use crate::form::FormClaim;
 use crate::http::RequestHead;
 use crate::identity::{Identity, Means};
 use crate::jwt::{Authenticator, Refused};
 use crate::policy::{Question, Verdict};
+use crate::s3::cors;
 use crate::s3::error::{ErrorCode, S3Error};
 use crate::s3::headers;
 use crate::s3::names::BackendUploadId;
 use crate::s3::operation::Operation;
-use crate::sigv4::{ChunkVerifier, CredentialPlace, Hosts, PayloadMode, payload_of_unsigned};
+use crate::sigv4::{
+    ChunkVerifier, CredentialPlace, Hosts, PayloadMode, claims_credentials, payload_of_unsigned,
+};
 use crate::sts::{Assumed, StsError};
 use actix::prelude::*;
 use std::net::IpAddr;
@@ -41,6 +45,8 @@ pub struct Authorize {
     pub hosts: Hosts,
     /// Where it comes from.
     pub client_ip: Option<IpAddr>,
+    /// The client's certificate, verified in the handshake.
+    pub certificate: Option<Arc<PeerCertificate>>,
     /// Bytes of its payload, as announced; None: unknown.
     pub size: Option<u64>,
     /// The time of the request's arrival.
@@ -207,7 +213,7 @@ fn claimed(head: &RequestHead) -> Means {
 async fn authenticate(request: &Authorize) -> Result<Authenticated, (Means, Denied)> {
     let head = &request.head;
     let told = |means| move |error| (means, Denied::told("authentication")(error));
-    let Some(Authentication { sigv4, jwt }) = &request.bucket.authentication else {
+    let Some(known) = &request.bucket.authentication else {
         let payload = payload_of_unsigned(head, CredentialPlace::Anonymous)
             .map_err(told(Means::Anonymous))?;
         // Nobody has signed a form's policy, but what it says holds.
@@ -215,6 +221,7 @@ async fn authenticate(request: &Authorize) -> Result<Authenticated, (Means, Deni
         allowed.map_err(told(Means::Anonymous))?;
         return Ok(Authenticated { identity: Identity::anonymous(), payload, chunks: None });
     };
+    let Authentication { sigv4, jwt, certificates } = known;
     if let Some(form) = &request.form {
         let verified = sigv4.verify_policy(&form.signature, request.now);
         let verified = verified.map_err(told(Means::PostPolicy))?;
@@ -228,12 +235,36 @@ async fn authenticate(request: &Authorize) -> Result<Authenticated, (Means, Deni
             return Ok(known);
         }
     }
+    // After every other credential: one that claims another is held to that.
+    if let (Some(rules), Some(certificate)) = (certificates, &request.certificate)
+        && !claims_credentials(head)
+    {
+        return by_certificate(rules, certificate, request).map_err(told(Means::Certificate));
+    }
     let verified = sigv4.verify(head, &request.hosts, request.now).map_err(told(claimed(head)))?;
     let (payload, chunks) = (verified.payload, verified.chunks);
     Ok(Authenticated { identity: verified.identity, payload, chunks })
 }
 
 /// Who it is by its token; None: it has none.
+fn by_certificate(
+    rules: &CertificateRules,
+    certificate: &PeerCertificate,
+    request: &Authorize,
+) -> Result<Authenticated, S3Error> {
+    let (head, cors) = (&request.head, &request.bucket.cors);
+    // A browser shows its certificate whichever page it is that asks: only those count whose origin a
+    // rule names.
+    let named = |(name, _): &(String, Vec<u8>)| name == "access-control-allow-credentials";
+    if head.has("origin") && !cors::of_answer(cors, head).iter().any(named) {
+        let message = "No CORS rule of the bucket names the origin of this request.";
+        return Err(S3Error::new(ErrorCode::AccessDenied, message));
+    }
+    let identity = rules.identify(certificate)?;
+    let payload = payload_of_unsigned(head, CredentialPlace::Bearer)?;
+    Ok(Authenticated { identity, payload, chunks: None })
+}
+
 async fn by_token(
     jwt: &Authenticator,
     request: &Authorize,

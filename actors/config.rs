@@ -1,6 +1,7 @@
 //! What the engine is told once, at start: parsed, checked values, shared by all worker threads.
 
 use crate::backend::{Endpoint, EndpointHealth, RetryBudget, TlsClient};
+use crate::certificate::CertificateRules;
 use crate::jwt::Authenticator;
 use crate::metrics::Metrics;
 use crate::orphans::Ledger;
@@ -82,6 +83,8 @@ pub struct Authentication {
     pub sigv4: Verifier,
     /// JSON Web Tokens; None: there is no issuer.
     pub jwt: Option<Arc<Authenticator>>,
+    /// Client certificates; None: they are nobody's.
+    pub certificates: Option<CertificateRules>,
 }
 
 /// `buckets[].upload`.

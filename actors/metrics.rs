@@ -93,6 +93,10 @@ metrics! {
     auth_attempts: IntCounterVec = IntCounterVec::new(
         Opts::new("mizuchi_auth_attempts_total", "Authentications by method and result"),
         &["method", "result"]);
+    /// Handshakes that came to nothing.
+    tls_handshakes_failed: IntCounterVec = IntCounterVec::new(
+        Opts::new("mizuchi_tls_handshakes_failed_total", "TLS handshakes that clients did not end well, by why"),
+        &["reason"]);
     /// Fetches of token issuers' keys.
     jwks_fetches: IntCounterVec = IntCounterVec::new(
         Opts::new("mizuchi_jwks_fetches_total", "Fetches of the keys that issuers of tokens publish, by result"),

@@ -35,6 +35,7 @@ pub use chunks::{ChunkSigner, ChunkVerifier};
 pub use credentials::{Credential, Credentials, Sessions};
 pub use payload::{CredentialPlace, PayloadMode, payload_of_unsigned};
 pub use post_policy::PolicySignature;
+pub use presigned::claims_credentials;
 pub use signer::{PayloadHash, Signer, UpstreamRequest, object_path};
 pub use verifier::{Hosts, Verified, Verifier};
 

@@ -15,6 +15,7 @@ pub mod chunked;
 mod fed;
 mod scan;
 mod shared;
+mod socket;
 mod stream;
 mod wire;
 
@@ -22,6 +23,7 @@ pub use body::{BodyError, RequestBody};
 pub use fed::{Feeder, Unwanted, fed_body};
 pub use scan::{HeadProblem, HeadScanner};
 pub use shared::{Arrival, Busy, TakeError, TapConfig, TapHandle};
+pub use socket::ClientSocket;
 pub use stream::TapStream;
 
 /// The header with which a request tells its handler its connection's secret and its number.

@@ -2,6 +2,7 @@
 
 use crate::settings::{AuthSettings, ClientCredential, IssuerKeys, IssuerSettings, JwksSettings};
 use mizuchi_actors::backend::{Authorities, TrustError};
+use mizuchi_actors::certificate::CertificateRules;
 use mizuchi_actors::config::Authentication;
 use mizuchi_actors::jwt::{Authenticator, Issuer, JwksCache, JwksPolicy, Keys, TokenSources};
 use mizuchi_actors::metrics::Metrics;
@@ -87,7 +88,11 @@ pub(crate) fn authentication(
         }
         _ => sigv4,
     };
-    Ok(Some(Authentication { sigv4, jwt }))
+    let certificates = settings.client_certificates.as_ref().map(|rules| CertificateRules {
+        principal: rules.principal,
+        grants: Arc::new(rules.allow.clone()),
+    });
+    Ok(Some(Authentication { sigv4, jwt, certificates }))
 }
 
 fn issuer(settings: &IssuerSettings, key_sets: &mut KeySets) -> Result<Issuer, TrustError> {

@@ -54,7 +54,7 @@ struct PresignArgs {
     /// How long the URL is valid, at most 7 days
     #[arg(long, default_value = "1h", value_parser = humantime::parse_duration)]
     expires: Duration,
-    /// Where clients reach the gateway; by default http:// and server.address
+    /// Where clients reach the gateway; by default http:// or https://, and server.address
     #[arg(long)]
     endpoint: Option<String>,
     /// Sign with this access key; by default the bucket's first

@@ -1,14 +1,15 @@
 //! The gateway as a whole: from settings to listeners, and from a signal to the last answer.
 
-use crate::admin::{self, Admin};
+use crate::admin::{self, Access, Admin, AdminServer};
 use crate::audit::AuditLog;
 use crate::authentication::{KeySets, authentication, credentials};
 use crate::authorizers;
 use crate::credentials::BackendCredentials;
-use crate::http::{self, Admission, Edge, Hosts, Route};
+use crate::http::{self, Admission, Edge, EdgeTls, Hosts, Route};
 use crate::reload::{self, Watched};
 use crate::seal_key;
 use crate::settings::{BackendEndpoints, BucketSettings, Settings, parse_credentials};
+use crate::tls::{LiveTls, TlsFiles};
 use actix_server::{Server, ServerHandle};
 use mizuchi_actors::auth_actor::AuthActor;
 use mizuchi_actors::backend::{
@@ -46,7 +47,7 @@ pub struct Gateway {
     address: SocketAddr,
     server: Server,
     handle: ServerHandle,
-    admin: ServerHandle,
+    admin: AdminServer,
     admission: Arc<Admission>,
     ready: Arc<AtomicBool>,
     ledger: Arc<Ledger>,
@@ -71,17 +72,34 @@ impl Gateway {
         backend_keys.first().await;
         let key_sets = key_sets.keep(&metrics);
         let ready = Arc::new(AtomicBool::new(false));
-        let shown = Admin { ready: Arc::clone(&ready), engine: Arc::clone(&engine) };
-        let (admin_address, admin_server) = admin::serve(shown, settings.admin.address)?;
-        let admin = admin_server.handle();
-        actix_web::rt::spawn(admin_server);
-
         let ledger = Arc::clone(&engine.ledger);
         let admission =
             Arc::new(Admission::new(settings.admission.uploads, settings.admission.queue_wait));
+        let admin_tls = match &settings.admin.tls {
+            None => None,
+            Some(files) => Some(load_tls(files).await?),
+        };
+        let shown = Admin::new(Arc::clone(&ready), Arc::clone(&engine), Arc::clone(&admission));
+        let access = Access::new(&settings.admin);
+        let handshake_timeout = settings.server.handshake_timeout;
+        let listening = admin::Listening {
+            address: settings.admin.address,
+            tls: admin_tls.clone(),
+            handshake_timeout,
+        };
+        let admin = admin::serve(shown, access, listening)?;
         let (shared, admitted) = (Arc::clone(&engine), Arc::clone(&admission));
         let route = route_builder(&settings, shared, admitted, audit.clone());
-        let edge = Edge { tap: Arc::new(tap(&settings)), route, metrics };
+        let tls = match &settings.server.tls {
+            None => None,
+            Some(files) => Some(load_tls(files).await?),
+        };
+        watched.extend(credential_files(&settings, &engine));
+        watched.extend(tls.as_ref().map(|tls| tls.watched("server.tls")));
+        watched.extend(admin_tls.as_ref().map(|tls| tls.watched("admin.tls")));
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let tls = tls.map(|live| EdgeTls { live, handshake_timeout });
+        let edge = Edge { tap: Arc::new(tap(&settings)), tls, route, metrics };
         let listener = listen(settings.server.address)?;
         let address = listener.local_addr()?;
         let builder = Server::build()
@@ -96,12 +114,12 @@ impl Gateway {
             .listen("uploads", listener, move || http::service(edge.clone(), draining.clone()))?
             .run();
         let handle = server.handle();
-        watched.extend(credential_files(&settings, &engine));
-        let reload = reload::run(watched, settings.server.reload_interval, engine.metrics.clone());
+        let every = settings.server.reload_interval;
+        let reload = reload::run(watched, every, engine.metrics.clone());
         let reload = actix_web::rt::spawn(reload);
         ready.store(true, Ordering::Release);
-        log::info!("uploads on http://{address}");
-        log::info!("admin on http://{admin_address}");
+        log::info!("uploads on {scheme}://{address}");
+        log::info!("admin on {}://{}", admin.scheme(), admin.address());
         Ok(Gateway {
             address,
             server,
@@ -160,10 +178,16 @@ impl Gateway {
         }
         drop(backend_keys);
         key_sets.shutdown().await;
-        admin.stop(false).await;
+        admin.stop();
         log::info!("stopped");
         ended
     }
+}
+
+async fn load_tls(files: &TlsFiles) -> io::Result<Arc<LiveTls>> {
+    let files = files.clone();
+    let loaded = tokio::task::spawn_blocking(move || LiveTls::load(files).map(Arc::new));
+    loaded.await.map_err(io::Error::other)?
 }
 
 /// Connections that may wait for their accept: a burst past it costs each client a second, the

@@ -5,6 +5,7 @@ mod access_log;
 mod audit_lines;
 mod document;
 mod edge;
+mod h2;
 mod http_actor;
 mod later;
 mod long_complete;
@@ -16,6 +17,6 @@ mod route;
 mod sts;
 
 pub use access_log::Format as AccessLogFormat;
-pub use edge::{Edge, service};
+pub use edge::{Edge, EdgeTls, service};
 pub use http_actor::HttpActor;
 pub use route::{Admission, Hosts, Route};

@@ -20,3 +20,4 @@ mod probe;
 mod reload;
 mod seal_key;
 pub mod settings;
+pub mod tls;

@@ -36,7 +36,8 @@ pub(crate) fn url(
             if address.ip().is_unspecified() {
                 address.set_ip(IpAddr::from([127, 0, 0, 1]));
             }
-            format!("http://{address}")
+            let scheme = if settings.server.tls.is_some() { "https" } else { "http" };
+            format!("{scheme}://{address}")
         }
     };
     let host = endpoint

@@ -11,6 +11,7 @@
 //! other one is an error too. A misspelt key that was ignored would leave, say, authentication at
 //! its default. Everything after [`load`] may rely on the values and checks nothing again.
 
+mod admin;
 mod audit;
 mod auth;
 mod authorization;
@@ -32,10 +33,15 @@ mod server;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests;
+mod tls;
 mod values;
 
+pub use admin::{AdminSettings, Open};
 pub use audit::{AuditSettings, AuditTarget, RotateEvery};
-pub use auth::{AuthSettings, ClientCredential, CredentialsFile, SigV4Settings, parse_credentials};
+pub use auth::{
+    AuthSettings, ClientCertificateSettings, ClientCredential, CredentialsFile, SigV4Settings,
+    parse_credentials,
+};
 pub use authorization::{
     AuthorizationSettings, EngineSettings, RegoSettings, ServiceSettings, Token,
 };
@@ -52,8 +58,7 @@ pub use load::{Loaded, load, load_text};
 pub use mizuchi_actors::backend::Endpoint;
 pub use network::Cidr;
 pub use process::{
-    AdminSettings, AdmissionSettings, EmbeddedSettings, LogFormat, LoggingSettings, ReplaySettings,
-    StsSettings,
+    AdmissionSettings, EmbeddedSettings, LogFormat, LoggingSettings, ReplaySettings, StsSettings,
 };
 pub use server::{BodyProgress, Drain, SealKey, ServerSettings, ZeroCopySettings};
 

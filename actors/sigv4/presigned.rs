@@ -28,6 +28,20 @@ pub(super) fn is_presigned(head: &RequestHead) -> Result<bool, S3Error> {
     Ok(["X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Signature"].into_iter().any(has))
 }
 
+/// Whether a request claims credentials of its own in any place or version of the signature, however
+/// malformed: it is then held to them, whatever else is known of its client.
+pub fn claims_credentials(head: &RequestHead) -> bool {
+    const IN_QUERY: [&str; 4] =
+        ["x-amz-algorithm", "x-amz-credential", "x-amz-signature", "awsaccesskeyid"];
+    head.has("authorization")
+        || head.has("x-amz-security-token")
+        || pairs(head).any(|(have, _)| {
+            // A name may be encoded, which the verifier takes for another one.
+            let name = uri_decode(have).and_then(|bytes| String::from_utf8(bytes).ok());
+            name.is_none_or(|name| IN_QUERY.iter().any(|known| name.eq_ignore_ascii_case(known)))
+        })
+}
+
 fn pairs(head: &RequestHead) -> impl Iterator<Item = (&str, &str)> {
     head.query().split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")))
 }
@@ -131,4 +145,27 @@ fn wrong(message: &'static str) -> S3Error {
 fn unsupported() -> S3Error {
     let message = "The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256.";
     S3Error::new(ErrorCode::InvalidRequest, message)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_claim_is_a_claim() {
+        let claims = |target: &str, line: &str| {
+            let text = format!("PUT {target} HTTP/1.1\r\nhost: h\r\n{line}\r\n");
+            claims_credentials(&RequestHead::parse(text.into()).unwrap())
+        };
+        assert!(!claims("/b/k", ""));
+        assert!(!claims("/b/k?partNumber=1&uploadId=x&X-Amz-Date=1", "x-amz-date: 1\r\n"));
+        assert!(claims("/b/k", "authorization: \r\n"));
+        assert!(claims("/b/k", "x-amz-security-token: x\r\n"));
+        for query in
+            ["X-Amz-Signature", "x-amz-algorithm=", "X%2DAmz-Credential=a", "AWSAccessKeyId=a"]
+        {
+            assert!(claims(&format!("/b/k?a=b&{query}"), ""), "{query}");
+        }
+    }
 }

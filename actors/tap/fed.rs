@@ -41,14 +41,14 @@ impl Feeder {
         }
     }
 
-    /// Waits until nobody reads the body any more.
-    pub async fn unwanted(&self) {
-        self.pieces.closed().await;
-    }
-
     /// Feeds the next bytes; waits while the reader is behind.
     pub async fn feed(&self, bytes: Bytes) -> Result<(), Unwanted> {
         self.pieces.send(Piece::Data(bytes)).await.map_err(|_| Unwanted)
+    }
+
+    /// Waits until nobody reads the body any more.
+    pub async fn unwanted(&self) {
+        self.pieces.closed().await;
     }
 
     /// The body ends here, with an error.
@@ -209,6 +209,7 @@ mod tests {
         let (feeder, mut body) = fed_body(Framing::Chunked, &config());
         assert!(matches!(all(&mut body).await, Err(BodyError::Stalled)));
         drop(body);
+        feeder.unwanted().await;
         assert_eq!(feeder.feed(Bytes::from("x")).await, Err(Unwanted));
     }
 

@@ -6,7 +6,9 @@
 use super::body::RequestBody;
 use super::chunked::ChunkedDecoder;
 use super::scan::{HeadProblem, HeadScanner};
+use super::socket::ClientSocket;
 use super::wire::WireBody;
+use crate::certificate::PeerCertificate;
 use crate::http::{Framing, RequestHead, expects_continue, wants_close};
 use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
@@ -14,7 +16,6 @@ use std::io::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
-use tokio::net::TcpStream;
 
 /// Heads read ahead of the running handler (pipelining); past it the socket is left unread.
 /// actix-http's own queue holds as many.
@@ -94,6 +95,11 @@ pub struct Busy {
 }
 
 impl TapHandle {
+    /// The client's certificate, where it was asked for one and has one.
+    pub fn certificate(&self) -> Option<Arc<PeerCertificate>> {
+        self.shared.socket.certificate().cloned()
+    }
+
     /// Notes that a request is being answered.
     pub fn busy(&self) -> Busy {
         self.shared.lock().busy += 1;
@@ -263,14 +269,14 @@ impl State {
 
 /// A connection: its socket and its state.
 pub(super) struct Shared {
-    pub(super) socket: TcpStream,
+    pub(super) socket: ClientSocket,
     pub(super) config: Arc<TapConfig>,
     pub(super) secret: u64,
     state: Mutex<State>,
 }
 
 impl Shared {
-    pub(super) fn new(socket: TcpStream, config: Arc<TapConfig>, secret: u64) -> Self {
+    pub(super) fn new(socket: ClientSocket, config: Arc<TapConfig>, secret: u64) -> Self {
         Shared {
             socket,
             config,

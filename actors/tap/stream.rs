@@ -2,17 +2,15 @@
 
 use super::scan::HeadProblem;
 use super::shared::{Continue, Phase, Shared, State, TapConfig, TapHandle};
+use super::socket::ClientSocket;
 use crate::metrics::Counted;
 use bytes::Buf;
-use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
 use std::future::Future;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// The bytes that one read asks the socket for while a head is awaited: a large head in one read,
@@ -46,6 +44,8 @@ enum Awaiting {
 }
 
 struct Closing {
+    /// Our side is closed.
+    said: bool,
     drained: u64,
     deadline: Pin<Box<Sleep>>,
     sink: Vec<u8>,
@@ -54,7 +54,7 @@ struct Closing {
 impl TapStream {
     /// Wraps an accepted socket. `secret` must be random: it is what ties a request to this
     /// connection. `open` counts the connection for as long as it is.
-    pub fn new(socket: TcpStream, config: Arc<TapConfig>, secret: u64, open: Counted) -> Self {
+    pub fn new(socket: ClientSocket, config: Arc<TapConfig>, secret: u64, open: Counted) -> Self {
         let timer = Box::pin(sleep_until(Instant::now() + config.head_timeout));
         TapStream {
             shared: Arc::new(Shared::new(socket, config, secret)),
@@ -88,7 +88,7 @@ impl TapStream {
     /// Reads from the socket into the buffer, or notes its end.
     fn poll_fill(shared: &Shared, state: &mut State, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            ready!(shared.socket.poll_read_ready(cx))?;
+            ready!(shared.socket.poll_readable(cx))?;
             state.buffer.reserve(HEAD_READ);
             match shared.socket.try_read_buf(&mut state.buffer) {
                 Ok(0) => {
@@ -168,42 +168,23 @@ impl AsyncRead for TapStream {
 }
 
 impl TapStream {
-    fn poll_send(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.shared.socket.poll_write_ready(cx))?;
-            match self.shared.socket.try_write(bytes) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return Poll::Ready(result),
-            }
-        }
-    }
-
     /// Discards what the client still sends, so that closing does not reset the connection before
     /// it has read the answer (RFC 9112, 9.6), up to the caps.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let shared = Arc::clone(&self.shared);
-        let closing = self.closing.get_or_insert_with(|| Closing {
-            drained: 0,
-            deadline: Box::pin(sleep_until(Instant::now() + shared.config.drain_time)),
-            sink: vec![0; DRAIN_STEP],
-        });
+        let Some(closing) = &mut self.closing else { return Poll::Ready(()) };
         loop {
             if closing.drained >= shared.config.drain_bytes
                 || closing.deadline.as_mut().poll(cx).is_ready()
             {
                 return Poll::Ready(());
             }
-            if ready!(shared.socket.poll_read_ready(cx)).is_err() {
-                return Poll::Ready(());
+            if closing.sink.is_empty() {
+                closing.sink = vec![0; DRAIN_STEP];
             }
-            let fd = shared.socket.as_raw_fd();
-            match shared.socket.try_io(Interest::READABLE, || {
-                Ok(recv(fd, &mut closing.sink, MsgFlags::MSG_TRUNC)?)
-            }) {
-                Ok(0) => return Poll::Ready(()),
+            match ready!(shared.socket.poll_discard(cx, &mut closing.sink)) {
+                Ok(0) | Err(_) => return Poll::Ready(()),
                 Ok(count) => closing.drained += count as u64,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return Poll::Ready(()),
             }
         }
     }
@@ -215,7 +196,7 @@ impl AsyncWrite for TapStream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.poll_send(cx, bytes)
+        self.shared.socket.poll_write(cx, bytes)
     }
 
     /// actix-http calls this with its own buffer empty, each time it has polled the handler: the
@@ -223,26 +204,41 @@ impl AsyncWrite for TapStream {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.shared.lock().expect == Continue::Wanted {
             let rest = CONTINUE.get(self.continue_sent..).unwrap_or_default();
-            let count = ready!(self.poll_send(cx, rest))?;
+            let count = ready!(self.shared.socket.poll_write(cx, rest))?;
             self.continue_sent += count;
             if self.continue_sent >= CONTINUE.len() {
                 self.continue_sent = 0;
                 self.shared.lock().expect = Continue::No;
             }
         }
-        Poll::Ready(Ok(()))
+        self.shared.socket.poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.closing.is_none() {
-            // The client may have reset the connection already: nothing is lost by that here.
-            let _ = shutdown(self.shared.socket.as_raw_fd(), Shutdown::Write);
-            let between_requests = {
-                let state = self.shared.lock();
-                matches!(state.phase, Phase::Head) && state.buffer.is_empty()
-            };
-            if between_requests {
-                return Poll::Ready(Ok(()));
+        let shared = Arc::clone(&self.shared);
+        let closing = self.closing.get_or_insert_with(|| {
+            shared.socket.farewell();
+            Closing {
+                said: false,
+                drained: 0,
+                deadline: Box::pin(sleep_until(Instant::now() + shared.config.drain_time)),
+                sink: Vec::new(),
+            }
+        });
+        if !closing.said {
+            // A session's last words may have to wait for a client that does not read, no longer
+            // than a drain.
+            if shared.socket.poll_flush(cx).is_pending()
+                && closing.deadline.as_mut().poll(cx).is_pending()
+            {
+                return Poll::Pending;
+            }
+            closing.said = true;
+            shared.socket.end();
+            let state = shared.lock();
+            if matches!(state.phase, Phase::Head) && state.buffer.is_empty() {
+                // Between requests: there is nothing to drain.
+                closing.drained = u64::MAX;
             }
         }
         ready!(self.poll_drain(cx));

@@ -49,7 +49,9 @@ impl WireBody {
 
     /// Whether [`WireBody::splice`] may be used: only a body of known length on a plain socket.
     pub(super) fn can_splice(&self) -> bool {
-        platform::ZERO_COPY && matches!(self.framing, Framing::Length(_))
+        platform::ZERO_COPY
+            && matches!(self.framing, Framing::Length(_))
+            && self.shared.socket.plain().is_some()
     }
 
     /// Tells a client that waits for `100 Continue` to send. Call it when the request is wanted:
@@ -71,7 +73,7 @@ impl WireBody {
         }
         let shared = Arc::clone(&self.shared);
         self.pace
-            .wait(async { shared.socket.readable().await })
+            .wait(async { shared.socket.has_bytes().await })
             .await?
             .map_err(BodyError::Connection)
     }
@@ -139,11 +141,14 @@ impl WireBody {
         };
         let want = (max as u64).min(left) as usize;
         let shared = Arc::clone(&self.shared);
+        let Some(socket) = shared.socket.plain() else {
+            return Err(BodyError::Splice(io::ErrorKind::Unsupported.into()));
+        };
         let moved = self
             .pace
-            .wait(shared.socket.async_io(Interest::READABLE, || {
-                platform::splice(&shared.socket, pipe, want, false)
-            }))
+            .wait(
+                socket.async_io(Interest::READABLE, || platform::splice(socket, pipe, want, false)),
+            )
             .await?;
         let moved = match moved {
             Ok(0) => return Err(self.incomplete()),

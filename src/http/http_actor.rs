@@ -12,6 +12,7 @@ use super::reply::{Reply, RequestIds};
 use super::request::{Begun, Failed, begin};
 use super::route::Route;
 use actix::prelude::*;
+use mizuchi_actors::certificate::PeerCertificate;
 use mizuchi_actors::http::FramingError;
 use mizuchi_actors::s3::error::{ErrorCode, S3Error};
 use mizuchi_actors::tap::{Arrival, HeadProblem, TakeError};
@@ -27,6 +28,8 @@ pub struct Serve {
     pub arrival: Result<Arrival, TakeError>,
     /// The client's address.
     pub peer: Option<IpAddr>,
+    /// The client's certificate, verified in the handshake.
+    pub certificate: Option<Arc<PeerCertificate>>,
     /// When its head was complete.
     pub received: Instant,
 }
@@ -60,6 +63,7 @@ impl Handler<Serve> for HttpActor {
 pub(super) struct Account {
     pub(super) ids: RequestIds,
     pub(super) peer: Option<IpAddr>,
+    pub(super) certificate: Option<Arc<PeerCertificate>>,
     pub(super) received: Instant,
     pub(super) path: String,
     /// The method is HEAD: its answer has no body.
@@ -89,7 +93,7 @@ impl Account {
 }
 
 async fn serve(route: Route, message: Serve) -> Reply {
-    let Serve { arrival, peer, received } = message;
+    let Serve { arrival, peer, certificate, received } = message;
     let ids = RequestIds {
         request: format!("{:016X}", rand::random::<u64>()),
         host: route.host_id.to_string(),
@@ -97,6 +101,7 @@ async fn serve(route: Route, message: Serve) -> Reply {
     let mut account = Account {
         ids,
         peer,
+        certificate,
         received,
         path: String::from("-"),
         head_request: false,

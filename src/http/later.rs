@@ -2,7 +2,6 @@
 
 use actix_web::body::{BodySize, MessageBody};
 use bytes::Bytes;
-use mizuchi_actors::tap::Busy;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -20,16 +19,16 @@ pub struct Later {
 }
 
 /// The body: its beginning, then a space every so often, then its end.
-pub(super) struct LaterBody {
+pub(super) struct LaterBody<G> {
     beginning: Option<Bytes>,
     end: Option<oneshot::Receiver<Vec<u8>>>,
     spaces: Interval,
-    _busy: Busy,
+    _busy: G,
 }
 
-impl LaterBody {
-    /// A body that begins with these bytes. `busy`: its connection is, until the body has ended.
-    pub(super) fn new(beginning: Vec<u8>, later: Later, busy: Busy) -> Self {
+impl<G> LaterBody<G> {
+    /// A body that begins with these bytes. `busy` is held until the body has ended.
+    pub(super) fn new(beginning: Vec<u8>, later: Later, busy: G) -> Self {
         LaterBody {
             beginning: Some(beginning.into()),
             end: Some(later.end),
@@ -39,7 +38,7 @@ impl LaterBody {
     }
 }
 
-impl MessageBody for LaterBody {
+impl<G: Unpin> MessageBody for LaterBody<G> {
     type Error = oneshot::error::RecvError;
 
     fn size(&self) -> BodySize {

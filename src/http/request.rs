@@ -131,6 +131,7 @@ pub(super) async fn begin(
         form: form.as_ref().map(PostForm::claim),
         hosts: Hosts::new(route.hosts.candidates(head, peer)),
         client_ip: peer,
+        certificate: account.certificate.clone(),
         size: prepare::announced_size(head),
         now: OffsetDateTime::now_utc(),
     };

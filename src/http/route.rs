@@ -49,6 +49,7 @@ pub struct Route {
 #[derive(Debug)]
 pub struct Admission {
     permits: Arc<Semaphore>,
+    all: usize,
     queue_wait: Duration,
     draining: AtomicBool,
 }
@@ -58,6 +59,7 @@ impl Admission {
     pub fn new(uploads: usize, queue_wait: Duration) -> Self {
         Admission {
             permits: Arc::new(Semaphore::new(uploads)),
+            all: uploads,
             queue_wait,
             draining: AtomicBool::new(false),
         }
@@ -66,6 +68,16 @@ impl Admission {
     /// From now on every request is refused with ServiceUnavailable.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether [`Admission::drain`] was called.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Permits in use, and permits.
+    pub fn usage(&self) -> (usize, usize) {
+        (self.all.saturating_sub(self.permits.available_permits()), self.all)
     }
 
     /// A permit, taken before the first byte of a body is read.

@@ -4,9 +4,10 @@ use super::backend::Surroundings;
 use super::findings::{Findings, SettingsErrors};
 use super::jwt::{self, JwtSettings};
 use super::section::Section;
-use super::values::{boolean, integer, path, secret, text, text_where};
+use super::values::{boolean, choice, integer, path, secret, text, text_where};
 use super::{grants, load};
 use config::Value;
+use mizuchi_actors::certificate::CertificateName;
 use mizuchi_actors::grants::Grants;
 use mizuchi_actors::secret::Secret;
 use std::collections::BTreeMap;
@@ -24,12 +25,23 @@ const MAX_CLOCK_SKEW_SECONDS: u64 = 86_400;
 #[derive(Debug, Clone)]
 pub struct AuthSettings {
     /// False: everyone may upload, unsigned. True: there is at least one credential, or one issuer of
-    /// tokens.
+    /// tokens, or client certificates are.
     pub enabled: bool,
     /// AWS Signature Version 4.
     pub sigv4: SigV4Settings,
     /// JSON Web Tokens.
     pub jwt: JwtSettings,
+    /// None: client certificates are nobody's.
+    pub client_certificates: Option<ClientCertificateSettings>,
+}
+
+/// `auth.client_certificates`, enabled.
+#[derive(Debug, Clone)]
+pub struct ClientCertificateSettings {
+    /// Which name is the principal.
+    pub principal: CertificateName,
+    /// What a certificate is good for.
+    pub allow: Grants,
 }
 
 /// `auth.sigv4`.
@@ -80,7 +92,9 @@ pub(super) fn read(
     let auth = read_unchecked(s, surroundings);
     let file = auth.credentials_file.as_ref().is_none_or(Option::is_some);
     let issuers = auth.jwt.as_ref().map(|jwt| jwt.issuers.len());
-    if let (true, 0, false, Some(0)) = (auth.enabled == Some(true), auth.entries, file, issuers) {
+    let certificates = auth.client_certificates.as_ref().is_none_or(Option::is_some);
+    let known = auth.entries > 0 || file || issuers != Some(0) || certificates;
+    if auth.enabled == Some(true) && !known {
         s.fail(
             "sigv4.credentials",
             "auth is enabled, and there is no credential here or in the top-level auth, and no \
@@ -101,7 +115,8 @@ pub(super) fn read(
         region,
         max_clock_skew: Duration::from_secs(auth.skew?),
     };
-    Some(AuthSettings { enabled: auth.enabled?, sigv4, jwt: auth.jwt? })
+    let (jwt, client_certificates) = (auth.jwt?, auth.client_certificates?);
+    Some(AuthSettings { enabled: auth.enabled?, sigv4, jwt, client_certificates })
 }
 
 /// Checks the top-level `auth` for itself: an error in it shows even if no bucket uses it.
@@ -117,11 +132,13 @@ struct Unchecked {
     region: Option<Option<String>>,
     skew: Option<u64>,
     jwt: Option<JwtSettings>,
+    client_certificates: Option<Option<ClientCertificateSettings>>,
 }
 
 fn read_unchecked(s: &mut Section<'_>, surroundings: &Surroundings<'_>) -> Unchecked {
     let enabled = s.required("enabled", boolean);
     let jwt = s.within("jwt", |s| jwt::read(s, surroundings));
+    let client_certificates = s.within("client_certificates", read_certificates);
     s.within("sigv4", |s| {
         let entries = s.entries("credentials", read_credential);
         let file = s.optional("credentials_file", path);
@@ -154,8 +171,26 @@ fn read_unchecked(s: &mut Section<'_>, surroundings: &Surroundings<'_>) -> Unche
             region,
             skew,
             jwt,
+            client_certificates,
         }
     })
+}
+
+fn read_certificates(s: &mut Section<'_>) -> Option<Option<ClientCertificateSettings>> {
+    let enabled = s.required("enabled", boolean);
+    let principal = s.required(
+        "principal",
+        choice(&[
+            ("subject_cn", CertificateName::SubjectCn),
+            ("subject_dn", CertificateName::SubjectDn),
+            ("san_dns", CertificateName::SanDns),
+            ("san_email", CertificateName::SanEmail),
+            ("san_uri", CertificateName::SanUri),
+        ]),
+    );
+    let allow = s.within("allow", grants::read);
+    let settings = ClientCertificateSettings { principal: principal?, allow: allow? };
+    Some(enabled?.then_some(settings))
 }
 
 /// Access keys that were met, and where.

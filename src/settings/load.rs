@@ -1,5 +1,6 @@
 //! From a file, an environment and the built-in defaults to [`Settings`].
 
+use super::admin;
 use super::audit;
 use super::auth;
 use super::authorization;
@@ -10,6 +11,7 @@ use super::interpolate::interpolate_tree;
 use super::machine::Machine;
 use super::section::{ENVIRONMENT, PREFIX, Section, Table};
 use super::{BucketSettings, Settings, process, server};
+use crate::tls::ClientAuth;
 use config::{Config, File, FileFormat, Source, Value, ValueKind};
 use mizuchi_actors::policy::list_folder;
 use std::collections::BTreeMap;
@@ -208,11 +210,11 @@ fn read_settings(
     surroundings: &Surroundings<'_>,
     machine: &Machine,
 ) -> Option<Settings> {
-    let server = root.within("server", |s| server::read(s, machine));
+    let server = root.within("server", |s| server::read(s, surroundings, machine));
     let admission = root.within("admission", process::read_admission);
     let state_directory = server.as_ref().map(|server| server.state_directory.as_path());
     let replay = root.within("replay", |s| process::read_replay(s, machine, state_directory));
-    let admin = root.within("admin", process::read_admin);
+    let admin = root.within("admin", |s| admin::read(s, surroundings));
     let logging = root.within("logging", process::read_logging);
     let sts = root.within("sts", process::read_sts);
     let audit = root.within("audit", |s| audit::read(s, state_directory));
@@ -223,6 +225,16 @@ fn read_settings(
     root.within("authorization", |s| authorization::read(s, surroundings, &[]));
     let authorization = root.layers_of("authorization");
     let buckets = bucket::read_all(root, &auth, &authorization, surroundings);
+    if let (Some(server), Some(buckets)) = (&server, &buckets) {
+        let asked = server.tls.as_ref().is_some_and(|tls| tls.client_auth != ClientAuth::Off);
+        for (position, bucket) in buckets.iter().enumerate() {
+            if bucket.auth.enabled && bucket.auth.client_certificates.is_some() && !asked {
+                let problem = "needs server.tls.client_auth: optional or required";
+                let key = format!("buckets[{position}].auth.client_certificates.enabled");
+                root.findings().error(key, problem);
+            }
+        }
+    }
     let tokens =
         |bucket: &BucketSettings| bucket.auth.enabled && !bucket.auth.jwt.issuers.is_empty();
     if sts.is_some_and(|sts| sts.enabled)

@@ -1,12 +1,9 @@
-//! What concerns the whole process: `admission`, `replay`, `admin`, `logging`, `embedded`.
+//! What concerns the whole process: `admission`, `replay`, `logging`, `embedded`.
 
 use super::machine::Machine;
 use super::section::Section;
-use super::values::{
-    KIB, TIB, address, boolean, choice, count, duration, path, size, text, text_where,
-};
+use super::values::{KIB, TIB, boolean, choice, count, duration, path, size, text, text_where};
 use config::Value;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -43,13 +40,6 @@ pub struct ReplaySettings {
     pub overflow: Option<PathBuf>,
     /// Bytes in overflow files of all parts together.
     pub overflow_limit: u64,
-}
-
-/// `admin`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AdminSettings {
-    /// Where metrics and health are served.
-    pub address: SocketAddr,
 }
 
 /// `logging`.
@@ -119,18 +109,6 @@ pub(super) fn read_replay(
         overflow: file?.then_some(directory),
         overflow_limit: overflow_limit?,
     })
-}
-
-/// Reads `admin`.
-pub(super) fn read_admin(s: &mut Section<'_>) -> Option<AdminSettings> {
-    let address = s.required("address", address)?;
-    if !address.ip().to_canonical().is_loopback() {
-        s.findings().warn(
-            &s.key("address"),
-            "metrics and health need no credentials, and other machines may reach them there",
-        );
-    }
-    Some(AdminSettings { address })
 }
 
 /// Reads `sts`.

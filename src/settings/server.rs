@@ -1,9 +1,12 @@
 //! `server`: the client side of the gateway.
 
+use super::backend::Surroundings;
 use super::machine::Machine;
 use super::network::{self, Cidr};
 use super::section::Section;
+use super::tls;
 use super::values::{GIB, KIB, MIB, address, boolean, count, duration, path, size, text};
+use crate::tls::TlsFiles;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use config::Value;
@@ -48,6 +51,10 @@ pub struct ServerSettings {
     pub body_progress: BodyProgress,
     /// How much is read of a refused body.
     pub drain: Drain,
+    /// None: clients speak plain HTTP.
+    pub tls: Option<TlsFiles>,
+    /// The longest TLS handshake, also with the admin listener.
+    pub handshake_timeout: Duration,
     /// Clients' connections in the whole process.
     pub max_connections: usize,
     /// When a body is spliced.
@@ -113,7 +120,11 @@ impl fmt::Debug for SealKey {
 }
 
 /// Reads `server`.
-pub(super) fn read(s: &mut Section<'_>, machine: &Machine) -> Option<ServerSettings> {
+pub(super) fn read(
+    s: &mut Section<'_>,
+    surroundings: &Surroundings<'_>,
+    machine: &Machine,
+) -> Option<ServerSettings> {
     let address = s.required("address", address);
     let workers = s.required("workers", count(0..=1024));
     let shutdown_grace = s.required("shutdown_grace", duration(Duration::ZERO..=HOUR));
@@ -127,6 +138,7 @@ pub(super) fn read(s: &mut Section<'_>, machine: &Machine) -> Option<ServerSetti
     let head_timeout = s.required("head_timeout", duration(SECOND..=HOUR));
     let keep_alive = s.required("keep_alive", duration(SECOND..=HOUR));
     let max_connections = s.required("max_connections", count(1..=1_000_000));
+    let tls = s.within("tls", |s| tls::read(s, surroundings));
     let body_progress = s.within("body_progress", |s| {
         let bytes = s.required("bytes", size(1..=16 * MIB));
         let interval = s.required("interval", duration(SECOND..=HOUR));
@@ -147,6 +159,7 @@ pub(super) fn read(s: &mut Section<'_>, machine: &Machine) -> Option<ServerSetti
             min_body: min_body?,
         })
     });
+    let tls = tls?;
     Some(ServerSettings {
         address: address?,
         workers: if workers? == 0 { machine.cores } else { workers? },
@@ -161,6 +174,8 @@ pub(super) fn read(s: &mut Section<'_>, machine: &Machine) -> Option<ServerSetti
         head_timeout: head_timeout?,
         keep_alive: keep_alive?,
         body_progress: body_progress?,
+        tls: tls.tls,
+        handshake_timeout: tls.handshake_timeout,
         drain: drain?,
         max_connections: max_connections?,
         zero_copy: zero_copy?,

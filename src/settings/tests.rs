@@ -5,6 +5,7 @@ mod defaults;
 mod findings;
 mod jwt;
 mod layers;
+mod tls;
 
 use super::backend::Surroundings;
 use super::load::load_within;

@@ -287,8 +287,8 @@ class Gateway(Process):
         file.write_text(text)
         command = [*prefix, BINARY, "serve", "--settings", file]
         super().__init__(command, directory, {"RUST_LOG": "info", **(environment or {})})
-        self.endpoint = self.announced(r"uploads on (http://\S+)")
-        self.admin = self.announced(r"admin on (http://\S+)")
+        self.endpoint = self.announced(r"uploads on (https?://\S+)")
+        self.admin = self.announced(r"admin on (https?://\S+)")
 
     def client(self, access_key=ACCESS_KEY, secret_key=SECRET_KEY, **config):
         return s3_client(self.endpoint, access_key, secret_key, **config)

@@ -5,7 +5,7 @@ use mizuchi_actors::secret::Secret;
 use mizuchi_actors::sigv4::{PayloadHash, Signer, UpstreamRequest, uri_encode};
 use std::net::SocketAddr;
 use time::OffsetDateTime;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// An answer, parsed loosely.
@@ -146,9 +146,9 @@ pub fn write_head(request: &UpstreamRequest, length: Option<u64>) -> Vec<u8> {
     head
 }
 
-/// A connection to the gateway.
-pub struct Client {
-    pub socket: TcpStream,
+/// A connection to the gateway: plain, or over anything else.
+pub struct Client<S = TcpStream> {
+    pub socket: S,
     pub host: String,
     buffer: Vec<u8>,
 }
@@ -161,7 +161,13 @@ impl Client {
     pub async fn to(address: SocketAddr) -> Client {
         let socket = TcpStream::connect(address).await.unwrap();
         socket.set_nodelay(true).unwrap();
-        Client { socket, host: address.to_string(), buffer: Vec::new() }
+        Client::over(socket, address.to_string())
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
+    pub fn over(socket: S, host: String) -> Client<S> {
+        Client { socket, host, buffer: Vec::new() }
     }
 
     /// Signs, writes head and body, reads the answer.
@@ -175,7 +181,9 @@ impl Client {
     pub async fn raw(&mut self, head: &[u8], body: &[u8]) -> Answer {
         let written = async {
             self.socket.write_all(head).await?;
-            self.socket.write_all(body).await
+            self.socket.write_all(body).await?;
+            // A TLS stream may keep the end of what it was given.
+            self.socket.flush().await
         };
         let _ = written.await;
         self.answer(head.starts_with(b"HEAD ")).await

@@ -132,7 +132,7 @@ impl Setup {
         let (address, admin) = loop {
             let text = log.lock().unwrap().clone();
             if let (Some(address), Some(admin)) =
-                (after(&text, "uploads on http://"), after(&text, "admin on http://"))
+                (listener(&text, "uploads on"), listener(&text, "admin on"))
             {
                 break (address, admin);
             }
@@ -144,6 +144,11 @@ impl Setup {
         };
         Gateway { child, address, admin, log, _directory: directory }
     }
+}
+
+/// Where a listener is, with TLS or without.
+fn listener(text: &str, name: &str) -> Option<SocketAddr> {
+    ["http", "https"].iter().find_map(|scheme| after(text, &format!("{name} {scheme}://")))
 }
 
 fn after(text: &str, mark: &str) -> Option<SocketAddr> {

@@ -1,10 +1,12 @@
 //! The harness: a gateway process, a backend, a fault proxy between them, and a client that writes
 //! exactly the bytes that a test wants.
 
+pub mod authority;
 pub mod backend;
 pub mod client;
 pub mod form;
 pub mod gateway;
+pub mod h2;
 pub mod issuer;
 pub mod key_issuer;
 pub mod ledger_s3;

@@ -20,6 +20,8 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!(server.head_timeout, 30 * SECOND);
     assert_eq!(server.keep_alive, 75 * SECOND);
     assert_eq!(server.max_connections, 25_000);
+    assert!(server.tls.is_none());
+    assert_eq!(server.handshake_timeout, 10 * SECOND);
     assert_eq!(server.body_progress, BodyProgress { bytes: KIB, interval: 20 * SECOND });
     assert_eq!(server.drain, Drain { bytes: 16 * MIB, time: 5 * SECOND });
     let zero_copy =
@@ -36,6 +38,8 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!(replay, expected);
     assert_eq!(audit, AuditSettings { target: AuditTarget::None, required: false });
     assert_eq!(admin.address, "127.0.0.1:9090".parse().unwrap());
+    assert!(admin.token.is_none() && admin.tls.is_none() && admin.open.is_empty());
+    assert!(!admin.is_protected());
     assert_eq!((logging.format, logging.level.as_str()), (LogFormat::Text, "info"));
     let longest = Duration::from_secs(12 * 3600);
     assert_eq!(sts, StsSettings { enabled: false, max_duration: longest });
@@ -94,6 +98,7 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!(auth.sigv4.region, "us-east-1");
     assert_eq!(auth.sigv4.max_clock_skew, 900 * SECOND);
     assert_eq!(auth.sigv4.credentials[0].principal, "AK");
+    assert!(auth.client_certificates.is_none());
 }
 
 /// Every key that is read stands in settings/default.yaml, and the other way round: the walk fails

@@ -176,7 +176,7 @@ fn authorities_are_files_with_certificates() {
 #[test]
 fn what_is_probably_not_meant_is_a_warning() {
     let file = format!(
-        "{}admin: {{address: '0.0.0.0:9090'}}\n",
+        "{}admin: {{address: '0.0.0.0:9090', token: 0123456789abcdef}}\n",
         bucket_with("auth: {enabled: false}")
             + "  - {name: inner, path_prefix: /uploads/a, s3: {endpoint: embedded}}\n"
     )
@@ -184,7 +184,7 @@ fn what_is_probably_not_meant_is_a_warning() {
     let warnings = load_with(&file, &[]).unwrap().warnings;
     let keys: Vec<_> = warnings.iter().filter_map(|warning| warning.split(':').next()).collect();
     let expected = [
-        "admin.address",
+        "admin.token",
         "auth.sigv4.credentials[0].secret_key",
         "buckets[0].auth",
         "buckets[1].path_prefix",
