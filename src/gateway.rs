@@ -5,7 +5,7 @@ use crate::audit::AuditLog;
 use crate::authentication::credential_files;
 use crate::credentials::BackendCredentials;
 use crate::engine::{Shared, engine};
-use crate::http::{self, Admission, Edge, EdgeTls, Hosts, Route};
+use crate::http::{self, Admission, Edge, EdgeTls, Proxies, Route};
 use crate::reload;
 use crate::settings::Settings;
 use crate::tls::{LiveTls, TlsFiles};
@@ -217,7 +217,7 @@ fn route_builder(
         })
         .collect();
     let router = Arc::new(Router::new(addresses, settings.server.virtual_host_domains.clone()));
-    let hosts = Arc::new(Hosts {
+    let proxies = Arc::new(Proxies {
         public: settings.server.public_hosts.clone(),
         trusted: settings.server.trusted_proxies.clone(),
     });
@@ -251,7 +251,7 @@ fn route_builder(
         Route {
             engine: Arc::clone(&engine),
             router: Arc::clone(&router),
-            hosts: Arc::clone(&hosts),
+            proxies: Arc::clone(&proxies),
             admission: Arc::clone(&admission),
             auth,
             uploads,
