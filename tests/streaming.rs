@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use md5::Digest as _;
 use mizuchi_actors::payload::{ChecksumAlgorithm, Hasher};
+use mizuchi_actors::platform::ZERO_COPY;
 use mizuchi_actors::sigv4::PayloadHash;
 use sha2::Sha256;
 
@@ -345,7 +346,9 @@ async fn trailers_go_on_to_a_backend_that_takes_them() {
         .env("MIZUCHI__BUCKETS__0__S3__VERIFIES", "trailer")
         .start()
         .await;
-    for length in [1000, 65536, 300_000, (3 << 20) + 5] {
+    // Where nothing tells what a socket's buffer still held, a body must not fit into buffers.
+    let large = if ZERO_COPY { 3 << 20 } else { 24 << 20 };
+    for length in [1000, 65536, 300_000, large + 5] {
         let body = payload(length);
         for (mode, key) in [
             (PayloadHash::UnsignedTrailer, "unsigned"),
