@@ -1,9 +1,13 @@
 //! From `auth` in the settings to what the engine knows clients by.
 
-use crate::settings::{AuthSettings, ClientCredential, IssuerKeys, IssuerSettings, JwksSettings};
+use crate::reload::Watched;
+use crate::settings::{
+    AuthSettings, ClientCredential, IssuerKeys, IssuerSettings, JwksSettings, Settings,
+    parse_credentials,
+};
 use mizuchi_actors::backend::{Authorities, TrustError};
 use mizuchi_actors::certificate::CertificateRules;
-use mizuchi_actors::config::Authentication;
+use mizuchi_actors::config::{Authentication, Engine};
 use mizuchi_actors::jwt::{Authenticator, Issuer, JwksCache, JwksPolicy, Keys, TokenSources};
 use mizuchi_actors::metrics::Metrics;
 use mizuchi_actors::outbound::{Outbound, ServiceUrl};
@@ -118,4 +122,30 @@ pub(crate) fn credentials<'c>(known: impl Iterator<Item = &'c ClientCredential>)
         principal: known.principal.clone(),
         grants: Arc::new(known.allow.clone()),
     }))
+}
+
+/// The files of clients' credentials, each with the verifiers of the buckets that use it.
+pub(crate) fn credential_files(settings: &Settings, engine: &Engine) -> Vec<Watched> {
+    let mut watched = Vec::new();
+    for (bucket, built) in settings.buckets.iter().zip(&engine.buckets) {
+        let sigv4 = &bucket.auth.sigv4;
+        let (Some(file), true) = (&sigv4.credentials_file, bucket.auth.enabled) else { continue };
+        let (path, inline) = (file.path.clone(), sigv4.credentials.clone());
+        let bucket = Arc::clone(built);
+        let apply = move |contents: &[Vec<u8>]| {
+            let text = contents.first().map(|text| String::from_utf8_lossy(text));
+            let environment = crate::cli::environment();
+            let read = parse_credentials(&path, &text.unwrap_or_default(), &environment, &inline);
+            let read = read.map_err(|errors| errors.to_string())?;
+            if let Some(authentication) = &bucket.authentication {
+                authentication.sigv4.replace(credentials(inline.iter().chain(&read)));
+            }
+            Ok(())
+        };
+        let seen = file.text.expose().as_bytes().to_vec();
+        let paths = vec![file.path.clone()];
+        let name = "auth.sigv4.credentials_file";
+        watched.push(Watched::new(name, paths, Some(vec![seen]), Box::new(apply)));
+    }
+    watched
 }

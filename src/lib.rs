@@ -12,6 +12,7 @@ mod credentials;
 mod development;
 #[cfg(feature = "embedded")]
 pub mod embedded;
+mod engine;
 pub mod gateway;
 pub mod http;
 mod logging;

@@ -4,7 +4,7 @@
 //! stores damaged bytes. Each probe is a PutObject of a few bytes with one wrong statement about
 //! them; what is stored all the same is deleted again.
 
-use crate::gateway::{Shared, engine_bucket};
+use crate::engine::{Shared, engine_bucket};
 use crate::settings::{BackendEndpoints, Settings};
 use mizuchi_actors::backend::{Connection, Resolver};
 use mizuchi_actors::config::Bucket;

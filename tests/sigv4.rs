@@ -249,6 +249,23 @@ async fn the_host_that_was_signed_survives_a_balancer() {
     assert_eq!(client.raw(forwarded.as_bytes(), b"x").await.status, 200);
 }
 
+/// "X-Forwarded-For counts only from configured proxies."
+#[tokio::test]
+async fn the_client_s_address_is_believed_from_trusted_proxies_only() {
+    let backend = Backend::start().await;
+    for (trusted, client) in
+        [("192.0.2.0/24", "client=127.0.0.1 "), ("127.0.0.0/8", "client=192.0.2.7 ")]
+    {
+        let gateway = Setup::new(&backend, backend.s3.address)
+            .env("MIZUCHI__SERVER__TRUSTED_PROXIES", trusted)
+            .start()
+            .await;
+        let request = Request::put("k", 1).header("x-forwarded-for", "10.1.1.1, 192.0.2.7");
+        assert_eq!(Client::connect(&gateway).await.send(request, b"x").await.status, 200);
+        gateway.log_with(client).await;
+    }
+}
+
 /// No signature, token or secret reaches the log.
 #[tokio::test]
 async fn nothing_secret_is_logged() {

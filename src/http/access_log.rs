@@ -19,7 +19,7 @@ pub enum Format {
 pub(super) struct Line<'a> {
     /// `x-amz-request-id`.
     pub request_id: &'a str,
-    /// The client's address, as the connection has it.
+    /// The client's address: the connection's, or what trusted proxies say.
     pub client: &'a str,
     /// Who it was; `-` before authentication.
     pub principal: &'a str,

@@ -62,7 +62,8 @@ impl Handler<Serve> for HttpActor {
 /// What the answer, the access line and the metrics say of a request, filled in as it becomes known.
 pub(super) struct Account {
     pub(super) ids: RequestIds,
-    pub(super) peer: Option<IpAddr>,
+    /// The client's address, as far as it is known.
+    pub(super) client: Option<IpAddr>,
     pub(super) certificate: Option<Arc<PeerCertificate>>,
     pub(super) received: Instant,
     pub(super) path: String,
@@ -100,7 +101,7 @@ async fn serve(route: Route, message: Serve) -> Reply {
     };
     let mut account = Account {
         ids,
-        peer,
+        client: peer,
         certificate,
         received,
         path: String::from("-"),
@@ -122,6 +123,7 @@ async fn serve(route: Route, message: Serve) -> Reply {
             account.path = head.path().to_owned();
             account.head_request = head.method() == "HEAD";
             let mut body = Some(body);
+            account.client = route.proxies.client(&head, peer);
             let begun = begin(&route, &head, &mut body, peer, &mut account).await;
             // What is still here was not read: its connection ends with the answer.
             let close = body.is_some_and(|body| !body.is_done());
@@ -177,7 +179,7 @@ fn record(route: &Route, account: &Account, status: u16, code: &str) {
     }
     Line {
         request_id: &account.ids.request,
-        client: &account.peer.map(|peer| peer.to_string()).unwrap_or_default(),
+        client: &account.client.map(|peer| peer.to_string()).unwrap_or_default(),
         principal: &account.principal,
         operation: account.operation,
         path: &account.path,

@@ -8,6 +8,7 @@ use super::render::{head_bucket, list_uploads, render};
 use super::reply::Reply;
 use super::route::Route;
 use super::sts;
+use bytes::Bytes;
 use mizuchi_actors::auth_actor::{Authorize, Authorized};
 use mizuchi_actors::config::{Bucket, SplitRules};
 use mizuchi_actors::form::{self, PostForm, Success};
@@ -129,8 +130,8 @@ pub(super) async fn begin(
         head: head.clone(),
         operation: operation.clone(),
         form: form.as_ref().map(PostForm::claim),
-        hosts: Hosts::new(route.hosts.candidates(head, peer)),
-        client_ip: peer,
+        hosts: Hosts::new(route.proxies.hosts(head, peer)),
+        client_ip: account.client,
         certificate: account.certificate.clone(),
         size: prepare::announced_size(head),
         now: OffsetDateTime::now_utc(),
@@ -170,25 +171,10 @@ pub(super) async fn begin(
         Operation::CompleteMultipartUpload { .. } => {
             let Some(unread) = body.as_mut() else { return Err(no_body().into()) };
             let document = read_document(unread, head, &mut authorized).await?;
-            let parts = xml::parse_complete(&document)?;
-            account.parts = Some(parts.parts.len());
-            let proof = xml::multipart_etag(parts.parts.iter().map(|part| part.etag.as_str()))
-                .map_or(Proof::None, Proof::ETag);
-            let length = Some(document.len() as u64);
-            let payload = PayloadHash::of(&document);
-            let request = prepare::upstream(&bucket, &operation, &mut authorized, payload, length);
-            let kind = kind_of(&operation, &request.headers)?;
-            let content = Content::Document(document);
-            Job::Whole(Box::new(UploadJob {
-                bucket_index: address.bucket,
-                bucket: Arc::clone(&bucket),
-                kind,
-                request,
-                content,
-                plan: None,
-                proof,
-                permit,
-            }))
+            let (job, parts) =
+                complete_job(address.bucket, &bucket, &operation, authorized, document, permit)?;
+            account.parts = Some(parts);
+            job
         }
         Operation::CreateMultipartUpload { .. }
         | Operation::AbortMultipartUpload { .. }
@@ -197,20 +183,7 @@ pub(super) async fn begin(
                 let message = "This request does not take a body.";
                 return Err(S3Error::new(ErrorCode::UnexpectedContent, message).into());
             }
-            let length = matches!(operation, Operation::CreateMultipartUpload { .. }).then_some(0);
-            let request =
-                prepare::upstream(&bucket, &operation, &mut authorized, PayloadHash::Empty, length);
-            let kind = kind_of(&operation, &request.headers)?;
-            Job::Whole(Box::new(UploadJob {
-                bucket_index: address.bucket,
-                bucket: Arc::clone(&bucket),
-                kind,
-                request,
-                content: Content::None,
-                plan: None,
-                proof: Proof::None,
-                permit,
-            }))
+            bodiless_job(address.bucket, &bucket, &operation, authorized, permit)?
         }
     };
     account.plan = job.plan();
@@ -286,6 +259,55 @@ impl Job {
             Job::Parts(job) => job.plan.0.as_str(),
         }
     }
+}
+
+/// A CompleteMultipartUpload, and how many parts its document names.
+fn complete_job(
+    bucket_index: usize,
+    bucket: &Arc<Bucket>,
+    operation: &Operation,
+    mut authorized: Authorized,
+    document: Bytes,
+    permit: OwnedSemaphorePermit,
+) -> Result<(Job, usize), S3Error> {
+    let parts = xml::parse_complete(&document)?.parts;
+    let proof = xml::multipart_etag(parts.iter().map(|part| part.etag.as_str()))
+        .map_or(Proof::None, Proof::ETag);
+    let (payload, length) = (PayloadHash::of(&document), Some(document.len() as u64));
+    let request = prepare::upstream(bucket, operation, &mut authorized, payload, length);
+    let job = UploadJob {
+        bucket_index,
+        bucket: Arc::clone(bucket),
+        kind: kind_of(operation, &request.headers)?,
+        request,
+        content: Content::Document(document),
+        plan: None,
+        proof,
+        permit,
+    };
+    Ok((Job::Whole(Box::new(job)), parts.len()))
+}
+
+/// A CreateMultipartUpload, AbortMultipartUpload or ListParts.
+fn bodiless_job(
+    bucket_index: usize,
+    bucket: &Arc<Bucket>,
+    operation: &Operation,
+    mut authorized: Authorized,
+    permit: OwnedSemaphorePermit,
+) -> Result<Job, S3Error> {
+    let length = matches!(operation, Operation::CreateMultipartUpload { .. }).then_some(0);
+    let request = prepare::upstream(bucket, operation, &mut authorized, PayloadHash::Empty, length);
+    Ok(Job::Whole(Box::new(UploadJob {
+        bucket_index,
+        bucket: Arc::clone(bucket),
+        kind: kind_of(operation, &request.headers)?,
+        request,
+        content: Content::None,
+        plan: None,
+        proof: Proof::None,
+        permit,
+    })))
 }
 
 #[allow(clippy::too_many_arguments)]

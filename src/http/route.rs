@@ -1,18 +1,16 @@
 //! What a worker's HttpActor needs to take a request along its route.
 
 use super::access_log::Format;
+use super::proxies::Proxies;
 use crate::audit::AuditLog;
-use crate::settings::Cidr;
 use mizuchi_actors::auth_actor::AuthActor;
 use mizuchi_actors::config::Engine;
 use mizuchi_actors::guardian::ActorRef;
-use mizuchi_actors::http::RequestHead;
 use mizuchi_actors::s3::address::Router;
 use mizuchi_actors::s3::error::{ErrorCode, S3Error};
 use mizuchi_actors::tap::TapConfig;
 use mizuchi_actors::transfer::ReplayResources;
 use mizuchi_actors::upload_supervisor::UploadSupervisor;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -25,8 +23,8 @@ pub struct Route {
     pub engine: Arc<Engine>,
     /// From Host and path to bucket and key.
     pub router: Arc<Router>,
-    /// Which Host values a signature may be over.
-    pub hosts: Arc<Hosts>,
+    /// What proxies before the gateway may say.
+    pub proxies: Arc<Proxies>,
     /// The process's admission.
     pub admission: Arc<Admission>,
     /// This tree's.
@@ -95,30 +93,5 @@ impl Admission {
             Ok(Ok(permit)) => Ok(permit),
             _ => Err(S3Error::new(ErrorCode::SlowDown, "Please reduce your request rate.")),
         }
-    }
-}
-
-/// Which Host a client may have signed: its own, or, behind a load balancer, another.
-#[derive(Debug, Default)]
-pub struct Hosts {
-    /// `server.public_hosts`.
-    pub public: Vec<String>,
-    /// `server.trusted_proxies`: only their X-Forwarded-Host is believed.
-    pub trusted: Vec<Cidr>,
-}
-
-impl Hosts {
-    /// The candidates for one request: what came in Host, what a trusted proxy says it was, and
-    /// the public names.
-    pub fn candidates(&self, head: &RequestHead, peer: Option<IpAddr>) -> Vec<String> {
-        let mut found: Vec<String> = head.header("host").map(str::to_owned).into_iter().collect();
-        if peer.is_some_and(|peer| self.trusted.iter().any(|network| network.contains(peer)))
-            && let Some(forwarded) = head.header("x-forwarded-host")
-            && let Some(first) = forwarded.split(',').next()
-        {
-            found.push(first.trim().to_owned());
-        }
-        found.extend(self.public.iter().cloned());
-        found
     }
 }

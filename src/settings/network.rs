@@ -4,6 +4,7 @@ use super::values::{quote, text};
 use config::Value;
 use mizuchi_actors::backend::{Endpoint, EndpointError, is_host, split_authority};
 use std::net::IpAddr;
+use std::str::FromStr;
 
 /// Parses an entry of `s3.endpoint`. The error never quotes what may hold a password.
 pub(super) fn endpoint(text: &str) -> Result<Endpoint, String> {
@@ -60,7 +61,15 @@ impl Cidr {
 
     /// Parses an entry of `server.trusted_proxies`.
     pub(super) fn parse(value: &Value) -> Result<Cidr, String> {
-        let text = text(value)?;
+        text(value)?.parse()
+    }
+}
+
+impl FromStr for Cidr {
+    type Err = String;
+
+    /// An address, or a network: `10.0.0.0/8`.
+    fn from_str(text: &str) -> Result<Cidr, String> {
         let wrong = || {
             let found = quote(text);
             format!("must be an address or a network, such as 10.0.0.0/8 or fd00::/8, not {found}")
