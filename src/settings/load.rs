@@ -214,7 +214,7 @@ fn parse(name: &str, text: &str, findings: &Findings) -> Option<Table> {
 fn told(error: &str) -> &str {
     let place = error.rsplit_once(" at byte ").map(|(_, place)| place);
     match place {
-        Some(place) if place.split(' ').all(|word| is_place(word)) => error,
+        Some(place) if place.split(' ').all(is_place) => error,
         _ => "must be one document, of keys with texts, numbers, lists or keys of their own",
     }
 }
