@@ -38,7 +38,7 @@ faults:
 faults-long: fuzz
 	MIZUCHI_LONG=1 $(CARGO) test --test integration -- --nocapture $(FAULTS)
 
-FAULTS := backend_ faults fuzz overload races replay scale splits streaming
+FAULTS := backend_ faults fuzz jwks overload races replay scale splits streaming
 
 ## fuzz: each target for FUZZ_SECONDS (3600) with libFuzzer; needs cargo-fuzz, and no nightly Rust
 FUZZ_SECONDS ?= 3600

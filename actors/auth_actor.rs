@@ -246,7 +246,7 @@ async fn authenticate(request: &Authorize) -> Result<Authenticated, (Means, Deni
     Ok(Authenticated { identity: verified.identity, payload, chunks })
 }
 
-/// Who it is by its token; None: it has none.
+/// Who its certificate names.
 fn by_certificate(
     rules: &CertificateRules,
     certificate: &PeerCertificate,
@@ -265,6 +265,7 @@ fn by_certificate(
     Ok(Authenticated { identity, payload, chunks: None })
 }
 
+/// Who it is by its token; None: it has none.
 async fn by_token(
     jwt: &Authenticator,
     request: &Authorize,

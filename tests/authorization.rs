@@ -9,6 +9,7 @@ mod cache;
 mod every_operation;
 mod examples;
 mod faults;
+mod forms;
 mod input;
 mod openfga;
 mod rego;

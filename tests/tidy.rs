@@ -78,10 +78,11 @@ fn files_are_one_thing() {
 fn every_row_of_the_attack_tables_has_its_test() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(root.join("docs/security.md")).unwrap();
+    let (_, tables) = text.split_once("## How to read the tables").unwrap();
     let mut tests = 0;
-    for row in text.lines().filter(|line| line.starts_with('|')) {
+    for row in tables.lines().filter(|line| line.starts_with('|')) {
         let shown = row.trim_end_matches([' ', '|']).rsplit('|').next().unwrap().trim();
-        if shown.starts_with("---") || shown == "shown by" || shown.starts_with("not yet") {
+        if shown.starts_with("---") || shown == "shown by" {
             continue;
         }
         let named: Vec<&str> = shown.split('`').filter(|word| word.contains("::")).collect();
@@ -95,5 +96,5 @@ fn every_row_of_the_attack_tables_has_its_test() {
             tests += 1;
         }
     }
-    assert!(tests > 50, "the tables were not read");
+    assert!(tests > 150, "the tables were not read");
 }

@@ -199,10 +199,28 @@ fn parse(name: &str, text: &str, findings: &Findings) -> Option<Table> {
     match File::from_str(text, FileFormat::Yaml).collect() {
         Ok(table) => Some(table),
         Err(error) => {
-            findings.error(name, format!("is not a YAML file of settings: {error}"));
+            findings.error(
+                name,
+                format!("is not a YAML file of settings: {}", told(&error.to_string())),
+            );
             None
         }
     }
+}
+
+/// What may be told of a text that is no YAML of settings: what the scanner says, with its place. Other
+/// errors quote the text, and that may be a secret: a file that is nothing but a token, `{{secret}}`
+/// that no template has filled in.
+fn told(error: &str) -> &str {
+    let place = error.rsplit_once(" at byte ").map(|(_, place)| place);
+    match place {
+        Some(place) if place.split(' ').all(is_place) => error,
+        _ => "must be one document, of keys with texts, numbers, lists or keys of their own",
+    }
+}
+
+fn is_place(word: &str) -> bool {
+    ["line", "column"].contains(&word) || word.bytes().all(|b| b.is_ascii_digit())
 }
 
 fn read_settings(

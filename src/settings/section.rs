@@ -23,6 +23,12 @@ pub(super) fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
+/// What is told of a key that is not known. `{secret_key:VALUE}`, without a space, is one key in YAML: the
+/// value is left out.
+fn named(key: &str) -> &str {
+    key.split_inclusive(':').next().unwrap_or_default()
+}
+
 /// The key of an entry of the list `path`.
 pub(super) fn index(path: &str, position: usize) -> String {
     format!("{path}[{position}]")
@@ -77,7 +83,7 @@ impl<'t> Section<'t> {
                 if !section.asked.contains(key.as_str()) {
                     let known = known.join(", ");
                     let problem = format!("is not a setting; known here: {known}");
-                    section.fail_value(join(&layer.path, key), value, &problem);
+                    section.fail_value(join(&layer.path, named(key)), value, &problem);
                 }
             }
         }

@@ -35,6 +35,8 @@ pub struct Setup {
     pub descriptors: Option<u32>,
     /// Where standard output goes; None: nowhere.
     pub stdout: Option<std::path::PathBuf>,
+    /// The whole settings file, instead of all of the above but environment and descriptors.
+    pub settings: Option<String>,
 }
 
 impl Setup {
@@ -49,6 +51,7 @@ impl Setup {
             bucket_extra: String::new(),
             descriptors: None,
             stdout: None,
+            settings: None,
         }
     }
 
@@ -63,6 +66,7 @@ impl Setup {
             bucket_extra: String::new(),
             descriptors: None,
             stdout: None,
+            settings: None,
         }
     }
 
@@ -98,7 +102,7 @@ impl Setup {
             self.secret_key,
             self.bucket_extra,
         );
-        std::fs::write(&settings, text).unwrap();
+        std::fs::write(&settings, self.settings.unwrap_or(text)).unwrap();
         let binary = env!("CARGO_BIN_EXE_mizuchi");
         let mut command = match self.descriptors {
             None => Command::new(binary),
