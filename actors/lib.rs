@@ -8,6 +8,7 @@
 
 pub mod auth_actor;
 pub mod backend;
+pub mod claims;
 pub mod config;
 pub mod form;
 pub mod grants;
