@@ -1,7 +1,7 @@
 //! Who a request comes from, how that is known, and what its own credential lets it do.
 
+use crate::claims::Claims;
 use crate::grants::Grants;
-use serde_json::{Map, Value};
 use std::sync::Arc;
 
 /// The principal of everyone where `auth.enabled` is false.
@@ -18,7 +18,7 @@ pub struct Identity {
     /// How that is known.
     pub means: Means,
     /// The claims of the token that it is known by, or that its temporary credentials came of.
-    pub claims: Option<Arc<Map<String, Value>>>,
+    pub claims: Option<Arc<Claims>>,
     /// What the credential is good for.
     pub grants: Arc<Grants>,
 }

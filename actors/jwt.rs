@@ -12,6 +12,7 @@ mod claims;
 mod issuer;
 mod jwks;
 mod key;
+mod reading;
 mod refused;
 mod sources;
 mod token;

@@ -9,6 +9,7 @@
 pub mod auth_actor;
 pub mod backend;
 pub mod certificate;
+pub mod claims;
 pub mod config;
 pub mod form;
 pub mod grants;

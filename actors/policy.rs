@@ -8,6 +8,7 @@
 mod answer;
 mod authorizer;
 pub mod breaker;
+mod cache_key;
 mod opa;
 mod openfga;
 mod question;

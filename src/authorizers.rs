@@ -71,7 +71,7 @@ fn authorizer(
             PolicyEngine::Rego(in_force)
         }
     };
-    Ok(Authorizer::new(engine, settings.headers.clone(), settings.bounds, metrics.clone()))
+    Ok(Authorizer::new(engine, settings.headers.clone(), settings.bounds, metrics))
 }
 
 fn outbound(service: &ServiceSettings) -> io::Result<Outbound> {

@@ -1,12 +1,14 @@
 //! The entrance: from a request's head to a verified token.
 
 use super::issuer::{Issuer, VerifiedToken};
+use super::reading::{Lookup as _, Names};
 use super::refused::Refused;
 use super::sources::TokenSources;
 use super::token::Token;
+use crate::claims::Claims;
 use crate::grants::Grants;
 use crate::http::RequestHead;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
 use time::OffsetDateTime;
@@ -16,13 +18,19 @@ use time::OffsetDateTime;
 pub struct Authenticator {
     sources: TokenSources,
     issuers: HashMap<String, Issuer>,
+    /// What of a token is read: whatever any of them has a rule about, since the token itself says
+    /// whose it is.
+    names: Names,
 }
 
 impl Authenticator {
     /// The issuers' names differ (of two with one name the last counts).
     pub fn new(sources: TokenSources, issuers: impl IntoIterator<Item = Issuer>) -> Self {
         let issuers = issuers.into_iter().map(|issuer| (issuer.name.to_string(), issuer));
-        Authenticator { sources, issuers: issuers.collect() }
+        let issuers: HashMap<_, _> = issuers.collect();
+        let of_rules = issuers.values().flat_map(|issuer| issuer.rules.names());
+        let names = Names::new(std::iter::once("iss").chain(of_rules));
+        Authenticator { sources, issuers, names }
     }
 
     /// The issuer of this name.
@@ -55,12 +63,12 @@ impl Authenticator {
         &self,
         issuer: &str,
         origin: &str,
-        claims: &Map<String, Value>,
+        claims: &Claims,
         principal: &str,
         now: OffsetDateTime,
     ) -> Option<Arc<Grants>> {
         let issuer = self.issuers.get(issuer).filter(|issuer| issuer.keys.origin() == origin)?;
-        let (named, _) = issuer.rules.check(claims, now).ok()?;
+        let (named, _) = issuer.rules.check(claims.map()?, now).ok()?;
         (*named == *principal).then(|| Arc::clone(&issuer.grants))
     }
 
@@ -73,8 +81,8 @@ impl Authenticator {
         text: &str,
         now: OffsetDateTime,
     ) -> Result<VerifiedToken, Refused> {
-        let token = Token::parse(text)?;
-        let issuer = token.claims.get("iss").and_then(Value::as_str);
+        let token = Token::parse(text, &self.names)?;
+        let issuer = token.claims.claim("iss").and_then(Value::as_str);
         let Some(issuer) = issuer.and_then(|name| self.issuers.get(name)) else {
             return Err(Refused::denied("the token's issuer is not one that is trusted here"));
         };

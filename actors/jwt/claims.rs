@@ -1,7 +1,8 @@
 //! What the claims of a verified token must say (RFC 7519, 4.1).
 
+use super::reading::Lookup;
 use super::refused::Refused;
-use serde_json::{Map, Number, Value};
+use serde_json::{Number, Value};
 use std::sync::Arc;
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -53,20 +54,26 @@ pub struct ClaimRules {
 }
 
 impl ClaimRules {
+    /// The names of the claims that [`Self::check`] looks at.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        let required = self.required.iter().map(|(name, _)| name.as_str());
+        ["exp", "nbf", "aud", self.principal.as_str()].into_iter().chain(required)
+    }
+
     /// Checks the claims of a token whose signature was verified. Who it is, and until when.
     ///
     /// Errors: 400 InvalidToken (a time that is none), ExpiredToken; 403 AccessDenied.
     pub(super) fn check(
         &self,
-        claims: &Map<String, Value>,
+        claims: &impl Lookup,
         now: OffsetDateTime,
     ) -> Result<(Arc<str>, OffsetDateTime), Refused> {
         let now = now.unix_timestamp_nanos() as f64 / 1e9;
         let leeway = self.leeway.as_secs_f64();
-        let Some(exp) = claims.get("exp").and_then(Value::as_f64) else {
+        let Some(exp) = claims.claim("exp").and_then(Value::as_f64) else {
             return Err(Refused::invalid("exp is missing, or no number"));
         };
-        let nbf = match claims.get("nbf") {
+        let nbf = match claims.claim("nbf") {
             None => None,
             Some(nbf) => Some(nbf.as_f64().ok_or_else(|| Refused::invalid("nbf is no number"))?),
         };
@@ -78,13 +85,13 @@ impl ClaimRules {
             return Err(Refused::denied("the token is not valid yet (nbf)"));
         }
         if let Some(audiences) = &self.audiences
-            && !is_for(claims.get("aud"), audiences)
+            && !is_for(claims.claim("aud"), audiences)
         {
             return Err(Refused::denied("the token is for another audience"));
         }
         for (name, allowed) in &self.required {
             let is_allowed = |value: &Value| allowed.iter().any(|expected| expected.is(value));
-            let holds = match claims.get(name) {
+            let holds = match claims.claim(name) {
                 None => false,
                 Some(Value::Array(entries)) => entries.iter().any(is_allowed),
                 Some(value) => is_allowed(value),
@@ -93,7 +100,7 @@ impl ClaimRules {
                 return Err(Refused::denied(format!("the claim {name} is not as required")));
             }
         }
-        let principal = match claims.get(&self.principal) {
+        let principal = match claims.claim(&self.principal) {
             Some(Value::String(principal)) if is_principal(principal) => principal.as_str(),
             _ => {
                 let name = &self.principal;

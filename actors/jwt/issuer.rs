@@ -5,10 +5,10 @@ use super::jwks::JwksCache;
 use super::key::{Algorithm, Key};
 use super::refused::Refused;
 use super::token::Token;
+use crate::claims::Claims;
 use crate::grants::Grants;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde_json::{Map, Value};
 use std::sync::Arc;
 use time::OffsetDateTime;
 
@@ -55,7 +55,7 @@ pub struct VerifiedToken {
     /// Who bears it: exactly the claim's value.
     pub principal: Arc<str>,
     /// All that it says.
-    pub claims: Arc<Map<String, Value>>,
+    pub claims: Arc<Claims>,
     /// `exp`, without any leeway.
     pub expires: OffsetDateTime,
     /// What it is good for.
@@ -66,10 +66,10 @@ impl Issuer {
     /// Verifies a token that says it is this issuer's.
     pub(super) async fn verify(
         &self,
-        token: Token<'_>,
+        token: Token<'_, '_>,
         now: OffsetDateTime,
     ) -> Result<VerifiedToken, Refused> {
-        let Token { message, signature, algorithm, kid, claims } = token;
+        let Token { message, signature, algorithm, kid, claims, text } = token;
         if !self.algorithms.contains(&algorithm) {
             return Err(Refused::denied("the token's alg is not one of its issuer's"));
         }
@@ -87,7 +87,7 @@ impl Issuer {
         Ok(VerifiedToken {
             issuer: Arc::clone(&self.name),
             principal,
-            claims: Arc::new(claims),
+            claims: Arc::new(Claims::from_text(text)),
             expires,
             grants: Arc::clone(&self.grants),
         })

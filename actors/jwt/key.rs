@@ -3,20 +3,29 @@
 //! Every confusion of algorithms (HS256 "signed" with an RSA public key is the classic) comes of a
 //! key without a kind of its own. Here a key is of one kind, an algorithm needs one kind, and
 //! nothing is verified where they differ.
+//!
+//! jsonwebtoken makes a verifier anew for each signature: it has no way to keep one. Beside an RSA
+//! signature that is nothing; beside an HMAC it counts, which is one line with the crates that SigV4
+//! uses. So a secret is a keyed HMAC of each length, made once, and compared in constant time; public
+//! keys are jsonwebtoken's.
 
 use crate::secret::Secret;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hmac::{Hmac, KeyInit as _, Mac};
 use jsonwebtoken::DecodingKey;
 use openssl::nid::Nid;
 use openssl::pkey::{Id, PKey, Public};
 use openssl::rsa::Rsa;
 use serde_json::{Map, Value};
-use sha2::{Digest as _, Sha256};
+use sha2::{Digest as _, Sha256, Sha384, Sha512};
 
 /// Bits of an RSA modulus. RFC 7518, 3.3: "A key of size 2048 bits or larger MUST be used"; what is
 /// longer than the library's bound would only fail later.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
+
+/// Bytes of the longest HMAC: that of HS512.
+const LONGEST_HMAC: usize = 64;
 
 /// A signature's algorithm (RFC 7518, 3.1; RFC 8037, 3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -145,9 +154,24 @@ pub struct Key {
     id: Option<String>,
     /// `alg` of a JSON Web Key: it is for nothing else.
     only: Option<Algorithm>,
-    key: DecodingKey,
+    key: Material,
     /// SHA-256 of what it was made of.
     digest: [u8; 32],
+}
+
+/// What signatures are verified with.
+#[derive(Clone)]
+enum Material {
+    Secret(Box<Hmacs>),
+    Public(DecodingKey),
+}
+
+/// One secret, for each hash. HMAC takes a key of any length: none is ever None.
+#[derive(Clone)]
+struct Hmacs {
+    hs256: Option<Hmac<Sha256>>,
+    hs384: Option<Hmac<Sha384>>,
+    hs512: Option<Hmac<Sha512>>,
 }
 
 impl std::fmt::Debug for Key {
@@ -160,7 +184,12 @@ impl Key {
     /// A secret's bytes as they stand.
     pub fn from_secret(secret: &Secret) -> Key {
         let bytes = secret.expose().as_bytes();
-        let (key, digest) = (DecodingKey::from_secret(bytes), Sha256::digest(bytes).into());
+        let key = Material::Secret(Box::new(Hmacs {
+            hs256: Hmac::new_from_slice(bytes).ok(),
+            hs384: Hmac::new_from_slice(bytes).ok(),
+            hs512: Hmac::new_from_slice(bytes).ok(),
+        }));
+        let digest = Sha256::digest(bytes).into();
         Key { kind: KeyKind::Secret, id: None, only: None, key, digest }
     }
 
@@ -197,7 +226,7 @@ impl Key {
             }
             _ => return Err(KeyError::Kind),
         };
-        let digest = Sha256::digest(pem).into();
+        let (key, digest) = (Material::Public(key), Sha256::digest(pem).into());
         Ok(Key { kind, id: None, only: None, key, digest })
     }
 
@@ -247,6 +276,7 @@ impl Key {
         if only.is_some_and(|only| only.kind() != kind) {
             return Err(KeyError::Part("alg"));
         }
+        let key = Material::Public(key);
         let digest = Sha256::digest(Value::Object(jwk.clone()).to_string()).into();
         Ok(Key { kind, id, only, key, digest })
     }
@@ -272,12 +302,32 @@ impl Key {
 
     /// Whether `signature` (base64url) is this key's over `message`.
     pub(super) fn verifies(&self, message: &str, signature: &str, algorithm: Algorithm) -> bool {
-        let verify = || {
-            let (message, algorithm) = (message.as_bytes(), algorithm.library());
-            jsonwebtoken::crypto::verify(signature, message, &self.key, algorithm)
-        };
-        self.fits(algorithm) && verify().unwrap_or(false)
+        if !self.fits(algorithm) {
+            return false;
+        }
+        let text = message.as_bytes();
+        match (&self.key, algorithm) {
+            (Material::Secret(hmacs), Algorithm::HS256) => is_by(&hmacs.hs256, text, signature),
+            (Material::Secret(hmacs), Algorithm::HS384) => is_by(&hmacs.hs384, text, signature),
+            (Material::Secret(hmacs), Algorithm::HS512) => is_by(&hmacs.hs512, text, signature),
+            (Material::Secret(_), _) => false,
+            (Material::Public(key), _) => {
+                jsonwebtoken::crypto::verify(signature, text, key, algorithm.library())
+                    .unwrap_or(false)
+            }
+        }
     }
+}
+
+/// Whether a signature is that of this keyed HMAC; in a time that depends on lengths alone.
+fn is_by<M: Mac + Clone>(keyed: &Option<M>, text: &[u8], signature: &str) -> bool {
+    let mut decoded = [0; LONGEST_HMAC];
+    let length = URL_SAFE_NO_PAD.decode_slice(signature, &mut decoded).ok();
+    let signature = length.and_then(|length| decoded.get(..length));
+    let (Some(keyed), Some(signature)) = (keyed, signature) else { return false };
+    let mut mac = keyed.clone();
+    mac.update(text);
+    mac.verify_slice(signature).is_ok()
 }
 
 fn rsa_key(modulus: &[u8], exponent: &[u8]) -> Result<(KeyKind, DecodingKey), KeyError> {

@@ -1,10 +1,11 @@
 //! One engine, asked with a time limit, behind a cache and a breaker. Shared by all threads, and by
 //! all buckets with the same settings.
 //!
-//! The cache's key is the digest of everything that the engine is asked, byte for byte, and of the
-//! policy's version where it is known. Nothing shorter would do: a decision is a function of its whole
-//! input, and each field that a key leaves out (the size, the operation, a header) is a request that
-//! is let in because another one was. So there is no list of fields to keep up with either.
+//! The cache's key is everything that the engine is asked, and the policy's version where it is known.
+//! Nothing less would do: a decision is a function of its whole input, and each field that a key leaves
+//! out (the size, the operation, a header) is a request that is let in because another one was. What
+//! sees the whole question (OPA, Rego) has the question's fields for a key, and the JSON is written
+//! only where the engine is asked; OpenFGA sees less of it, and has what it is asked.
 //!
 //! What is asked by many at the same time is asked once. An undecided answer is told to those who
 //! waited for it, and kept for nobody. What the cache holds, a change of mind at the engine reaches
@@ -12,13 +13,15 @@
 
 use super::answer::{Answer, Ruling, Verdict};
 use super::breaker::{Breaker, Change, End, FAILURES};
+use super::cache_key::CacheKey;
 use super::opa::Opa;
 use super::openfga::OpenFga;
 use super::question::Question;
 use super::rego::{Policy, Rego};
 use crate::metrics::Metrics;
+use foldhash::fast::RandomState;
 use moka::future::Cache;
-use sha2::{Digest, Sha256};
+use prometheus::{Histogram, IntCounter, IntGauge};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -50,44 +53,51 @@ impl PolicyEngine {
         }
     }
 
-    /// What it will be asked; or the verdict, where it cannot be.
-    fn put(&self, question: &Question<'_>) -> Result<Asked, Verdict> {
-        let undecided = |error: serde_json::Error| Verdict::undecided(&error.to_string());
-        let (body, policy) = match self {
-            PolicyEngine::Opa(_) => (Opa::body(question).map_err(undecided)?, None),
+    /// What it will be asked, as far as it must be known to look for a decision; or the verdict, where it
+    /// cannot be asked.
+    fn put(&self, question: &Question<'_>) -> Result<(CacheKey, Asked), Verdict> {
+        Ok(match self {
+            PolicyEngine::Opa(_) => (CacheKey::of_question(question, None), Asked::Opa),
             PolicyEngine::Rego(rego) => {
-                (serde_json::to_string(question).map_err(undecided)?, Some(rego.policy()))
+                let policy = rego.policy();
+                let key = CacheKey::of_question(question, Some(policy.version()));
+                (key, Asked::Rego(policy))
             }
-            PolicyEngine::OpenFga(openfga) => (openfga.body(question)?, None),
-        };
-        Ok(Asked { body, policy })
+            PolicyEngine::OpenFga(openfga) => {
+                let body = openfga.body(question)?;
+                (CacheKey::of_text(&body), Asked::OpenFga(body))
+            }
+        })
     }
 
-    async fn ask(&self, asked: Asked, time: Duration) -> Answer {
-        match (self, asked.policy) {
-            (PolicyEngine::Opa(opa), _) => opa.ask(asked.body, time).await,
-            (PolicyEngine::OpenFga(openfga), _) => openfga.ask(asked.body, time).await,
-            (PolicyEngine::Rego(rego), Some(policy)) => rego.ask(policy, asked.body).await,
-            (PolicyEngine::Rego(_), None) => Answer::unwell("no policy"),
+    async fn ask(&self, question: &Question<'_>, asked: Asked, time: Duration) -> Answer {
+        // The fault of one question, not of the engine.
+        let unasked =
+            |error: serde_json::Error| Answer::well(Verdict::undecided(&error.to_string()));
+        match (self, asked) {
+            (PolicyEngine::Opa(opa), Asked::Opa) => match Opa::body(question) {
+                Ok(body) => opa.ask(body, time).await,
+                Err(error) => unasked(error),
+            },
+            (PolicyEngine::Rego(rego), Asked::Rego(policy)) => {
+                match serde_json::to_string(question) {
+                    Ok(input) => rego.ask(policy, input).await,
+                    Err(error) => unasked(error),
+                }
+            }
+            (PolicyEngine::OpenFga(openfga), Asked::OpenFga(body)) => openfga.ask(body, time).await,
+            _ => Answer::unwell("what was to be asked is another engine's"),
         }
     }
 }
 
-/// Everything that the engine is asked, and the version of the policy that answers.
-struct Asked {
-    body: String,
-    policy: Option<Arc<Policy>>,
-}
-
-impl Asked {
-    fn digest(&self) -> [u8; 32] {
-        let mut digest = Sha256::new();
-        if let Some(policy) = &self.policy {
-            digest.update(policy.version());
-        }
-        digest.update(self.body.as_bytes());
-        digest.finalize().into()
-    }
+/// What the key was made of and the question does not have.
+enum Asked {
+    Opa,
+    /// The version that answers.
+    Rego(Arc<Policy>),
+    /// The body.
+    OpenFga(String),
 }
 
 /// The bounds of an [`Authorizer`].
@@ -106,10 +116,47 @@ pub struct Authorizer {
     engine: PolicyEngine,
     headers: Vec<String>,
     bounds: Bounds,
-    cache: Cache<[u8; 32], Verdict>,
+    cache: Cache<Box<[u8]>, Verdict, RandomState>,
     /// Of an engine that is asked over the network: in this process there is nothing to spare.
     breaker: Option<Breaker>,
-    metrics: Metrics,
+    meters: Meters,
+}
+
+/// This engine's metrics: found by their labels once, and shown from the start, so that a rule over
+/// them has something to look at.
+struct Meters {
+    allowed: IntCounter,
+    denied: IntCounter,
+    undecided: IntCounter,
+    duration: Histogram,
+    cache_hits: IntCounter,
+    breakers_open: IntGauge,
+}
+
+impl Meters {
+    fn new(metrics: &Metrics, by: &str) -> Self {
+        let decisions = |result| metrics.authorization_decisions.with_label_values(&[by, result]);
+        Meters {
+            allowed: decisions("allowed"),
+            denied: decisions("denied"),
+            undecided: decisions("undecided"),
+            duration: metrics.authorization_duration.with_label_values(&[by]),
+            cache_hits: metrics.authorization_cache_hits.with_label_values(&[by]),
+            breakers_open: metrics.authorization_breakers_open.with_label_values(&[by]),
+        }
+    }
+
+    fn count(&self, ruling: &Ruling) {
+        match ruling.verdict {
+            Verdict::Allowed => self.allowed.inc(),
+            Verdict::Denied { .. } => self.denied.inc(),
+            Verdict::Undecided { .. } => self.undecided.inc(),
+        }
+        self.duration.observe(ruling.elapsed.as_secs_f64());
+        if ruling.cached {
+            self.cache_hits.inc();
+        }
+    }
 }
 
 impl fmt::Debug for Authorizer {
@@ -124,16 +171,15 @@ impl Authorizer {
         engine: PolicyEngine,
         headers: Vec<String>,
         bounds: Bounds,
-        metrics: Metrics,
+        metrics: &Metrics,
     ) -> Self {
         let breaker = (!matches!(engine, PolicyEngine::Rego(_))).then(Breaker::new);
-        // Shown from the start, so that a rule over it has something to look at.
-        metrics.authorization_breakers_open.with_label_values(&[engine.as_str()]).add(0);
+        let meters = Meters::new(metrics, engine.as_str());
         let cache = Cache::builder()
             .max_capacity(bounds.cache_entries)
             .time_to_live(bounds.cache_ttl.max(Duration::from_nanos(1)))
-            .build();
-        Authorizer { engine, headers, bounds, cache, breaker, metrics }
+            .build_with_hasher(RandomState::default());
+        Authorizer { engine, headers, bounds, cache, breaker, meters }
     }
 
     /// The headers that the engine sees.
@@ -149,42 +195,28 @@ impl Authorizer {
     /// Whether it may proceed. Ends within the timeout, whatever the engine does.
     pub async fn decide(&self, question: &Question<'_>) -> Ruling {
         let started = Instant::now();
-        let asked_here = AtomicBool::new(false);
-        let verdict = self.verdict(question, started + self.bounds.timeout, &asked_here).await;
-        let ruling = Ruling {
-            cached: !asked_here.load(Ordering::Relaxed),
-            by: self.by(),
-            elapsed: started.elapsed(),
-            verdict,
-        };
-        let metrics = &self.metrics;
-        let result = ruling.verdict.as_str();
-        metrics.authorization_decisions.with_label_values(&[ruling.by, result]).inc();
-        let seconds = ruling.elapsed.as_secs_f64();
-        metrics.authorization_duration.with_label_values(&[ruling.by]).observe(seconds);
+        let (verdict, cached) = self.verdict(question, started + self.bounds.timeout).await;
+        let ruling = Ruling { verdict, by: self.by(), cached, elapsed: started.elapsed() };
+        self.meters.count(&ruling);
         ruling
     }
 
-    async fn verdict(
-        &self,
-        question: &Question<'_>,
-        deadline: Instant,
-        asked_here: &AtomicBool,
-    ) -> Verdict {
-        let asked = match self.engine.put(question) {
-            Ok(asked) => asked,
-            Err(verdict) => {
-                asked_here.store(true, Ordering::Relaxed);
-                return verdict;
-            }
+    /// The verdict, and whether it is another question's.
+    async fn verdict(&self, question: &Question<'_>, deadline: Instant) -> (Verdict, bool) {
+        let (key, asked) = match self.engine.put(question) {
+            Ok(put) => put,
+            Err(verdict) => return (verdict, false),
         };
         if self.bounds.cache_ttl.is_zero() {
-            asked_here.store(true, Ordering::Relaxed);
-            return self.ask(asked, deadline).await;
+            return (self.ask(question, asked, deadline).await, false);
         }
-        let found = self.cache.try_get_with(asked.digest(), async {
+        if let Some(verdict) = self.cache.get(key.as_bytes()).await {
+            return (verdict, true);
+        }
+        let asked_here = AtomicBool::new(false);
+        let found = self.cache.try_get_with(key.into_bytes(), async {
             asked_here.store(true, Ordering::Relaxed);
-            match self.ask(asked, deadline).await {
+            match self.ask(question, asked, deadline).await {
                 // An error of the cache's own kind: handed to those who wait, and not kept.
                 Verdict::Undecided { reason } => Err(reason),
                 decided => Ok(decided),
@@ -195,14 +227,11 @@ impl Authorizer {
             Ok(Err(reason)) => Verdict::undecided(&reason),
             Err(_) => Verdict::undecided("no decision in time"),
         };
-        if !asked_here.load(Ordering::Relaxed) {
-            self.metrics.authorization_cache_hits.with_label_values(&[self.by()]).inc();
-        }
-        verdict
+        (verdict, !asked_here.load(Ordering::Relaxed))
     }
 
     /// Asks the engine itself, if the breaker lets it.
-    async fn ask(&self, asked: Asked, deadline: Instant) -> Verdict {
+    async fn ask(&self, question: &Question<'_>, asked: Asked, deadline: Instant) -> Verdict {
         let attempt = match &self.breaker {
             None => None,
             Some(breaker) => match breaker.attempt(|change| self.note(change)) {
@@ -211,8 +240,9 @@ impl Authorizer {
             },
         };
         let time = deadline.saturating_duration_since(Instant::now());
-        let asking = tokio::time::timeout_at(deadline, self.engine.ask(asked, time)).await;
-        let answer = asking.unwrap_or_else(|_| Answer::unwell("no decision in time"));
+        let asking = self.engine.ask(question, asked, time);
+        let answer = tokio::time::timeout_at(deadline, asking).await;
+        let answer = answer.unwrap_or_else(|_| Answer::unwell("no decision in time"));
         if let Verdict::Undecided { reason } = &answer.verdict {
             log::debug!("authorization by {}: undecided: {reason}", self.by());
         }
@@ -224,7 +254,7 @@ impl Authorizer {
 
     fn note(&self, change: Change) {
         let by = self.by();
-        let open = self.metrics.authorization_breakers_open.with_label_values(&[by]);
+        let open = &self.meters.breakers_open;
         match change {
             Change::Opened => {
                 open.inc();
@@ -246,7 +276,7 @@ impl Authorizer {
 impl Drop for Authorizer {
     fn drop(&mut self) {
         if self.breaker.as_ref().is_some_and(|breaker| !breaker.is_closed()) {
-            self.metrics.authorization_breakers_open.with_label_values(&[self.by()]).dec();
+            self.meters.breakers_open.dec();
         }
     }
 }
@@ -297,7 +327,7 @@ mod tests {
         let engine =
             PolicyEngine::Opa(Opa::new(outbound, ServiceUrl::parse(&url, true).unwrap(), None));
         let metrics = Metrics::new().unwrap();
-        (Arc::new(Authorizer::new(engine, Vec::new(), bounds, metrics)), asked)
+        (Arc::new(Authorizer::new(engine, Vec::new(), bounds, &metrics)), asked)
     }
 
     #[tokio::test]
@@ -344,10 +374,10 @@ mod tests {
             assert_eq!(ruling.verdict.as_str(), "undecided");
         }
         assert_eq!(asked.load(Ordering::Relaxed), FAILURES as usize);
-        let open = authorizer.metrics.authorization_breakers_open.clone();
-        assert_eq!(open.with_label_values(&["opa"]).get(), 1);
+        let open = authorizer.meters.breakers_open.clone();
+        assert_eq!(open.get(), 1);
         drop(authorizer);
-        assert_eq!(open.with_label_values(&["opa"]).get(), 0);
+        assert_eq!(open.get(), 0);
     }
 
     /// An undefined document is the fault of one question: it must not shut out the others.

@@ -1,10 +1,10 @@
 //! What an engine is asked: the input document of a policy.
 
+use crate::claims::Claims;
 use crate::http::RequestHead;
 use crate::identity::Identity;
 use crate::s3::operation::Operation;
 use serde::Serialize;
-use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -22,7 +22,7 @@ pub struct Question<'q> {
     /// How that is known ([`crate::identity::Means::as_str`]).
     pub authentication: &'static str,
     /// The claims of its token; null without one.
-    pub claims: Option<&'q Map<String, Value>>,
+    pub claims: Option<&'q Claims>,
     /// The HTTP method.
     pub method: &'q str,
     /// S3's name of the operation ([`Operation::NAMES`]).

@@ -6,6 +6,7 @@
 //! uploadIds, so that neither can ever be taken for the other.
 
 use super::key::hmac;
+use crate::claims::Claims;
 use crate::secret::Secret;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -43,7 +44,7 @@ pub struct Session {
     /// Which keys of the issuer's that token was verified with.
     pub origin: String,
     /// That token's claims.
-    pub claims: Arc<Map<String, Value>>,
+    pub claims: Arc<Claims>,
     /// When it ends.
     pub expires: OffsetDateTime,
 }
@@ -109,7 +110,7 @@ impl SessionSealer {
             principal: session.principal.to_string(),
             issuer: session.issuer.clone(),
             origin: session.origin.clone(),
-            claims: (*session.claims).clone(),
+            claims: session.claims.map().ok_or(SessionError::Invalid)?.clone(),
             expires: session.expires.unix_timestamp(),
         };
         let json = serde_json::to_vec(&sealed).map(Zeroizing::new);
@@ -139,7 +140,7 @@ impl SessionSealer {
             principal: Arc::from(opened.principal),
             issuer: opened.issuer,
             origin: opened.origin,
-            claims: Arc::new(opened.claims),
+            claims: Arc::new(Claims::from(opened.claims)),
             expires,
         })
     }
@@ -172,7 +173,7 @@ mod tests {
             principal: Arc::from("alice"),
             issuer: "https://id.example".into(),
             origin: "https://id.example/keys".into(),
-            claims: Arc::new(claims),
+            claims: Arc::new(Claims::from(claims)),
             expires: OffsetDateTime::UNIX_EPOCH + Duration::seconds(100),
         }
     }
@@ -186,7 +187,10 @@ mod tests {
         assert_eq!(opened.access_key.len(), 20);
         assert_eq!(opened.secret_key.expose().len(), 40);
         assert_eq!(opened.secret_key.expose(), session("").secret_key.expose());
-        assert_eq!((&*opened.principal, &opened.claims["team"]), ("alice", &Value::from("blue")));
+        assert_eq!(
+            (&*opened.principal, &opened.claims.map().unwrap()["team"]),
+            ("alice", &Value::from("blue"))
+        );
         assert_eq!(sealer.open(token.expose(), at(100)).unwrap_err(), SessionError::Expired);
         let other = SessionSealer::new(&[3; 32]);
         assert_eq!(other.open(token.expose(), at(0)).unwrap_err(), SessionError::Invalid);

@@ -53,7 +53,7 @@ impl Sts {
             expires: asked.expires(now, self.longest, token.expires),
         };
         let sealed = self.sealer.seal(&session, rand::random())?;
-        let audience = match session.claims.get("aud") {
+        let audience = match session.claims.map().and_then(|claims| claims.get("aud")) {
             Some(Value::Array(list)) => list.first().and_then(Value::as_str),
             other => other.and_then(Value::as_str),
         };
