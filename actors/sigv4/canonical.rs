@@ -129,7 +129,7 @@ fn join(mut pairs: Vec<(String, String)>) -> String {
 /// Appends a header's value: trimmed, runs of spaces as one.
 pub(super) fn push_value(out: &mut Vec<u8>, value: &[u8]) {
     let value = value.trim_ascii();
-    if !value.windows(2).any(|pair| pair == b"  ") {
+    if !value.contains(&b' ') {
         out.extend_from_slice(value);
         return;
     }
@@ -186,7 +186,7 @@ pub(super) struct SignedHeaders<'t> {
 impl<'t> SignedHeaders<'t> {
     pub(super) fn new(text: &'t str) -> Self {
         let mut names = Vec::with_capacity(16);
-        names.extend(text.split(';'));
+        names.extend(split(text, b';'));
         SignedHeaders { text, names }
     }
 
@@ -243,19 +243,46 @@ pub(super) fn hex_digits(bytes: &[u8; 32]) -> [u8; 64] {
     out
 }
 
-/// 32 bytes from 64 hex digits.
+/// 32 bytes from 64 hex digits, in either case.
 pub(super) fn unhex(text: &str) -> Option<[u8; 32]> {
     let digits = text.as_bytes();
     if digits.len() != 64 {
         return None;
     }
+    let digit = |digit: u8| match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        b'A'..=b'F' => Some(digit - b'A' + 10),
+        _ => None,
+    };
     let mut out = [0; 32];
     for (byte, pair) in out.iter_mut().zip(digits.chunks_exact(2)) {
-        let digit = |digit: u8| char::from(digit).to_digit(16);
-        let (high, low) = (digit(*pair.first()?)?, digit(*pair.get(1)?)?);
-        *byte = u8::try_from(high << 4 | low).ok()?;
+        let [high, low] = *pair else { return None };
+        *byte = digit(high)? << 4 | digit(low)?;
     }
     Some(out)
+}
+
+/// `text` before and after the first `byte`, which is ASCII. On texts as short as these it is faster
+/// than the general search for a character.
+pub(super) fn split_once(text: &str, byte: u8) -> Option<(&str, &str)> {
+    let at = text.bytes().position(|have| have == byte)?;
+    Some((text.get(..at)?, text.get(at + 1..)?))
+}
+
+/// The parts of `text` between each `byte`, which is ASCII.
+pub(super) fn split(text: &str, byte: u8) -> impl Iterator<Item = &str> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        match split_once(text, byte) {
+            Some((part, after)) => {
+                rest = Some(after);
+                Some(part)
+            }
+            None => rest.take(),
+        }
+    })
 }
 
 #[cfg(test)]
@@ -304,6 +331,14 @@ mod tests {
         let mut out = Vec::new();
         push_value(&mut out, b"  a   b\tc  ");
         assert_eq!(out, b"a b\tc");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn texts_are_split_as_by_the_library(text in "[a;é]{0,12}") {
+            proptest::prop_assert!(split(&text, b';').eq(text.split(';')));
+            proptest::prop_assert_eq!(split_once(&text, b';'), text.split_once(';'));
+        }
     }
 
     #[test]

@@ -146,8 +146,8 @@ impl Verifier {
             ));
         };
         let (mut credential, mut signed_headers, mut signature) = (None, None, None);
-        for field in rest.split(',') {
-            let (name, value) = field.trim().split_once('=').ok_or_else(malformed)?;
+        for field in canonical::split(rest, b',') {
+            let (name, value) = canonical::split_once(field.trim(), b'=').ok_or_else(malformed)?;
             let slot = match name {
                 "Credential" => &mut credential,
                 "SignedHeaders" => &mut signed_headers,
@@ -272,13 +272,20 @@ pub(super) fn sign(key: &[u8; 32], timestamp: &str, scope: &str, canonical: &[u8
 
 /// `access_key/date/region/service/terminator`; an access key may hold slashes itself.
 pub(super) fn split_credential(credential: &str) -> Option<(&str, &str)> {
-    let at = credential.rmatch_indices('/').nth(3)?.0;
-    let (access_key, scope) = credential.split_at(at);
-    (!access_key.is_empty()).then(|| (access_key, &scope[1..]))
+    let mut slashes = credential.bytes().enumerate().rev().filter(|(_, byte)| *byte == b'/');
+    let (at, _) = slashes.nth(3)?;
+    let (access_key, scope) = (credential.get(..at)?, credential.get(at + 1..)?);
+    (!access_key.is_empty()).then_some((access_key, scope))
 }
 
 /// What is wrong with a scope, in words for the client.
-pub(super) fn wrong_scope(scope: &str, timestamp: &str, region: &str) -> Option<String> {
+pub(super) fn wrong_scope<'s>(scope: &'s str, timestamp: &str, region: &str) -> Option<String> {
+    let after = |text: &'s str, part: &str| text.strip_prefix(part)?.strip_prefix('/');
+    let ends =
+        timestamp.get(..8).and_then(|day| after(after(after(scope, day)?, region)?, SERVICE));
+    if ends == Some(TERMINATOR) {
+        return None;
+    }
     let mut parts = scope.split('/');
     let (Some(date), Some(of_region), Some(service), Some(terminator), None) =
         (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
