@@ -11,7 +11,7 @@ use crate::s3::headers::Permissions;
 use crate::s3::upload_id::UploadIdSealer;
 use crate::sigv4::{BackendKeys, Verifier};
 use crate::sts::Sts;
-use crate::transfer::ReplayBudget;
+use crate::transfer::{PipeAllowance, ReplayBudget};
 use crate::upload::RestartPolicy;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,6 +26,8 @@ pub struct Engine {
     pub sealer: UploadIdSealer,
     /// The process's replay budget.
     pub replay: Arc<ReplayBudget>,
+    /// What the host lets the process hold in pipes.
+    pub pipes: Arc<PipeAllowance>,
     /// Where replay overflow files go; None: they are not allowed.
     pub overflow: Option<PathBuf>,
     /// `server.zero_copy`.

@@ -77,6 +77,10 @@ metrics! {
     /// Time of one spliced part.
     zero_copy_duration: Histogram = Histogram::with_opts(
         duration("mizuchi_zero_copy_duration_seconds", "Time of a part's attempt on the splice path"));
+    /// Pipes that the host did not give.
+    pipes_refused: IntCounterVec = IntCounterVec::new(
+        Opts::new("mizuchi_pipes_refused_total", "Pipes that the host did not give, by what was done: a smaller one, bytes copied, or pages kept in memory"),
+        &["what"]);
     /// Multipart uploads begun, completed and aborted by clients.
     multipart_uploads: IntCounterVec = IntCounterVec::new(
         Opts::new("mizuchi_multipart_uploads_total", "Multipart uploads by what became of them"),

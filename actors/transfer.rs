@@ -5,6 +5,7 @@
 //! from it so far ([`Kept`]), so that an attempt may fail, or panic, at any point and the next one
 //! sends the same bytes again and goes on where the client is.
 
+mod allowance;
 mod budget;
 mod file;
 mod intake;
@@ -14,6 +15,7 @@ mod part;
 mod pipe;
 mod plan;
 
+pub use allowance::PipeAllowance;
 pub use budget::ReplayBudget;
 pub use intake::Intake;
 pub use kept::{Kept, ReplayResources};

@@ -2,11 +2,12 @@
 
 use crate::development::Credentials;
 use crate::gateway::Gateway;
-use crate::settings::{self, Loaded};
+use crate::host::{self, Demand, Facts};
+use crate::settings::{self, Loaded, Settings};
 use crate::{logging, probe};
 use clap::{Args, Parser, Subcommand};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -26,7 +27,8 @@ struct Cli {
 enum Command {
     /// Run the gateway until SIGTERM or SIGINT
     Serve(ServeArgs),
-    /// Check the settings and show every error; exit status 64 when there is one
+    /// Check the settings and show every error; exit status 64 when there is one. Then show where they
+    /// ask for more than this host gives, and what helps
     Check(CheckArgs),
     /// Print a URL with which anybody may upload one object, for a while
     Presign(PresignArgs),
@@ -116,6 +118,11 @@ fn check(args: &CheckArgs) -> ExitCode {
             println!("{}: the backend's credentials come from {source}", bucket.name);
         }
     }
+    let (summary, found) = host_limits(&loaded.settings);
+    println!("{summary}");
+    for finding in found {
+        println!("{finding}");
+    }
     if !args.probe {
         return ExitCode::SUCCESS;
     }
@@ -125,6 +132,12 @@ fn check(args: &CheckArgs) -> ExitCode {
         Ok(false) => ExitCode::from(EXIT_FAILED),
         Err(error) => failed("the probe", &error),
     }
+}
+
+/// What the host gives, and where the settings ask for more.
+fn host_limits(settings: &Settings) -> (String, Vec<host::Finding>) {
+    let (facts, demand) = (Facts::read(Path::new("/")), Demand::of(settings));
+    (host::summary(&facts, &demand), host::findings(&facts, &demand))
 }
 
 fn presign(args: &PresignArgs) -> ExitCode {
@@ -168,6 +181,12 @@ fn serve(args: ServeArgs) -> ExitCode {
     logging::start(&loaded.settings.logging.level, logging::format(&loaded.settings));
     for warning in &loaded.warnings {
         log::warn!("{warning}");
+    }
+    host::raise_descriptors();
+    let (summary, found) = host_limits(&loaded.settings);
+    log::info!("{summary}");
+    for finding in found {
+        log::warn!("{}: {} (`mizuchi check` says what helps)", finding.limit, finding.problem);
     }
     let bucket =
         loaded.settings.buckets.first().map(|bucket| bucket.name.clone()).unwrap_or_default();

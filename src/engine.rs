@@ -3,6 +3,7 @@
 use crate::authentication::{KeySets, authentication};
 use crate::authorizers;
 use crate::credentials::BackendCredentials;
+use crate::host::Facts;
 use crate::reload::Watched;
 use crate::seal_key;
 use crate::settings::{BackendEndpoints, BucketSettings, Settings};
@@ -20,9 +21,10 @@ use mizuchi_actors::secret::Secret;
 use mizuchi_actors::sigv4::BackendKeys;
 use mizuchi_actors::sigv4::session::SessionSealer;
 use mizuchi_actors::sts::Sts;
-use mizuchi_actors::transfer::ReplayBudget;
+use mizuchi_actors::transfer::{PipeAllowance, ReplayBudget};
 use mizuchi_actors::upload::RestartPolicy;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 /// What buckets share with each other, while they are built.
@@ -97,6 +99,10 @@ pub(crate) async fn engine(
         sealer: UploadIdSealer::new(key),
         sts,
         replay: ReplayBudget::new(replay.memory, replay.pipes, replay.overflow_limit),
+        pipes: PipeAllowance::new(
+            Facts::read(Path::new("/")).pipe_slots(),
+            metrics.pipes_refused.clone(),
+        ),
         overflow: replay.overflow.clone(),
         zero_copy: ZeroCopy {
             enabled: settings.server.zero_copy.enabled,

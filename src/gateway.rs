@@ -5,6 +5,7 @@ use crate::audit::AuditLog;
 use crate::authentication::credential_files;
 use crate::credentials::BackendCredentials;
 use crate::engine::{Shared, engine};
+use crate::host::BACKLOG;
 use crate::http::{self, Admission, Edge, EdgeTls, Proxies, Route};
 use crate::reload;
 use crate::settings::Settings;
@@ -177,10 +178,6 @@ async fn load_tls(files: &TlsFiles) -> io::Result<Arc<LiveTls>> {
     loaded.await.map_err(io::Error::other)?
 }
 
-/// Connections that may wait for their accept: a burst past it costs each client a second, the
-/// first retransmission of its SYN.
-const BACKLOG: u32 = 2048;
-
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
@@ -257,7 +254,7 @@ fn route_builder(
             uploads,
             replay: ReplayResources {
                 budget: Arc::clone(&engine.replay),
-                pipes: Arc::new(PipeCache::new(pipe_size)),
+                pipes: Arc::new(PipeCache::new(pipe_size, Arc::clone(&engine.pipes))),
                 overflow: overflow.clone(),
                 memory_per_part,
             },

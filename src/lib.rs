@@ -14,6 +14,7 @@ mod development;
 pub mod embedded;
 mod engine;
 pub mod gateway;
+mod host;
 pub mod http;
 mod logging;
 mod presign;

@@ -30,6 +30,28 @@ fn check_shows_every_error_with_its_key() {
     }
 }
 
+/// "`mizuchi check` prints what the host gives, each limit that the settings may run into, and what
+/// helps; the exit status stays 0."
+#[test]
+fn check_shows_where_the_settings_ask_for_more_than_the_host_gives() {
+    let limits = |server: &str| {
+        let text = format!(
+            "{server}\nauth:\n  enabled: false\nbuckets:\n  - name: uploads\n    s3:\n      endpoint: http://127.0.0.1:1\n      \
+             region: r\n      access_key: a\n      secret_key: s\n"
+        );
+        let output = mizuchi(&["check"], &text);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{text}");
+        assert!(text.contains("the host gives "), "{text}");
+        let has = |line: &str| line.starts_with("RLIMIT_NOFILE: ") && line.contains("LimitNOFILE=");
+        text.lines().any(has)
+    };
+    assert!(limits("server:\n  max_connections: 1000000\nadmission:\n  uploads: 1000000"));
+    assert!(!limits(
+        "server:\n  max_connections: 10\nadmission:\n  uploads: 10\nreplay:\n  pipes: 10"
+    ));
+}
+
 fn settings(backend: &Backend) -> String {
     format!(
         "buckets:\n  - name: uploads\n    s3:\n      bucket: store\n      region: us-east-1\n      \

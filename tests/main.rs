@@ -21,6 +21,7 @@ mod documents;
 mod endpoints;
 mod faults;
 mod fuzz;
+mod host_limits;
 mod http;
 mod http2;
 mod jwks;

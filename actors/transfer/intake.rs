@@ -163,6 +163,13 @@ impl Intake {
         self.body.take_buffered(most).map_err(client_fault)
     }
 
+    /// Reads bytes of the splice path into memory, at most `most` (> 0), for want of a pipe; None:
+    /// the body is complete.
+    pub(super) async fn read(&mut self, most: u64) -> Result<Option<Bytes>, SendError> {
+        let most = usize::try_from(most).unwrap_or(usize::MAX).min(COPY_READ);
+        self.body.read(most).await.map_err(client_fault)
+    }
+
     /// Splices at most `most` bytes into a pipe that must be empty. Returns the bytes moved, > 0.
     pub(super) async fn splice_into(
         &mut self,

@@ -170,7 +170,7 @@ impl Kept {
     fn add_pipe(&mut self) -> bool {
         let budget = &self.resources.budget;
         let Some(permit) = budget.pipe() else { return false };
-        let Ok(pipe) = self.resources.pipes.get() else { return false };
+        let Some(pipe) = self.resources.pipes.keeping() else { return false };
         let Some(pages) = budget.pages(pipe.slots()) else {
             self.resources.pipes.put(pipe);
             return false;
@@ -186,6 +186,28 @@ impl Kept {
             drop(permits);
             self.resources.pipes.put(pipe);
             self.keep_bytes(content).await?;
+        }
+        Ok(())
+    }
+
+    /// Turns the segment at `index` from a pipe into bytes in memory, or in the file. Where there is
+    /// no room for them the buffer is given up.
+    pub(super) async fn unpipe(&mut self, index: usize) -> io::Result<()> {
+        let Some(Segment::Pipe { pipe, bytes, .. }) = self.segments.get(index) else {
+            return Ok(());
+        };
+        let content = pipe.take(*bytes)?;
+        // Whoever dies from here on has lost it.
+        self.lost = true;
+        let rest = self.segments.split_off(index);
+        let mut rest = rest.into_iter();
+        drop(rest.next());
+        let has_it = self.hold(&content) || self.spill(&content).await?;
+        self.segments.extend(rest);
+        if has_it {
+            self.lost = false;
+        } else {
+            self.give_up();
         }
         Ok(())
     }

@@ -34,11 +34,12 @@ impl<'a> Outlet<'a> {
         self.offered.store(true, Ordering::Release);
     }
 
-    pub(super) fn pipe(&mut self) -> Result<&Pipe, SendError> {
-        match &mut self.pipe {
-            Some(pipe) => Ok(pipe),
-            none => Ok(none.insert(self.resources.pipes.get().map_err(SendError::Internal)?)),
+    /// The pipe for duplicates. None: the host has none to give.
+    pub(super) fn pipe(&mut self) -> Option<&Pipe> {
+        if self.pipe.is_none() {
+            self.pipe = self.resources.pipes.moving();
         }
+        self.pipe.as_ref()
     }
 
     pub(super) fn close(self) {
@@ -105,24 +106,32 @@ impl<'a> Outlet<'a> {
     }
 
     /// Sends everything that is kept.
-    pub(super) async fn replay(&mut self, kept: &Kept) -> Result<(), SendError> {
-        for segment in kept.segments() {
-            match segment {
-                Segment::Bytes { bytes, .. } => self.write(bytes).await?,
-                Segment::File { offset, length, .. } => {
+    pub(super) async fn replay(&mut self, kept: &mut Kept) -> Result<(), SendError> {
+        for index in 0..kept.segments().len() {
+            if let Some(Segment::Pipe { pipe, bytes, .. }) = kept.segments().get(index) {
+                let bytes = *bytes;
+                let doubled = match self.pipe() {
+                    Some(to) => pipe.tee(to, bytes).map_err(SendError::Internal)?,
+                    None => 0,
+                };
+                if doubled == bytes {
+                    self.send_doubled(bytes, false).await?;
+                } else {
+                    // A pipe cannot be duplicated in two steps, tee always starts at its front, and
+                    // this host grants pipes of different sizes.
+                    self.discard_doubled();
+                    kept.unpipe(index).await.map_err(SendError::Internal)?;
+                }
+            }
+            match kept.segments().get(index) {
+                Some(Segment::Bytes { bytes, .. }) => self.write(&bytes.clone()).await?,
+                Some(Segment::File { offset, length, .. }) => {
                     let Some(file) = kept.file() else { return Err(SendError::ReplayLost) };
                     let bytes = file.read(*offset, *length).await.map_err(SendError::Internal)?;
                     self.write(&bytes).await?;
                 }
-                Segment::Pipe { pipe, bytes, .. } => {
-                    let doubled = pipe.tee(self.pipe()?, *bytes).map_err(SendError::Internal)?;
-                    if doubled != *bytes {
-                        // A pipe cannot be duplicated in two steps: tee always starts at its
-                        // front. Only a host that grants pipes of different sizes comes here.
-                        return Err(SendError::ReplayLost);
-                    }
-                    self.send_doubled(*bytes, false).await?;
-                }
+                Some(Segment::Pipe { .. }) => {}
+                None => return Err(SendError::ReplayLost),
             }
             tokio::task::yield_now().await;
         }

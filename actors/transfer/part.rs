@@ -189,7 +189,7 @@ impl PartSource {
         if self.is_taken() {
             out.offer();
         }
-        out.replay(&self.kept).await?;
+        out.replay(&mut self.kept).await?;
         if self.intake.as_ref().is_some_and(Intake::is_spliced) {
             self.pump_spliced(&mut out).await?;
         } else {
@@ -280,10 +280,27 @@ impl PartSource {
                 continue;
             }
             if self.ingest.is_none() {
-                self.ingest = Some(self.kept.resources().pipes.get().map_err(SendError::Internal)?);
+                self.ingest = self.kept.resources().pipes.moving();
             }
-            let Some(pipe) = &self.ingest else { continue };
-            let most = (pipe.slots() * PAGE).min(usize::try_from(room).unwrap_or(usize::MAX));
+            let slots = self.ingest.as_ref().map_or(0, Pipe::slots);
+            let slots = match self.kept.is_lost() {
+                true => slots,
+                false => slots.min(out.pipe().map_or(0, Pipe::slots)),
+            };
+            let Some(pipe) = self.ingest.as_ref().filter(|_| slots > 0) else {
+                // The host has no pipes to give: this much goes through memory.
+                let Some(bytes) = out.unless_answered(intake.read(room)).await?? else { continue };
+                self.volume.copied += bytes.len() as u64;
+                since_yield += bytes.len();
+                self.took(bytes.len());
+                self.keep_and_write(bytes, out).await?;
+                if since_yield >= YIELD_EVERY {
+                    since_yield = 0;
+                    tokio::task::yield_now().await;
+                }
+                continue;
+            };
+            let most = (slots * PAGE).min(usize::try_from(room).unwrap_or(usize::MAX));
             let moved = out.unless_answered(intake.splice_into(pipe.writer(), most)).await??;
             self.pending = moved;
             self.volume.spliced += moved as u64;
@@ -323,7 +340,10 @@ impl PartSource {
             self.hand_on();
             return Ok(());
         }
-        let doubled = pipe.tee(out.pipe()?, moved).map_err(SendError::Internal)?;
+        let doubled = match out.pipe() {
+            Some(to) => pipe.tee(to, moved).map_err(SendError::Internal)?,
+            None => 0,
+        };
         if doubled == moved {
             self.keep_pending().await?;
             fail::fail_point!("part::kept");

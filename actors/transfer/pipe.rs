@@ -2,15 +2,16 @@
 //!
 //! A pipe holds references to pages, not bytes: a ring of slots, each a piece of a page. Its size
 //! is what the kernel granted, read back, never what was asked for: past `pipe-user-pages-soft` an
-//! unprivileged user gets two pages (pipe(7)).
+//! unprivileged user gets two pages (pipe(7)). See [`super::PipeAllowance`].
 
+use super::allowance::{Held, LEAST, PipeAllowance, Refused};
 use crate::platform;
 use bytes::Bytes;
 use nix::errno::Errno;
 use nix::unistd::read;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
@@ -23,15 +24,36 @@ pub struct Pipe {
     reader: OwnedFd,
     writer: OwnedFd,
     slots: usize,
+    /// Of the host's allowance, where it is counted.
+    _held: Option<Held>,
 }
 
 impl Pipe {
-    /// Opens a pipe and asks for `size` bytes of slots. A refused size is not an error: see
-    /// [`Pipe::slots`].
+    /// Opens a pipe and asks for `size` bytes of slots, then for half, and so on. A refused size is
+    /// not an error: see [`Pipe::slots`].
     pub fn open(size: usize) -> io::Result<Pipe> {
         let (reader, writer) = platform::new_pipe()?;
-        let slots = (platform::grow_pipe(&writer, size)? / PAGE).max(1);
-        Ok(Pipe { reader, writer, slots })
+        let mut asked = size;
+        let granted = loop {
+            let granted = platform::grow_pipe(&writer, asked)?;
+            if granted >= asked || asked / 2 < LEAST * PAGE {
+                break granted;
+            }
+            asked /= 2;
+        };
+        Ok(Pipe { reader, writer, slots: (granted / PAGE).max(1), _held: None })
+    }
+
+    /// As [`Pipe::open`], within `held`; None: the host has no useful one.
+    fn within(held: Held) -> Option<Pipe> {
+        match Pipe::open(held.slots() * PAGE) {
+            Ok(pipe) if pipe.slots >= LEAST => Some(Pipe { _held: Some(held), ..pipe }),
+            Ok(_) => None,
+            Err(error) => {
+                log::debug!("no pipe: {error}");
+                None
+            }
+        }
     }
 
     /// The slots that the kernel granted: each holds a reference to (a piece of) a page.
@@ -91,6 +113,7 @@ fn would_block_is_zero(result: io::Result<usize>) -> io::Result<usize> {
 #[derive(Debug)]
 pub struct PipeCache {
     size: usize,
+    allowance: Arc<PipeAllowance>,
     idle: Mutex<Vec<Pipe>>,
 }
 
@@ -98,27 +121,50 @@ pub struct PipeCache {
 const MAX_IDLE: usize = 32;
 
 impl PipeCache {
-    /// A cache of pipes of `size` bytes each (`server.zero_copy.pipe_buffer_size`).
-    pub fn new(size: usize) -> Self {
-        PipeCache { size, idle: Mutex::default() }
+    /// A cache of pipes of `size` bytes each (`server.zero_copy.pipe_buffer_size`), out of the
+    /// process's `allowance`.
+    pub fn new(size: usize, allowance: Arc<PipeAllowance>) -> Self {
+        PipeCache { size, allowance, idle: Mutex::default() }
     }
 
-    /// An empty pipe. Errors with EMFILE or ENFILE when descriptors run out.
-    pub fn get(&self) -> io::Result<Pipe> {
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        match idle {
-            Some(pipe) => Ok(pipe),
-            None => Pipe::open(self.size),
+    /// An empty pipe to move bytes through, of 64 KiB at the least; smaller than the cache's where the
+    /// host is short of them. None: there is none, and the bytes are to be copied.
+    pub fn moving(&self) -> Option<Pipe> {
+        let slots = self.slots();
+        let pipe = self.idle().or_else(|| Pipe::within(self.allowance.moving(slots)?));
+        match &pipe {
+            None => self.allowance.note(Refused::Copied),
+            Some(pipe) if pipe.slots < slots => self.allowance.note(Refused::Smaller),
+            Some(_) => {}
         }
+        pipe
+    }
+
+    /// An empty pipe to keep pages in. None: they are to be kept in memory.
+    pub fn keeping(&self) -> Option<Pipe> {
+        let slots = self.slots();
+        let pipe = self.idle().or_else(|| Pipe::within(self.allowance.keeping(slots)?));
+        if pipe.is_none() {
+            self.allowance.note(Refused::Kept);
+        }
+        pipe
     }
 
     /// Gives back a pipe that the caller knows to be empty.
     pub fn put(&self, pipe: Pipe) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         // A pipe that got fewer slots than asked was opened past the limit of the hour: let it go.
-        if idle.len() < MAX_IDLE && pipe.slots() * PAGE >= self.size {
+        if idle.len() < MAX_IDLE && pipe.slots >= self.slots() && self.allowance.is_roomy() {
             idle.push(pipe);
         }
+    }
+
+    fn slots(&self) -> usize {
+        (self.size / PAGE).max(LEAST)
+    }
+
+    fn idle(&self) -> Option<Pipe> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
 }
 

@@ -1,10 +1,12 @@
 //! A `mizuchi serve` process.
 
 use super::backend::Backend;
+use super::memory_limit::MemoryLimit;
 use super::{PATIENCE, eventually};
 use mizuchi_actors::platform::ZERO_COPY;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -17,6 +19,8 @@ pub struct Gateway {
     pub address: SocketAddr,
     pub admin: SocketAddr,
     log: Arc<Mutex<String>>,
+    /// Removed after the process has ended.
+    pub memory: Option<MemoryLimit>,
     _directory: tempfile::TempDir,
 }
 
@@ -33,6 +37,10 @@ pub struct Setup {
     pub bucket_extra: String,
     /// `ulimit -n`; None: as it is.
     pub descriptors: Option<u32>,
+    /// What the kernel lets it have; None: as much as it likes.
+    pub memory: Option<MemoryLimit>,
+    /// As a user without rights, one of its own.
+    pub unprivileged: bool,
     /// Where standard output goes; None: nowhere.
     pub stdout: Option<std::path::PathBuf>,
     /// The whole settings file, instead of all of the above but environment and descriptors.
@@ -50,6 +58,8 @@ impl Setup {
             extra: String::new(),
             bucket_extra: String::new(),
             descriptors: None,
+            memory: None,
+            unprivileged: false,
             stdout: None,
             settings: None,
         }
@@ -65,6 +75,8 @@ impl Setup {
             extra: String::new(),
             bucket_extra: String::new(),
             descriptors: None,
+            memory: None,
+            unprivileged: false,
             stdout: None,
             settings: None,
         }
@@ -82,6 +94,18 @@ impl Setup {
 
     pub fn descriptors(mut self, limit: u32) -> Setup {
         self.descriptors = Some(limit);
+        self
+    }
+
+    /// Runs the gateway within `bytes` of memory.
+    pub fn memory(mut self, bytes: u64) -> Setup {
+        self.memory = Some(MemoryLimit::new(bytes));
+        self
+    }
+
+    /// Runs the gateway as a user without rights, whom nobody shares.
+    pub fn unprivileged(mut self) -> Setup {
+        self.unprivileged = true;
         self
     }
 
@@ -104,9 +128,13 @@ impl Setup {
         );
         std::fs::write(&settings, self.settings.unwrap_or(text)).unwrap();
         let binary = env!("CARGO_BIN_EXE_mizuchi");
-        let mut command = match self.descriptors {
-            None => Command::new(binary),
-            Some(limit) => {
+        let mut command = match (self.descriptors, &self.memory) {
+            (None, Some(limit)) => limit.command(binary),
+            (None, None) if self.unprivileged && nix::unistd::geteuid().is_root() => {
+                as_a_user(binary, directory.path(), &settings)
+            }
+            (None, None) => Command::new(binary),
+            (Some(limit), _) => {
                 let mut shell = Command::new("sh");
                 let script = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");
                 shell.arg("-c").arg(script).arg(binary);
@@ -121,7 +149,10 @@ impl Setup {
         for (name, value) in &self.environment {
             command.env(name, value);
         }
-        let mut child = command.spawn().unwrap();
+        let mut child = match command.spawn() {
+            Ok(child) => child,
+            Err(error) => panic!("{:?}: {error} (setpriv: apt-get install util-linux)", command),
+        };
         let log = Arc::new(Mutex::new(String::new()));
         let stderr = child.stderr.take().unwrap();
         let sink = Arc::clone(&log);
@@ -146,8 +177,23 @@ impl Setup {
             }
             std::thread::sleep(std::time::Duration::from_millis(10));
         };
-        Gateway { child, address, admin, log, _directory: directory }
+        Gateway { child, address, admin, log, memory: self.memory, _directory: directory }
     }
+}
+
+/// Runs the binary as a user of whom nobody else is, in a directory that is its own.
+fn as_a_user(binary: &str, directory: &Path, settings: &Path) -> Command {
+    let user = 100_000 + std::process::id() % 100_000;
+    // It may not read where the tests were built.
+    let copy = directory.join("mizuchi");
+    std::fs::copy(binary, &copy).unwrap();
+    for path in [directory, &copy, settings] {
+        std::os::unix::fs::chown(path, Some(user), Some(user)).unwrap();
+    }
+    let mut command = Command::new("setpriv");
+    command.arg(format!("--reuid={user}")).arg(format!("--regid={user}"));
+    command.args(["--clear-groups", "--bounding-set=-all", "--inh-caps=-all", "--"]).arg(copy);
+    command
 }
 
 /// Where a listener is, with TLS or without.

@@ -10,6 +10,7 @@ pub mod h2;
 pub mod issuer;
 pub mod key_issuer;
 pub mod ledger_s3;
+pub mod memory_limit;
 pub mod opa;
 pub mod openfga;
 pub mod proxy;
