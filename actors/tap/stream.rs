@@ -4,7 +4,7 @@ use super::scan::HeadProblem;
 use super::shared::{Continue, Phase, Shared, State, TapConfig, TapHandle};
 use super::socket::ClientSocket;
 use crate::metrics::Counted;
-use bytes::Buf;
+use bytes::{Buf, BytesMut};
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -145,6 +145,10 @@ impl AsyncRead for TapStream {
                 Poll::Ready(Ok(())) => continue,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {}
+            }
+            if state.buffer.is_empty() {
+                // A connection may be idle for long, and there may be thousands.
+                state.buffer = BytesMut::new();
             }
             // Requests that wait for their handler, or run, are not idleness.
             if state.buffer.is_empty() && state.is_busy() {
