@@ -49,6 +49,39 @@ async fn slow_clients_are_timed_out_and_others_served() {
     .await;
 }
 
+/// "A slow client never holds a backend connection that a fast one waits for": the fast one's uploads
+/// end while the slow ones still have theirs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_of_slow_clients_are_waited_for_by_nobody() {
+    const SLOW: usize = 300;
+    let backend = Backend::start().await;
+    let gateway = Setup::new(&backend, backend.s3.address)
+        .env("MIZUCHI__BUCKETS__0__S3__POOL__IDLE_PER_WORKER", "1")
+        .start()
+        .await;
+    let mut slow = Vec::new();
+    for index in 0..SLOW {
+        let mut client = Client::connect(&gateway).await;
+        let request = Request::put(&format!("slow/{index}"), 100_000);
+        let head = request.sign(&client.host, &signer(), OffsetDateTime::now_utc());
+        client.socket.write_all(&head).await.unwrap();
+        client.socket.write_all(b"x").await.unwrap();
+        slow.push(client);
+    }
+    let leased = async || gateway.metric("mizuchi_backend_connections_leased").await;
+    eventually("each slow one has a connection", async || leased().await == SLOW as f64).await;
+    for size in [4096, 100_000] {
+        let mut fast = Client::connect(&gateway).await;
+        for index in 0..20 {
+            let answer = fast.send(Request::put(&format!("{index}"), size), &payload(size)).await;
+            assert_eq!(answer.status, 200, "{}", answer.text());
+        }
+    }
+    assert!(leased().await >= SLOW as f64, "a slow one has ended");
+    drop(slow);
+    gateway.settled().await;
+}
+
 /// R19: "`ulimit -n 256`, 1,000 connections: no accept spin, no panic, recovers".
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn running_out_of_descriptors_is_survived() {
