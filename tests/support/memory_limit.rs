@@ -57,8 +57,8 @@ impl MemoryLimit {
         shell
     }
 
-    /// The most memory that was charged, bytes: the kernel's for sockets and files included; None where
-    /// only the process's own is known.
+    /// The most memory that was charged, bytes, files' pages included (and with version 2 the buffers of
+    /// sockets); None where only the process's own is known.
     pub fn peak(&self) -> Option<u64> {
         let group = self.group.as_ref()?;
         let files = ["memory.peak", "memory.max_usage_in_bytes"];
