@@ -97,6 +97,33 @@ async fn memory_is_flat_against_the_size_of_an_object() {
     }
 }
 
+/// "10,000 idle keep-alive connections at 25 KiB each": a tenth of them, each after one small
+/// upload, with room for what a build without optimisation needs more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_connections_hold_little() {
+    let s3 = LedgerS3::start(false).await;
+    let gateway = Setup::over(s3.address).start().await;
+    let body = payload(4096);
+    let open = async |count: usize| {
+        let mut clients = Vec::new();
+        for index in 0..count {
+            let mut client = Client::connect(&gateway).await;
+            let answer = client.send(Request::put(&format!("k{index}"), body.len()), &body).await;
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            clients.push(client);
+        }
+        gateway.settled().await;
+        clients
+    };
+    let _first = open(200).await;
+    let before = gateway.rss();
+    let count = times(1000, 10_000);
+    let _idle = open(count).await;
+    let each = gateway.rss().saturating_sub(before) / count as u64;
+    println!("{count} idle connections: {each} bytes each");
+    assert!(each <= 27 * 1024, "{each} bytes for an idle connection");
+}
+
 /// "A 100 GiB sparse upload through a split to a discarding S3: memory flat, every part accounted
 /// for." 2 GiB in the short version.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -253,8 +253,17 @@ impl Gateway {
 
     /// The highest RSS so far, bytes.
     pub fn peak_rss(&self) -> u64 {
+        self.memory_in_use("VmHWM:")
+    }
+
+    /// The RSS now, bytes.
+    pub fn rss(&self) -> u64 {
+        self.memory_in_use("VmRSS:")
+    }
+
+    fn memory_in_use(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
     }
 
