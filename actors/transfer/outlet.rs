@@ -1,9 +1,11 @@
 //! The backend's side of one attempt: what a part's bytes are written to.
 
+use super::intake::MAX_PIECES;
 use super::kept::{Kept, ReplayResources, Segment};
 use super::part::SendError;
 use super::pipe::Pipe;
 use crate::backend::{BackendError, Connection};
+use bytes::Bytes;
 use std::future::Future;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -65,8 +67,8 @@ impl<'a> Outlet<'a> {
         }
     }
 
-    pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<(), SendError> {
-        self.connection.send_all(bytes, self.stall).await.map_err(SendError::Backend)
+    pub(super) async fn write(&mut self, pieces: &[Bytes]) -> Result<(), SendError> {
+        self.connection.send_pieces(pieces, self.stall).await.map_err(SendError::Backend)
     }
 
     pub(super) async fn send_pipe(
@@ -77,7 +79,8 @@ impl<'a> Outlet<'a> {
     ) -> Result<usize, SendError> {
         let Some(socket) = self.connection.descriptor() else {
             let bytes = pipe.take(length).map_err(SendError::Internal)?;
-            return self.write(&bytes).await.map(|()| bytes.len());
+            let taken = bytes.len();
+            return self.write(&[bytes]).await.map(|()| taken);
         };
         let sent = timeout(self.stall, pipe.send(socket, length, more));
         match self.unless_answered(sent).await? {
@@ -106,13 +109,23 @@ impl<'a> Outlet<'a> {
 
     /// Sends everything that is kept.
     pub(super) async fn replay(&mut self, kept: &Kept) -> Result<(), SendError> {
+        let mut batch = Vec::new();
         for segment in kept.segments() {
+            if let Segment::Bytes { bytes, .. } = segment {
+                batch.push(bytes.clone());
+                if batch.len() < MAX_PIECES {
+                    continue;
+                }
+            }
+            // What is still to be gathered stands before any segment of another kind.
+            self.write(&batch).await?;
+            batch.clear();
             match segment {
-                Segment::Bytes { bytes, .. } => self.write(bytes).await?,
+                Segment::Bytes { .. } => {}
                 Segment::File { offset, length, .. } => {
                     let Some(file) = kept.file() else { return Err(SendError::ReplayLost) };
                     let bytes = file.read(*offset, *length).await.map_err(SendError::Internal)?;
-                    self.write(&bytes).await?;
+                    self.write(&[bytes]).await?;
                 }
                 Segment::Pipe { pipe, bytes, .. } => {
                     let doubled = pipe.tee(self.pipe()?, *bytes).map_err(SendError::Internal)?;
@@ -126,6 +139,6 @@ impl<'a> Outlet<'a> {
             }
             tokio::task::yield_now().await;
         }
-        Ok(())
+        self.write(&batch).await
     }
 }
