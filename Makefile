@@ -29,6 +29,7 @@ test-clients: build clients
 bench:
 	$(CARGO) bench --bench side_by_side
 	$(CARGO) bench --bench auth
+	$(CARGO) bench --bench payload
 
 ## faults: the fault tests as CI runs them: a few minutes
 faults:

@@ -13,6 +13,7 @@ mod delivery;
 mod endpoint;
 mod error;
 mod health;
+mod pieces;
 mod pool;
 mod resolve;
 mod response;

@@ -8,6 +8,7 @@
 
 pub mod auth_actor;
 pub mod backend;
+pub mod blocks;
 pub mod certificate;
 pub mod claims;
 pub mod config;

@@ -9,6 +9,7 @@ mod aws_chunked;
 mod checksum;
 mod digests;
 mod encode;
+mod pieces;
 mod trailer;
 mod verify;
 

@@ -5,6 +5,7 @@
 //! back with [`Release`] when it is clean. One that is dropped on the way is closed.
 
 use crate::backend::{BackendError, Connection, IdlePool, Resolver, pick_endpoint};
+use crate::blocks;
 use crate::config::{Bucket, Engine};
 use crate::metrics::{Counted, Metrics};
 use crate::s3::upstream::UpstreamTemplate;
@@ -87,6 +88,7 @@ impl Actor for S3ClientActor {
     fn started(&mut self, context: &mut Self::Context) {
         context.run_interval(EXPIRE_EVERY, |client, _| {
             client.pool.expire(Instant::now());
+            blocks::trim(Instant::now());
             client.show_idle();
         });
     }

@@ -12,6 +12,7 @@ use super::body::BodyReader;
 use super::delivery::holds_unsent;
 use super::endpoint::Endpoint;
 use super::error::{BackendError, Stage};
+use super::pieces::Rest;
 use super::resolve::Resolver;
 use super::response::{BodyFraming, ResponseError, ResponseHead, find_head_end};
 use super::transport::Transport;
@@ -175,6 +176,41 @@ impl Connection {
         stall: Duration,
     ) -> Result<(), BackendError> {
         self.send(head, body, stall).await
+    }
+
+    /// Sends pieces of a body in as few system calls as it takes.
+    ///
+    /// Errors: as [`send_all`](Self::send_all).
+    pub async fn send_pieces(
+        &mut self,
+        pieces: &[Bytes],
+        stall: Duration,
+    ) -> Result<(), BackendError> {
+        if self.descriptor().is_none() {
+            for pair in pieces.chunks(2) {
+                let second = pair.get(1).map_or(&[][..], |second| second);
+                self.send(pair.first().map_or(&[][..], |first| first), second, stall).await?;
+            }
+            return Ok(());
+        }
+        self.phase = Phase::Busy;
+        let mut deadline = deadline_after(stall);
+        let mut rest = Rest::of(pieces);
+        while !rest.is_empty() {
+            let Some(socket) = self.transport.descriptor() else { break };
+            match rest.write_to(socket) {
+                Ok(()) => {
+                    deadline = deadline_after(stall);
+                    tokio::task::coop::consume_budget().await;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.writable(deadline).await?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(BackendError::sending(error)),
+            }
+        }
+        Ok(())
     }
 
     async fn send(

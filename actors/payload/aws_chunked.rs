@@ -10,15 +10,17 @@
 //! ```
 //!
 //! A signed chunk is kept until its signature has been checked: bytes that nobody vouched for never
-//! leave this module. That is why its size has an upper bound, and why it is copied: a slice would
-//! pin the whole buffer that was read, however few bytes a slow client sent in it. Unsigned chunks
-//! go through as slices.
+//! leave this module. That is why its size has an upper bound. Payload goes through as slices of
+//! what was read; only tiny pieces of a signed chunk are gathered, so that a slow client's chunk is
+//! not held as thousands of slices.
 
 use super::checksum::ChecksumAlgorithm;
+use super::pieces::Pieces;
 use super::trailer::{Trailer, TrailerSection, parse_signature};
 use crate::s3::error::{ErrorCode, S3Error};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use sha2::{Digest, Sha256};
+use std::collections::VecDeque;
 
 /// Most bytes of a chunk's header line or of a trailer line, line end included. A signed header
 /// takes under 110; the rest is room that an endless line cannot outgrow.
@@ -64,7 +66,6 @@ pub(super) enum ChunkSigning {
 struct Held {
     signature: [u8; 32],
     sha256: Sha256,
-    data: BytesMut,
 }
 
 enum State {
@@ -89,6 +90,10 @@ pub(super) struct AwsChunkedDecoder {
     unannounced: u64,
     /// The signed chunk being read.
     held: Option<Held>,
+    /// Its data.
+    unverified: Pieces,
+    /// Data of verified chunks, on its way out.
+    verified: VecDeque<Bytes>,
     /// A chunk under [`MIN_SIGNED_CHUNK`] went by: no non-empty one may follow.
     short_seen: bool,
 }
@@ -111,17 +116,25 @@ impl AwsChunkedDecoder {
             line: Vec::new(),
             unannounced: decoded_length,
             held: None,
+            unverified: Pieces::default(),
+            verified: VecDeque::new(),
             short_seen: false,
         }
     }
 
     /// Takes the next payload from the front of `input`, never empty; None when all of `input` is
-    /// consumed. Of a signed body it is one whole, verified chunk.
+    /// consumed. Of a signed body it is (a piece of) a chunk that was verified as a whole.
     ///
     /// Errors: 400 InvalidChunkSizeError, IncompleteBody, MalformedTrailerError, InvalidRequest,
     /// 403 SignatureDoesNotMatch.
     pub(super) fn decode(&mut self, input: &mut Bytes) -> Result<Option<Bytes>, S3Error> {
-        while !input.is_empty() {
+        loop {
+            if let Some(payload) = self.verified.pop_front() {
+                return Ok(Some(payload));
+            }
+            if input.is_empty() {
+                return Ok(None);
+            }
             let payload = match self.state {
                 State::Header => {
                     if self.fill_line(input)? {
@@ -130,7 +143,10 @@ impl AwsChunkedDecoder {
                     None
                 }
                 State::Data { left } => self.data(input, left),
-                State::DataEnd => self.data_end(input)?,
+                State::DataEnd => {
+                    self.data_end(input)?;
+                    None
+                }
                 State::Trailers => {
                     if self.fill_line(input)? {
                         self.trailer()?;
@@ -142,7 +158,6 @@ impl AwsChunkedDecoder {
                 return Ok(payload);
             }
         }
-        Ok(None)
     }
 
     /// The end of the body: the checksums that came as trailers, their signature verified.
@@ -231,7 +246,7 @@ impl AwsChunkedDecoder {
                     "A chunk has no signature of the form chunk-signature=<64 hexadecimal digits>.",
                 )
             })?;
-        self.held = Some(Held { signature, sha256: Sha256::new(), data: BytesMut::new() });
+        self.held = Some(Held { signature, sha256: Sha256::new() });
         Ok(())
     }
 
@@ -247,33 +262,34 @@ impl AwsChunkedDecoder {
             return Some(data);
         };
         held.sha256.update(&data);
-        held.data.extend_from_slice(&data);
+        self.unverified.push(data);
         None
     }
 
     /// Reads the CRLF after a chunk's data; then the held chunk is complete and is verified.
-    fn data_end(&mut self, input: &mut Bytes) -> Result<Option<Bytes>, S3Error> {
+    fn data_end(&mut self, input: &mut Bytes) -> Result<(), S3Error> {
         let count = input.len().min(2 - self.line.len().min(2));
         self.line.extend_from_slice(&input.split_to(count));
         if !b"\r\n".starts_with(&self.line) {
             return Err(bad_size("A chunk's data does not end where its size says."));
         }
         if self.line.len() < 2 {
-            return Ok(None);
+            return Ok(());
         }
         self.line.clear();
         self.state = State::Header;
         self.verify_held()
     }
 
-    /// Verifies the chunk that is held, if there is one, and gives its data out.
-    fn verify_held(&mut self) -> Result<Option<Bytes>, S3Error> {
+    /// Verifies the chunk that is held, if there is one, and lets its data out.
+    fn verify_held(&mut self) -> Result<(), S3Error> {
         let (Some(held), ChunkSigning::Signed(verify)) = (self.held.take(), &mut self.signing)
         else {
-            return Ok(None);
+            return Ok(());
         };
         verify.verify_chunk(&held.sha256.finalize().into(), &held.signature)?;
-        Ok(Some(held.data.freeze()))
+        self.unverified.move_to(&mut self.verified);
+        Ok(())
     }
 
     /// Hands the line to the trailer section, its line end taken off (minio-go ends some in LF).

@@ -10,17 +10,18 @@
 use super::aws_chunked::{AwsChunkedDecoder, ChunkSigning, ChunkVerify};
 use super::checksum::ChecksumAlgorithm;
 use super::digests::Digests;
+use super::pieces::Pieces;
 use super::trailer::{Trailer, Trailers};
 use crate::s3::error::{ErrorCode, S3Error};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use std::collections::VecDeque;
 
-/// Most bytes that are kept back. One would do; a block spares the backend a write of one byte.
-pub const MAX_HOLD_BACK: usize = 256 * 1024;
+/// Most bytes that are kept back of a large piece. One would do; some spare the backend a write of
+/// one byte. Few, as the rest goes on while the processor's caches still hold it.
+pub const MAX_HOLD_BACK: usize = 16 * 1024;
 
-/// Blocks smaller than this are gathered: a client may cut its body into chunks of one byte, and
-/// each would cost a write, or pin a whole read buffer where it is kept.
-const SMALL_BLOCK: usize = 4 * 1024;
+/// A last piece is cut only if it lets so many bytes go: a body of one piece stays one.
+const MIN_RELEASE: usize = 64 * 1024;
 
 /// How the payload is authenticated: what `x-amz-content-sha256` says of the body.
 pub enum BodyMode {
@@ -140,7 +141,7 @@ impl BodyVerifier {
     /// The next payload that may go to the backend; None when there is none for now.
     ///
     /// Before [`BodyVerifier::finish`] the last block stays here: at least 1 byte of a payload that
-    /// has any, at most [`MAX_HOLD_BACK`].
+    /// has any, at most [`MAX_HOLD_BACK`] of a piece that is worth cutting.
     pub fn pop(&mut self) -> Option<Bytes> {
         match self.phase {
             Phase::Failed(_) => None,
@@ -149,7 +150,7 @@ impl BodyVerifier {
             Phase::Open => {
                 let last = self.ready.front_mut()?;
                 let release = last.len().saturating_sub(MAX_HOLD_BACK);
-                (release > 0).then(|| last.split_to(release))
+                (release >= MIN_RELEASE).then(|| last.split_to(release))
             }
         }
     }
@@ -180,7 +181,7 @@ impl BodyVerifier {
     }
 
     fn take(&mut self, mut bytes: Bytes) -> Result<(), S3Error> {
-        let mut small = BytesMut::new();
+        let mut pieces = Pieces::default();
         loop {
             let block = match &mut self.decoder {
                 Some(decoder) => decoder.decode(&mut bytes)?,
@@ -189,18 +190,9 @@ impl BodyVerifier {
             let Some(block) = block else { break };
             self.left = self.left.less(block.len() as u64)?;
             self.digests.update(&block);
-            if block.len() < SMALL_BLOCK {
-                small.extend_from_slice(&block);
-            } else {
-                if !small.is_empty() {
-                    self.ready.push_back(small.split().freeze());
-                }
-                self.ready.push_back(block);
-            }
+            pieces.push(block);
         }
-        if !small.is_empty() {
-            self.ready.push_back(small.freeze());
-        }
+        pieces.move_to(&mut self.ready);
         Ok(())
     }
 
@@ -462,10 +454,10 @@ mod tests {
 
     #[test]
     fn the_last_block_is_kept_back_and_bounded() {
-        let payload = vec![7u8; 3 * MAX_HOLD_BACK];
+        let payload = vec![7u8; MIN_RELEASE + MAX_HOLD_BACK];
         let mut verifier = BodyVerifier::new(spec(Plain, &payload)).unwrap();
         verifier.push(Bytes::from(payload)).unwrap();
-        assert_eq!(verifier.pop().map(|block| block.len()), Some(2 * MAX_HOLD_BACK));
+        assert_eq!(verifier.pop().map(|block| block.len()), Some(MIN_RELEASE));
         assert_eq!(verifier.pop(), None);
         verifier.finish().unwrap();
         assert_eq!(verifier.pop().map(|block| block.len()), Some(MAX_HOLD_BACK));

@@ -1,12 +1,15 @@
 //! The chain of signatures over an aws-chunked body: each over the chunk and the signature before.
 
-use super::canonical::{hex, unhex};
+use super::canonical::{hex_digits, unhex};
 use super::key::hmac;
 use crate::payload::ChunkVerify;
 use crate::s3::error::{ErrorCode, S3Error};
-use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
+
+/// The SHA-256 of no bytes, which stands in each chunk's string to sign.
+const SHA256_OF_NOTHING: &[u8; 64] =
+    b"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
 /// Signs chunks, as a client does; the verifier is this and a comparison.
 #[derive(Clone)]
@@ -36,29 +39,35 @@ impl ChunkSigner {
 
     /// The signature of the next chunk, given its SHA-256; the chain moves on.
     pub fn chunk(&mut self, sha256: &[u8; 32]) -> [u8; 32] {
-        let empty: [u8; 32] = Sha256::digest(b"").into();
-        let text = format!(
-            "AWS4-HMAC-SHA256-PAYLOAD\n{}\n{}\n{}\n{}\n{}",
-            self.timestamp,
-            self.scope,
-            hex(&self.previous),
-            hex(&empty),
-            hex(sha256)
-        );
-        self.previous = hmac(&self.key[..], &[text.as_bytes()]);
+        let parts: [&[u8]; 10] = [
+            b"AWS4-HMAC-SHA256-PAYLOAD\n",
+            self.timestamp.as_bytes(),
+            b"\n",
+            self.scope.as_bytes(),
+            b"\n",
+            &hex_digits(&self.previous),
+            b"\n",
+            SHA256_OF_NOTHING,
+            b"\n",
+            &hex_digits(sha256),
+        ];
+        self.previous = hmac(&self.key[..], &parts);
         self.previous
     }
 
     /// The signature of the trailers, given the SHA-256 of their canonical form.
     pub fn trailer(&mut self, sha256: &[u8; 32]) -> [u8; 32] {
-        let text = format!(
-            "AWS4-HMAC-SHA256-TRAILER\n{}\n{}\n{}\n{}",
-            self.timestamp,
-            self.scope,
-            hex(&self.previous),
-            hex(sha256)
-        );
-        self.previous = hmac(&self.key[..], &[text.as_bytes()]);
+        let parts: [&[u8]; 8] = [
+            b"AWS4-HMAC-SHA256-TRAILER\n",
+            self.timestamp.as_bytes(),
+            b"\n",
+            self.scope.as_bytes(),
+            b"\n",
+            &hex_digits(&self.previous),
+            b"\n",
+            &hex_digits(sha256),
+        ];
+        self.previous = hmac(&self.key[..], &parts);
         self.previous
     }
 

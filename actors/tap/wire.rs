@@ -2,7 +2,8 @@
 
 use super::body::{BodyError, Pace};
 use super::chunked::{ChunkedDecoder, Decoded};
-use super::shared::{BodyPhase, BodyProgress, Continue, Phase, Shared};
+use super::shared::{BodyPhase, BodyProgress, Continue, Phase, Shared, State};
+use crate::blocks;
 use crate::http::Framing;
 use crate::platform;
 use bytes::{Bytes, BytesMut};
@@ -14,6 +15,9 @@ use tokio::io::Interest;
 /// Bytes that a read has room for, at the least.
 const MIN_READ: usize = 16 * 1024;
 
+/// Rests of bodies up to this get memory of their own size, longer ones a whole block.
+const MAX_OWN: usize = 64 * 1024;
+
 /// One request's body. Dropped before its end, it ends the connection: the unread rest can only be
 /// drained, never parsed.
 pub(super) struct WireBody {
@@ -21,6 +25,8 @@ pub(super) struct WireBody {
     seq: u64,
     framing: Framing,
     done: bool,
+    /// The connection's buffer is (the rest of) a block.
+    in_block: bool,
     pace: Pace,
 }
 
@@ -34,7 +40,7 @@ impl WireBody {
     pub(super) fn new(shared: Arc<Shared>, seq: u64, framing: Framing) -> Self {
         let done = matches!(framing, Framing::Absent | Framing::Length(0));
         let pace = Pace::new(shared.config.progress_interval, shared.config.progress_bytes);
-        WireBody { shared, seq, framing, done, pace }
+        WireBody { shared, seq, framing, done, in_block: false, pace }
     }
 
     /// How the body was announced.
@@ -117,6 +123,9 @@ impl WireBody {
         };
         if done {
             self.done = true;
+            if std::mem::take(&mut self.in_block) {
+                leave_block(state);
+            }
             state.body_done();
         }
         Ok(taken)
@@ -194,7 +203,12 @@ impl WireBody {
                 // A new allocation only when little is left of the last: one for every read would
                 // pin a whole one behind each small segment that is kept for replay.
                 if buffer.capacity() - buffer.len() < room.min(MIN_READ) {
-                    buffer.reserve(room);
+                    if buffer.is_empty() && room > MAX_OWN {
+                        blocks::give_rest(std::mem::replace(buffer, blocks::take()));
+                        self.in_block = true;
+                    } else {
+                        buffer.reserve(room);
+                    }
                 }
                 let room = room.min(buffer.capacity() - buffer.len());
                 let mut limited = bytes::BufMut::limit(buffer, room);
@@ -218,6 +232,13 @@ impl WireBody {
     }
 }
 
+/// Parts the connection from the block that its body was read into: what was read along behind a
+/// chunked body moves to memory of its own, and no idle connection holds more than it needs.
+fn leave_block(state: &mut State) {
+    let rest = BytesMut::from(&state.buffer[..]);
+    blocks::give_rest(std::mem::replace(&mut state.buffer, rest));
+}
+
 fn decode(
     decoder: &mut ChunkedDecoder,
     buffer: &mut BytesMut,
@@ -239,5 +260,76 @@ impl Drop for WireBody {
                 state.end();
             }
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::super::shared::TapConfig;
+    use super::super::socket::ClientSocket;
+    use super::super::stream::TapStream;
+    use super::*;
+    use crate::metrics::Counted;
+    use std::time::Duration;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+
+    const LENGTH: usize = 700_000;
+
+    /// Sends `wire`, reads the body of its first request, and gives back what the connection's buffer
+    /// holds then: bytes and capacity.
+    async fn left_by(wire: Vec<u8>) -> (Vec<u8>, usize) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (socket, _) = listener.accept().await.unwrap();
+        let config = TapConfig {
+            max_head: 8192,
+            head_timeout: Duration::from_secs(20),
+            keep_alive: Duration::from_secs(20),
+            progress_interval: Duration::from_secs(20),
+            progress_bytes: 1,
+            drain_bytes: 0,
+            drain_time: Duration::ZERO,
+        };
+        let open = Counted::new(&prometheus::IntGauge::new("open", "open").unwrap());
+        let mut stream = TapStream::new(ClientSocket::from(socket), Arc::new(config), 7, open);
+        let sending = tokio::spawn(async move {
+            client.write_all(&wire).await.unwrap();
+            client
+        });
+        let mut head = [0; 512];
+        let count = stream.read(&mut head).await.unwrap();
+        let head = String::from_utf8_lossy(&head[..count]).into_owned();
+        let token = head.lines().find_map(|line| line.strip_prefix("x-mizuchi-tap: ")).unwrap();
+        let handle = stream.handle();
+        let mut body = handle.take(token).unwrap().body;
+        let mut length = 0;
+        while let Some(bytes) = body.read(blocks::BLOCK).await.unwrap() {
+            assert!(bytes.iter().all(|&byte| byte == b'x'));
+            length += bytes.len();
+            blocks::give(bytes);
+        }
+        assert_eq!(length, LENGTH);
+        drop(sending.await.unwrap());
+        let state = handle.shared.lock();
+        (state.buffer.to_vec(), state.buffer.capacity())
+    }
+
+    /// "An idle connection holds none": of blocks, when its body was read.
+    #[tokio::test]
+    async fn a_body_leaves_no_block_behind() {
+        let mut wire = format!("PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: {LENGTH}\r\n\r\n");
+        wire.push_str(&"x".repeat(LENGTH));
+        assert_eq!(left_by(wire.into_bytes()).await, (Vec::new(), 0));
+    }
+
+    #[tokio::test]
+    async fn what_was_read_along_keeps_no_block() {
+        let mut wire = "PUT / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned();
+        wire += &format!("{LENGTH:x}\r\n{}\r\n0\r\n\r\n", "x".repeat(LENGTH));
+        let (rest, capacity) = left_by((wire + "PUT /next HTT").into_bytes()).await;
+        assert!(b"PUT /next HTT".starts_with(&rest), "{rest:?}");
+        assert!(capacity <= MAX_OWN, "{capacity}");
     }
 }

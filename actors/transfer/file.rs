@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 
 /// An append-only file that no directory names.
@@ -25,10 +26,18 @@ impl ReplayFile {
     }
 
     /// Appends and returns the offset at which the bytes begin.
-    pub async fn append(&mut self, bytes: Bytes) -> io::Result<u64> {
+    pub async fn append(&mut self, pieces: Vec<Bytes>) -> io::Result<u64> {
         let (file, offset) = (Arc::clone(&self.file), self.length);
-        let length = bytes.len() as u64;
-        blocking(move || file.write_all_at(&bytes, offset)).await?;
+        let length = pieces.iter().map(|bytes| bytes.len() as u64).sum::<u64>();
+        blocking(move || {
+            let mut at = offset;
+            for bytes in &pieces {
+                file.write_all_at(bytes, at)?;
+                at += bytes.len() as u64;
+            }
+            Ok(())
+        })
+        .await?;
         self.length += length;
         Ok(offset)
     }
@@ -42,6 +51,16 @@ impl ReplayFile {
             Ok(bytes.into())
         })
         .await
+    }
+}
+
+impl Drop for ReplayFile {
+    /// Closing frees the file's blocks, gigabytes of them: not on this thread.
+    fn drop(&mut self) {
+        let file = Arc::clone(&self.file);
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn_blocking(move || drop(file));
+        }
     }
 }
 
@@ -60,8 +79,8 @@ mod tests {
     async fn what_was_appended_is_read_back_and_no_name_is_left() {
         let directory = std::env::temp_dir();
         let mut file = ReplayFile::create(directory).await.unwrap();
-        assert_eq!(file.append(Bytes::from_static(b"abc")).await.unwrap(), 0);
-        assert_eq!(file.append(Bytes::from_static(b"defg")).await.unwrap(), 3);
+        assert_eq!(file.append(vec![Bytes::from_static(b"abc")]).await.unwrap(), 0);
+        assert_eq!(file.append(["de", "fg"].map(Bytes::from).to_vec()).await.unwrap(), 3);
         assert_eq!(&file.read(2, 4).await.unwrap()[..], b"cdef");
         assert_eq!(std::os::unix::fs::MetadataExt::nlink(&file.file.metadata().unwrap()), 0);
     }

@@ -2,6 +2,7 @@
 //! taken. Whoever holds the intake is the only one who reads the client's socket.
 
 use super::part::SendError;
+use crate::blocks::BLOCK;
 use crate::payload::{BodyVerifier, EncodeError, UnsignedTrailerEncoder};
 use crate::s3::error::{ErrorCode, S3Error};
 use crate::tap::{BodyError, RequestBody};
@@ -11,7 +12,10 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 /// Bytes that one read of the copy path asks for, and so the most that is hashed without a yield.
-pub(super) const COPY_READ: usize = 256 * 1024;
+pub(super) const COPY_READ: usize = BLOCK;
+
+/// Most pieces of a batch: what one writev(2) takes without an array that is worth a thought.
+pub(super) const MAX_PIECES: usize = 64;
 
 /// A client's body, and which way its bytes come.
 #[derive(Debug)]
@@ -104,19 +108,30 @@ impl Intake {
         self.body.ready().await.map_err(client_fault)
     }
 
-    /// The next verified bytes of the copy path, at most `most` (> 0); None when the body is
-    /// complete and verified. Dropped while it waits, it has lost nothing.
-    pub(super) async fn next(&mut self, most: u64) -> Result<Option<Bytes>, SendError> {
-        let most = usize::try_from(most).unwrap_or(usize::MAX);
+    /// Appends the next verified bytes of the copy path to `batch`, at most `most` (> 0): what is
+    /// there after one read. Nothing: the body is complete and verified. Dropped while it waits, it has
+    /// lost nothing.
+    pub(super) async fn next(
+        &mut self,
+        most: u64,
+        batch: &mut Vec<Bytes>,
+    ) -> Result<(), SendError> {
+        let mut room = usize::try_from(most).unwrap_or(usize::MAX).min(COPY_READ);
         if !self.fill().await? {
-            return Ok(None);
+            return Ok(());
         }
-        let Way::Copy(copy) = &mut self.way else { return Ok(None) };
-        let Some(first) = copy.ready.front_mut() else { return Ok(None) };
-        if first.len() > most {
-            return Ok(Some(first.split_to(most)));
+        let Way::Copy(copy) = &mut self.way else { return Ok(()) };
+        while let Some(first) = copy.ready.front_mut().filter(|_| batch.len() < MAX_PIECES) {
+            if first.len() > room {
+                if room > 0 {
+                    batch.push(first.split_to(room));
+                }
+                break;
+            }
+            room -= first.len();
+            batch.extend(copy.ready.pop_front());
         }
-        Ok(copy.ready.pop_front())
+        Ok(())
     }
 
     /// Waits until the copy path has another byte, or the body is complete and verified.
@@ -132,13 +147,15 @@ impl Intake {
             if !copy.ready.is_empty() {
                 return Ok(true);
             }
-            if let Some(bytes) = copy.verifier.pop() {
+            while let Some(bytes) = copy.verifier.pop() {
                 copy.untold += bytes.len() as u64;
                 match &mut copy.framing {
                     Some(framing) => copy.ready.extend(framing.encode(bytes).map_err(internal)?),
                     None => copy.ready.push_back(bytes),
                 }
-                continue;
+            }
+            if !copy.ready.is_empty() {
+                return Ok(true);
             }
             if copy.finished {
                 // The last chunk and the trailers: known only now.
@@ -147,7 +164,16 @@ impl Intake {
                 continue;
             }
             match self.body.read(COPY_READ).await.map_err(client_fault)? {
-                Some(bytes) => copy.verifier.push(bytes).map_err(SendError::Client)?,
+                Some(bytes) => {
+                    copy.verifier.push(bytes).map_err(SendError::Client)?;
+                    // Of a chunked body one read may bring many pieces.
+                    while !self.body.is_done()
+                        && let Some(bytes) =
+                            self.body.take_buffered(COPY_READ).map_err(client_fault)?
+                    {
+                        copy.verifier.push(bytes).map_err(SendError::Client)?;
+                    }
+                }
                 None => {
                     copy.trailers = copy.verifier.finish().map_err(SendError::Client)?;
                     copy.finished = true;

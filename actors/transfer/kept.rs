@@ -9,6 +9,7 @@
 use super::budget::{Permit, ReplayBudget};
 use super::file::ReplayFile;
 use super::pipe::{PAGE, Pipe, PipeCache};
+use crate::blocks;
 use bytes::Bytes;
 use std::io;
 use std::path::PathBuf;
@@ -17,6 +18,10 @@ use std::sync::Arc;
 /// Fewer bytes than this a slot, in a pipe whose slots are all taken, and its content is read into
 /// memory: a client that sends tiny segments would otherwise hold a pipe for next to nothing.
 const MIN_BYTES_PER_SLOT: usize = 1024;
+
+/// Bytes past `memory_per_part` that go to the file together: each append is a trip to another
+/// thread and back, for which the part waits.
+const SPILL_BATCH: usize = 1024 * 1024;
 
 /// What every replay buffer of one worker draws on.
 #[derive(Debug, Clone)]
@@ -71,13 +76,22 @@ pub struct Kept {
     file: Option<ReplayFile>,
     /// Bytes in memory, pipes not counted.
     in_memory: usize,
+    /// The last segments that are to go to the file together, and their bytes.
+    over: (usize, usize),
     lost: bool,
 }
 
 impl Kept {
     /// An empty buffer.
     pub fn new(resources: ReplayResources) -> Self {
-        Kept { resources, segments: Vec::new(), file: None, in_memory: 0, lost: false }
+        Kept {
+            resources,
+            segments: Vec::new(),
+            file: None,
+            in_memory: 0,
+            over: (0, 0),
+            lost: false,
+        }
     }
 
     /// True when part of the stream could not be kept: it can never be sent again.
@@ -102,7 +116,7 @@ impl Kept {
 
     /// Gives everything back: the part is acknowledged, or will not be sent again.
     pub fn give_up(&mut self) {
-        self.segments.clear();
+        self.give_back();
         self.file = None;
         self.lost = true;
     }
@@ -131,10 +145,12 @@ impl Kept {
                     self.last_pipe_to_memory().await?;
                 }
             }
+            // What is to go to the file together must not have a pipe between.
+            self.spill_over().await?;
             if !self.add_pipe() {
                 let bytes = from.take(*pending)?;
                 *pending = 0;
-                self.keep_bytes(bytes).await?;
+                self.keep_bytes(&[bytes]).await?;
             }
         }
         if *pending > 0 {
@@ -146,24 +162,64 @@ impl Kept {
     }
 
     /// Appends bytes that were read. They are shared, not copied.
-    pub async fn keep_bytes(&mut self, bytes: Bytes) -> io::Result<()> {
-        if self.lost || bytes.is_empty() {
+    pub async fn keep_bytes(&mut self, pieces: &[Bytes]) -> io::Result<()> {
+        let length: usize = pieces.iter().map(Bytes::len).sum();
+        if self.lost || length == 0 {
             return Ok(());
         }
-        let full = self.in_memory + bytes.len() > self.resources.memory_per_part;
-        let spilled = full && self.spill(&bytes).await?;
-        if spilled || self.hold(&bytes) || (!full && self.spill(&bytes).await?) {
+        if self.hold(pieces, length) {
+            if self.in_memory > self.resources.memory_per_part && self.resources.overflow.is_some()
+            {
+                self.over = (self.over.0 + pieces.len(), self.over.1 + length);
+                if self.over.1 >= SPILL_BATCH {
+                    self.spill_over().await?;
+                }
+            }
             return Ok(());
         }
-        self.give_up();
+        self.over = (0, 0);
+        match self.spill(pieces.to_vec(), length).await? {
+            Some(segment) => self.segments.push(segment),
+            None => self.give_up(),
+        }
         Ok(())
     }
 
-    /// Keeps the bytes in memory, if the budget has room.
-    fn hold(&mut self, bytes: &Bytes) -> bool {
-        let Some(permit) = self.resources.budget.bytes(bytes.len()) else { return false };
-        self.in_memory += bytes.len();
-        self.segments.push(Segment::Bytes { bytes: bytes.clone(), permit });
+    /// Moves the last segments to the file. They stay where they are until it has them, and if it
+    /// has no room for them.
+    async fn spill_over(&mut self) -> io::Result<()> {
+        let (count, length) = std::mem::take(&mut self.over);
+        if length == 0 {
+            return Ok(());
+        }
+        let first = self.segments.len().saturating_sub(count);
+        let pieces = self.segments.iter().skip(first).filter_map(|segment| match segment {
+            Segment::Bytes { bytes, .. } => Some(bytes.clone()),
+            Segment::Pipe { .. } | Segment::File { .. } => None,
+        });
+        if let Some(segment) = self.spill(pieces.collect(), length).await? {
+            for segment in self.segments.drain(first..) {
+                if let Segment::Bytes { bytes, .. } = segment {
+                    blocks::give(bytes);
+                }
+            }
+            self.in_memory = self.in_memory.saturating_sub(length);
+            self.segments.push(segment);
+        }
+        Ok(())
+    }
+
+    /// Keeps the bytes in memory, if the budget has room for all of them.
+    fn hold(&mut self, pieces: &[Bytes], length: usize) -> bool {
+        let first = self.segments.len();
+        for bytes in pieces {
+            let Some(permit) = self.resources.budget.bytes(bytes.len()) else {
+                self.segments.truncate(first);
+                return false;
+            };
+            self.segments.push(Segment::Bytes { bytes: bytes.clone(), permit });
+        }
+        self.in_memory += length;
         true
     }
 
@@ -185,7 +241,7 @@ impl Kept {
             let content = pipe.take(bytes)?;
             drop(permits);
             self.resources.pipes.put(pipe);
-            self.keep_bytes(content).await?;
+            self.keep_bytes(&[content]).await?;
         }
         Ok(())
     }
@@ -202,7 +258,12 @@ impl Kept {
         let rest = self.segments.split_off(index);
         let mut rest = rest.into_iter();
         drop(rest.next());
-        let has_it = self.hold(&content) || self.spill(&content).await?;
+        let length = content.len();
+        let mut has_it = self.hold(std::slice::from_ref(&content), length);
+        if !has_it && let Some(segment) = self.spill(vec![content], length).await? {
+            self.segments.push(segment);
+            has_it = true;
+        }
         self.segments.extend(rest);
         if has_it {
             self.lost = false;
@@ -212,22 +273,32 @@ impl Kept {
         Ok(())
     }
 
-    /// Appends the bytes to the overflow file. False: there is none, or no room in it.
-    async fn spill(&mut self, bytes: &Bytes) -> io::Result<bool> {
-        let Some(directory) = &self.resources.overflow else { return Ok(false) };
-        let Some(permit) = self.resources.budget.file(bytes.len()) else { return Ok(false) };
+    /// Appends the bytes to the overflow file. None: there is none, or no room in it.
+    async fn spill(&mut self, pieces: Vec<Bytes>, length: usize) -> io::Result<Option<Segment>> {
+        let Some(directory) = &self.resources.overflow else { return Ok(None) };
+        let Some(permit) = self.resources.budget.file(length) else { return Ok(None) };
         let file = match &mut self.file {
             Some(file) => file,
             none => none.insert(ReplayFile::create(directory.clone()).await?),
         };
-        match file.append(bytes.clone()).await {
-            Ok(offset) => {
-                self.segments.push(Segment::File { offset, length: bytes.len(), permit });
-                Ok(true)
-            }
+        match file.append(pieces).await {
+            Ok(offset) => Ok(Some(Segment::File { offset, length, permit })),
             Err(error) => {
                 log::warn!("the replay overflow file failed: {error}");
-                Ok(false)
+                Ok(None)
+            }
+        }
+    }
+}
+
+impl Kept {
+    /// Drops the segments; what can be used again goes back to where it came from.
+    fn give_back(&mut self) {
+        for segment in self.segments.drain(..) {
+            match segment {
+                Segment::Pipe { pipe, bytes: 0, .. } => self.resources.pipes.put(pipe),
+                Segment::Bytes { bytes, .. } => blocks::give(bytes),
+                Segment::Pipe { .. } | Segment::File { .. } => {}
             }
         }
     }
@@ -235,11 +306,90 @@ impl Kept {
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        // A pipe that still holds pages cannot be reused; one that was never filled can.
-        for segment in self.segments.drain(..) {
-            if let Segment::Pipe { pipe, bytes: 0, .. } = segment {
-                self.resources.pipes.put(pipe);
+        self.give_back();
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::super::allowance::PipeAllowance;
+    use super::*;
+    use crate::metrics::Metrics;
+
+    fn kept(memory: u64, file: u64, overflow: bool) -> Kept {
+        Kept::new(ReplayResources {
+            budget: ReplayBudget::new(memory, 8, file),
+            pipes: Arc::new(PipeCache::new(
+                64 * 1024,
+                PipeAllowance::new(None, Metrics::new().unwrap().pipes_refused),
+            )),
+            overflow: overflow.then(std::env::temp_dir),
+            memory_per_part: LIMIT,
+        })
+    }
+
+    const LIMIT: usize = 300_000;
+    const PIECE: usize = 100_000;
+
+    /// Keeps `count` batches of two pieces each; what was kept, and the most that stood in memory.
+    async fn keep(kept: &mut Kept, count: usize) -> (Vec<u8>, usize) {
+        let (mut all, mut most) = (Vec::new(), 0);
+        for at in 0..count {
+            let batch = [2 * at, 2 * at + 1].map(|number| Bytes::from(vec![number as u8; PIECE]));
+            kept.keep_bytes(&batch).await.unwrap();
+            all.extend(batch.concat());
+            most = most.max(kept.in_memory);
+        }
+        (all, most)
+    }
+
+    async fn read_back(kept: &Kept) -> Vec<u8> {
+        let mut all = Vec::new();
+        for segment in kept.segments() {
+            match segment {
+                Segment::Bytes { bytes, .. } => all.extend_from_slice(bytes),
+                Segment::File { offset, length, .. } => {
+                    all.extend(kept.file().unwrap().read(*offset, *length).await.unwrap());
+                }
+                Segment::Pipe { .. } => panic!("nothing was spliced"),
             }
         }
+        all
+    }
+
+    /// Past `memory_per_part` the bytes go to the file, some at a time, in their order.
+    #[tokio::test]
+    async fn what_is_over_goes_to_the_file() {
+        let mut kept = kept(1 << 30, 1 << 30, true);
+        let (all, most) = keep(&mut kept, 20).await;
+        assert!(most < LIMIT + SPILL_BATCH + 2 * PIECE, "{most}");
+        assert!(kept.resources.budget.file_bytes_in_use() > all.len() / 2);
+        assert!(read_back(&kept).await == all);
+        assert!(!kept.is_lost());
+    }
+
+    /// A full file leaves them in memory; without one `memory_per_part` is no limit.
+    #[tokio::test]
+    async fn without_room_in_the_file_they_stay_in_memory() {
+        for (file, overflow) in [(2 << 20, true), (0, true), (1 << 30, false)] {
+            let mut kept = kept(1 << 30, file, overflow);
+            let (all, _) = keep(&mut kept, 20).await;
+            assert!(read_back(&kept).await == all);
+            assert!(!kept.is_lost());
+        }
+    }
+
+    /// Past `replay.memory` they go to the file at once; without one the buffer is given up, and
+    /// gives all back.
+    #[tokio::test]
+    async fn without_room_in_memory_it_is_the_file_or_nothing() {
+        let mut spilled = kept(2 * PIECE as u64, 1 << 30, true);
+        let (all, _) = keep(&mut spilled, 20).await;
+        assert!(read_back(&spilled).await == all);
+        let mut lost = kept(3 * PIECE as u64, 0, false);
+        keep(&mut lost, 20).await;
+        assert!(lost.is_lost() && lost.segments().is_empty());
+        assert_eq!(lost.resources.budget.pages_in_use(), 0);
     }
 }

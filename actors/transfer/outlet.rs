@@ -1,9 +1,11 @@
 //! The backend's side of one attempt: what a part's bytes are written to.
 
+use super::intake::MAX_PIECES;
 use super::kept::{Kept, ReplayResources, Segment};
 use super::part::SendError;
 use super::pipe::Pipe;
 use crate::backend::{BackendError, Connection};
+use bytes::Bytes;
 use std::future::Future;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -66,8 +68,8 @@ impl<'a> Outlet<'a> {
         }
     }
 
-    pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<(), SendError> {
-        self.connection.send_all(bytes, self.stall).await.map_err(SendError::Backend)
+    pub(super) async fn write(&mut self, pieces: &[Bytes]) -> Result<(), SendError> {
+        self.connection.send_pieces(pieces, self.stall).await.map_err(SendError::Backend)
     }
 
     pub(super) async fn send_pipe(
@@ -78,7 +80,8 @@ impl<'a> Outlet<'a> {
     ) -> Result<usize, SendError> {
         let Some(socket) = self.connection.descriptor() else {
             let bytes = pipe.take(length).map_err(SendError::Internal)?;
-            return self.write(&bytes).await.map(|()| bytes.len());
+            let taken = bytes.len();
+            return self.write(&[bytes]).await.map(|()| taken);
         };
         let sent = timeout(self.stall, pipe.send(socket, length, more));
         match self.unless_answered(sent).await? {
@@ -107,8 +110,11 @@ impl<'a> Outlet<'a> {
 
     /// Sends everything that is kept.
     pub(super) async fn replay(&mut self, kept: &mut Kept) -> Result<(), SendError> {
+        let mut batch = Vec::new();
         for index in 0..kept.segments().len() {
             if let Some(Segment::Pipe { pipe, bytes, .. }) = kept.segments().get(index) {
+                // What is still to be gathered stands before it.
+                self.write(&std::mem::take(&mut batch)).await?;
                 let bytes = *bytes;
                 let doubled = match self.pipe() {
                     Some(to) => pipe.tee(to, bytes).map_err(SendError::Internal)?,
@@ -124,17 +130,24 @@ impl<'a> Outlet<'a> {
                 }
             }
             match kept.segments().get(index) {
-                Some(Segment::Bytes { bytes, .. }) => self.write(&bytes.clone()).await?,
+                Some(Segment::Pipe { .. }) => {}
+                Some(Segment::Bytes { bytes, .. }) => {
+                    batch.push(bytes.clone());
+                    if batch.len() < MAX_PIECES {
+                        continue;
+                    }
+                    self.write(&std::mem::take(&mut batch)).await?;
+                }
                 Some(Segment::File { offset, length, .. }) => {
+                    self.write(&std::mem::take(&mut batch)).await?;
                     let Some(file) = kept.file() else { return Err(SendError::ReplayLost) };
                     let bytes = file.read(*offset, *length).await.map_err(SendError::Internal)?;
-                    self.write(&bytes).await?;
+                    self.write(&[bytes]).await?;
                 }
-                Some(Segment::Pipe { .. }) => {}
                 None => return Err(SendError::ReplayLost),
             }
             tokio::task::yield_now().await;
         }
-        Ok(())
+        self.write(&batch).await
     }
 }

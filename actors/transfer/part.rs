@@ -5,6 +5,7 @@ use super::kept::{Kept, ReplayResources, Segment};
 use super::outlet::Outlet;
 use super::pipe::{PAGE, Pipe};
 use crate::backend::{BackendError, Connection};
+use crate::blocks;
 use crate::payload::Md5;
 use crate::s3::error::S3Error;
 use bytes::Bytes;
@@ -149,8 +150,10 @@ impl PartSource {
     /// Reads the part's whole share into the replay buffer before any of it is sent: a small body
     /// then goes out in one write with its head, and the length of a part of an endless one is known.
     pub async fn take_all(&mut self) -> Result<(), SendError> {
-        while let Some(bytes) = self.next_copied().await? {
-            self.kept.keep_bytes(bytes).await.map_err(SendError::Internal)?;
+        let mut batch = Vec::new();
+        while self.next_copied(&mut batch).await? {
+            self.kept.keep_bytes(&batch).await.map_err(SendError::Internal)?;
+            batch.drain(..).for_each(blocks::give);
         }
         if let Some(intake) = &mut self.intake {
             // Whether the body ends here is known only when one more byte has come, or none.
@@ -235,37 +238,41 @@ impl PartSource {
 
     async fn pump_copied(&mut self, out: &mut Outlet<'_>) -> Result<(), SendError> {
         let mut since_yield = 0;
-        loop {
-            let next = out.unless_answered(self.next_copied()).await??;
-            let Some(bytes) = next else { return Ok(()) };
-            self.kept.keep_bytes(bytes.clone()).await.map_err(SendError::Internal)?;
+        let mut batch = Vec::new();
+        while out.unless_answered(self.next_copied(&mut batch)).await?? {
+            self.kept.keep_bytes(&batch).await.map_err(SendError::Internal)?;
             fail::fail_point!("part::copied");
-            since_yield += bytes.len();
+            since_yield += batch.iter().map(Bytes::len).sum::<usize>();
             if self.is_taken() {
                 out.offer();
             }
             self.hand_on();
-            out.write(&bytes).await?;
+            out.write(&batch).await?;
+            batch.drain(..).for_each(blocks::give);
             if since_yield >= YIELD_EVERY {
                 since_yield = 0;
                 tokio::task::yield_now().await;
             }
         }
+        Ok(())
     }
 
-    /// The next verified bytes of the copy path; None when the part's share is taken, or the body
-    /// is complete and verified. Dropped while it waits, it has lost nothing.
-    async fn next_copied(&mut self) -> Result<Option<Bytes>, SendError> {
+    /// Puts the next verified bytes of the copy path into `batch`, which is empty. False: the part's
+    /// share is taken, or the body is complete and verified. Dropped while it waits, it has lost
+    /// nothing.
+    async fn next_copied(&mut self, batch: &mut Vec<Bytes>) -> Result<bool, SendError> {
         let room = self.room();
-        let Some(intake) = self.intake.as_mut().filter(|_| room > 0) else { return Ok(None) };
-        let next = intake.next(room).await;
+        let Some(intake) = self.intake.as_mut().filter(|_| room > 0) else { return Ok(false) };
+        let next = intake.next(room, batch).await;
         self.volume.copied += intake.newly_copied();
-        let Some(bytes) = next? else { return Ok(None) };
-        self.took(bytes.len());
-        if let Some(md5) = &mut self.md5 {
-            md5.update(&bytes);
+        next?;
+        for bytes in &*batch {
+            if let Some(md5) = &mut self.md5 {
+                md5.update(bytes);
+            }
         }
-        Ok(Some(bytes))
+        self.took(batch.iter().map(Bytes::len).sum());
+        Ok(!batch.is_empty())
     }
 
     async fn pump_spliced(&mut self, out: &mut Outlet<'_>) -> Result<(), SendError> {
@@ -366,7 +373,8 @@ impl PartSource {
         bytes: Bytes,
         out: &mut Outlet<'_>,
     ) -> Result<(), SendError> {
-        self.kept.keep_bytes(bytes.clone()).await.map_err(SendError::Internal)?;
+        let bytes = [bytes];
+        self.kept.keep_bytes(&bytes).await.map_err(SendError::Internal)?;
         if self.is_taken() {
             out.offer();
         }
