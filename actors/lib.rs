@@ -33,6 +33,7 @@ pub mod secret;
 pub mod sigv4;
 pub mod sts;
 pub mod tap;
+mod tls_io;
 pub mod transfer;
 pub mod upload;
 pub mod upload_supervisor;

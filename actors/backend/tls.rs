@@ -6,6 +6,7 @@
 
 use super::endpoint::Endpoint;
 use super::trust::TlsClient;
+use crate::tls_io::Socket;
 use bytes::{Buf as _, BytesMut};
 use nix::sys::socket::{MsgFlags, recv};
 use rustls::{CertificateError, ClientConnection, Error as TlsError};
@@ -213,29 +214,6 @@ impl Session {
             (0, true) => Ok(false),
             _ => Ok(true),
         }
-    }
-}
-
-/// The socket as the reactor sees it.
-struct Socket<'a>(&'a TcpStream);
-
-impl Read for Socket<'_> {
-    fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
-        self.0.try_read(space)
-    }
-}
-
-impl Write for Socket<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.try_write(bytes)
-    }
-
-    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.0.try_write_vectored(pieces)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

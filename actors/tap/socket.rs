@@ -10,10 +10,11 @@
 //! that would not be missed.
 
 use crate::certificate::PeerCertificate;
+use crate::tls_io::Socket;
 use bytes::BufMut;
 use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
 use rustls::ServerConnection;
-use std::io::{self, BufRead as _, IoSlice, Read, Write};
+use std::io::{self, BufRead as _, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -24,9 +25,9 @@ use tokio::net::TcpStream;
 /// as much.
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// Reads from the socket for one read of the session: rustls takes 4 KiB at a time, so this is 256
-/// KiB of a body before others have their turn.
-const MAX_READS: usize = 64;
+/// Ciphertext for one read of the session: others then have their turn. More than the room of any
+/// reader, but records may hold next to nothing, and are the dearer for it.
+const MAX_RECEIVED: usize = 512 * 1024;
 
 /// A client's connection.
 pub struct ClientSocket {
@@ -93,9 +94,9 @@ impl ClientSocket {
         while !tls.holds_bytes() {
             self.socket.readable().await?;
             match tls.lock().receive(&self.socket) {
-                Ok(true) => {}
                 // The read that follows tells.
-                Ok(false) => return Ok(()),
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }
@@ -107,20 +108,27 @@ impl ClientSocket {
     pub(super) fn try_read_buf(&self, buffer: &mut impl BufMut) -> io::Result<usize> {
         let Some(tls) = &self.tls else { return self.socket.try_read_buf(buffer) };
         let mut session = tls.lock();
-        let mut count = session.take(buffer);
-        for _ in 0..MAX_READS {
-            if !buffer.has_remaining_mut() {
-                break;
+        let room = buffer.chunk_mut().len();
+        let mut buffer = buffer.limit(room);
+        session.take(&mut buffer);
+        let mut received = 0;
+        let end = loop {
+            if !buffer.has_remaining_mut() || received >= MAX_RECEIVED {
+                break Err(io::ErrorKind::WouldBlock.into());
             }
-            match session.receive(&self.socket) {
-                Ok(true) => count += session.take(buffer),
-                Ok(false) => return Ok(count),
-                Err(error) if count == 0 => return Err(error),
-                // It is met again when what came before it has been read.
-                Err(_) => return Ok(count),
+            let read = session.receive(&self.socket);
+            session.take(&mut buffer);
+            match read {
+                Ok(0) => break Ok(0),
+                Ok(count) => received += count,
+                Err(error) => break Err(error),
             }
+        };
+        match room - buffer.remaining_mut() {
+            0 => end,
+            // The end is met again when what came before it has been read.
+            count => Ok(count),
         }
-        if count == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(count) }
     }
 
     /// Takes bytes to be sent. Of TLS: what was taken is on its way only after
@@ -220,8 +228,7 @@ impl Session<'_> {
     }
 
     /// Moves decrypted bytes into the room that `buffer` has.
-    fn take(&mut self, buffer: &mut impl BufMut) -> usize {
-        let mut count = 0;
+    fn take(&mut self, buffer: &mut impl BufMut) {
         while buffer.has_remaining_mut() {
             let mut reader = self.0.reader();
             // Nothing there, or an end that `receive` tells.
@@ -229,30 +236,22 @@ impl Session<'_> {
             let taken = bytes.len().min(buffer.remaining_mut());
             buffer.put_slice(bytes.get(..taken).unwrap_or_default());
             reader.consume(taken);
-            count += taken;
         }
-        count
     }
 
-    /// Reads once from the socket and decrypts what is whole; false: the end. Call it only when `take`
-    /// has left nothing. What the session answers (an alert, a key update) is sent if the socket takes
-    /// it, else with the next flush: rustls keeps one of each at the most.
-    fn receive(&mut self, socket: &TcpStream) -> io::Result<bool> {
+    /// Reads once from the socket and decrypts what is whole. Returns the bytes read; 0: the end. Call
+    /// it only when `take` has left nothing. What the session answers (an alert, a key update) is sent
+    /// if the socket takes it, else with the next flush: rustls keeps one of each at the most.
+    fn receive(&mut self, socket: &TcpStream) -> io::Result<usize> {
         // A session that has failed says so again, and one that has ended stays ended.
-        match self.0.process_new_packets() {
-            Ok(state) if state.peer_has_closed() => return Ok(false),
-            Ok(_) => {}
-            Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+        if self.0.process_new_packets().map_err(failed)?.peer_has_closed() {
+            return Ok(0);
         }
         let count = self.0.read_tls(&mut Socket(socket))?;
         let processed = self.0.process_new_packets();
         // Whether it went out or has to wait: the bytes that were read come first.
         let _ = self.transmit(socket);
-        match processed {
-            Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
-            Ok(_) if count == 0 => Ok(false),
-            Ok(_) => Ok(true),
-        }
+        processed.map(|_| count).map_err(failed)
     }
 
     /// Writes ciphertext until there is none. Errors: WouldBlock.
@@ -266,25 +265,10 @@ impl Session<'_> {
     }
 }
 
-/// The socket as the reactor sees it.
-struct Socket<'a>(&'a TcpStream);
-
-impl Read for Socket<'_> {
-    fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
-        self.0.try_read(space)
-    }
+fn failed(error: rustls::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
-impl Write for Socket<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.try_write(bytes)
-    }
-
-    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.0.try_write_vectored(pieces)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests;
