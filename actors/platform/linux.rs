@@ -24,8 +24,10 @@ pub fn new_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 /// unprivileged limits) and EBUSY leave it as it was.
 pub fn grow_pipe(pipe: &OwnedFd, size: usize) -> io::Result<usize> {
     let asked = i32::try_from(size).unwrap_or(i32::MAX);
-    let _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(asked));
-    let granted = fcntl(pipe, FcntlArg::F_GETPIPE_SZ)?;
+    let granted = match fcntl(pipe, FcntlArg::F_SETPIPE_SZ(asked)) {
+        Ok(granted) => granted,
+        Err(_) => fcntl(pipe, FcntlArg::F_GETPIPE_SZ)?,
+    };
     Ok(usize::try_from(granted).unwrap_or(0))
 }
 

@@ -82,9 +82,10 @@ impl PipeAllowance {
             .unwrap_or_else(|| Some(self.hold(slots)))
     }
 
-    /// Whether idle pipes may be kept open.
+    /// Whether idle pipes may be kept open: not where the other workers, to whom they are of no use,
+    /// would find none to keep pages in.
     pub(super) fn is_roomy(&self) -> bool {
-        self.total.is_none_or(|total| self.used.load(Ordering::Acquire) <= total / 2)
+        self.total.is_none_or(|total| self.used.load(Ordering::Acquire) <= total / 4)
     }
 
     /// Counts what was refused, and says so, not too often.

@@ -297,8 +297,9 @@ impl Kept {
         for segment in self.segments.drain(..) {
             match segment {
                 Segment::Pipe { pipe, bytes: 0, .. } => self.resources.pipes.put(pipe),
+                Segment::Pipe { pipe, bytes, .. } => self.resources.pipes.recycle(pipe, bytes),
                 Segment::Bytes { bytes, .. } => blocks::give(bytes),
-                Segment::Pipe { .. } | Segment::File { .. } => {}
+                Segment::File { .. } => {}
             }
         }
     }
