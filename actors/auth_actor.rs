@@ -7,6 +7,7 @@
 //! bucket's policy engine says ([`crate::policy`]): of every operation, so of every part too, and
 //! never of somebody who is not known.
 
+use crate::answer::Answer;
 use crate::certificate::{CertificateRules, PeerCertificate};
 use crate::config::{Authentication, Bucket, Engine};
 use crate::form::FormClaim;
@@ -108,11 +109,11 @@ impl Actor for AuthActor {
 }
 
 impl Handler<Authorize> for AuthActor {
-    type Result = ResponseFuture<Decided>;
+    type Result = Answer<Decided>;
 
     fn handle(&mut self, request: Authorize, _: &mut Self::Context) -> Self::Result {
         let engine = Arc::clone(&self.engine);
-        Box::pin(async move { decide(&engine, request).await })
+        Answer::of(async move { decide(&engine, request).await })
     }
 }
 

@@ -9,10 +9,14 @@ use actix::prelude::*;
 use prometheus::IntCounterVec;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 /// The pause before a dead actor is rebuilt: one that dies on every message must not spin.
 const REBUILD_PAUSE: Duration = Duration::from_millis(10);
+
+/// Messages that wait for an actor before their senders are parked.
+const MAILBOX: usize = 1024;
 
 /// Why an actor gave no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -43,8 +47,10 @@ impl<A: Actor> ActorRef<A> {
         ActorRef { name, address: Arc::default() }
     }
 
-    fn current(&self) -> Option<Addr<A>> {
-        self.address.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Not a copy of the address: actix allocates for each.
+    fn with<T>(&self, used: impl FnOnce(&Addr<A>) -> T) -> Result<T, NoAnswer> {
+        let address = self.address.lock().unwrap_or_else(PoisonError::into_inner);
+        address.as_ref().map(used).ok_or(NoAnswer(self.name))
     }
 
     fn replace(&self, address: Option<Addr<A>>) {
@@ -60,8 +66,24 @@ impl<A: Actor> ActorRef<A> {
         A: Handler<M>,
         A::Context: ToEnvelope<A, M>,
     {
-        let address = self.current().ok_or(NoAnswer(self.name))?;
-        address.send(message).await.map_err(|_| NoAnswer(self.name))
+        let answer = self.with(|address| address.send(message))?;
+        answer.await.map_err(|_| NoAnswer(self.name))
+    }
+
+    /// As [`ActorRef::ask`], for what is answered long after its handler has returned: the message
+    /// that `make` gives holds the end to answer on.
+    pub async fn begin<M, T>(
+        &self,
+        make: impl FnOnce(oneshot::Sender<T>) -> M,
+    ) -> Result<T, NoAnswer>
+    where
+        M: Message<Result = ()> + Send + 'static,
+        A: Handler<M>,
+        A::Context: ToEnvelope<A, M>,
+    {
+        let (end, ended) = oneshot::channel();
+        self.with(|address| address.do_send(make(end)))?;
+        ended.await.map_err(|_| NoAnswer(self.name))
     }
 
     /// Sends a hint: nothing is lost if it does not arrive.
@@ -72,9 +94,8 @@ impl<A: Actor> ActorRef<A> {
         A: Handler<M>,
         A::Context: ToEnvelope<A, M>,
     {
-        if let Some(address) = self.current() {
-            address.do_send(message);
-        }
+        // Nobody is there: then nobody needs it.
+        let _ = self.with(|address| address.do_send(message));
     }
 }
 
@@ -100,7 +121,10 @@ where
     }
 
     fn start(&self) -> JoinHandle<()> {
-        let context = Context::new();
+        let mut context = Context::new();
+        // Past it a sender is parked and woken again, which costs more than the place. What bounds the
+        // work is the permit that each sender holds.
+        context.set_mailbox_capacity(MAILBOX);
         self.reference.replace(Some(context.address()));
         actix_rt::spawn(context.into_future((self.build)()))
     }

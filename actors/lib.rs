@@ -6,6 +6,7 @@
 //! connection from an [`s3_client_actor`] and moves the bytes ([`transfer`]). A [`guardian`] at the
 //! root of each worker thread's tree rebuilds an actor that died.
 
+pub mod answer;
 pub mod auth_actor;
 pub mod backend;
 pub mod blocks;

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinSet};
 
 /// Most bytes of a backend's answer: ListParts with 1,000 parts is under 400 KiB.
 const MAX_ANSWER: usize = 2 * 1024 * 1024;
@@ -32,9 +32,7 @@ const REFUSAL_WAIT: Duration = Duration::from_secs(2);
 
 /// One attempt's worker.
 pub struct PartWorker {
-    attempt: Option<Attempt>,
-    cancel: Option<oneshot::Receiver<()>>,
-    end: Option<oneshot::Sender<AttemptEnd>>,
+    attempt: Option<(Attempt, oneshot::Sender<AttemptEnd>)>,
     _counted: Counted,
 }
 
@@ -54,29 +52,48 @@ pub struct Attempt {
     pub client: ActorRef<S3ClientActor>,
 }
 
-/// A spawned worker, as the supervisor holds it.
+/// A spawned worker, as the supervisor holds it. Dropped, it stops the worker.
 pub struct WorkerHandle {
-    /// Ends when the worker has ended; an error when it panicked.
-    pub task: JoinHandle<()>,
+    /// Which attempt it makes.
+    pub attempt: u32,
     /// What it ended with; nothing when it died.
     pub end: oneshot::Receiver<AttemptEnd>,
-    /// Dropped, it stops the worker.
-    pub cancel: oneshot::Sender<()>,
+    task: AbortHandle,
+}
+
+impl WorkerHandle {
+    /// Whether this is the worker's task.
+    pub fn is(&self, task: tokio::task::Id) -> bool {
+        self.task.id() == task
+    }
+}
+
+impl Drop for WorkerHandle {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 impl PartWorker {
-    /// Spawns a worker on this thread.
-    pub fn spawn(attempt: Attempt, metrics: &Metrics) -> WorkerHandle {
-        let (cancel, cancelled) = oneshot::channel();
+    /// Spawns a worker on this thread, whose task is one of `tasks` and ends with `label`.
+    pub fn spawn<L: 'static>(
+        attempt: Attempt,
+        metrics: &Metrics,
+        tasks: &mut JoinSet<L>,
+        label: L,
+    ) -> WorkerHandle {
         let (send_end, end) = oneshot::channel();
+        let number = attempt.number;
         let worker = PartWorker {
-            attempt: Some(attempt),
-            cancel: Some(cancelled),
-            end: Some(send_end),
+            attempt: Some((attempt, send_end)),
             _counted: Counted::new(&metrics.parts_in_flight),
         };
-        let task = actix_rt::spawn(Context::new().into_future(worker));
-        WorkerHandle { task, end, cancel }
+        let life = Context::new().into_future(worker);
+        let task = tasks.spawn_local(async move {
+            life.await;
+            label
+        });
+        WorkerHandle { attempt: number, end, task }
     }
 }
 
@@ -84,17 +101,8 @@ impl Actor for PartWorker {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Self::Context) {
-        let (Some(attempt), Some(cancel), Some(end)) =
-            (self.attempt.take(), self.cancel.take(), self.end.take())
-        else {
-            return context.stop();
-        };
-        let work = async move {
-            tokio::select! {
-                result = attempt.run() => drop(end.send(result)),
-                _ = cancel => {}
-            }
-        };
+        let Some((attempt, end)) = self.attempt.take() else { return context.stop() };
+        let work = async move { drop(end.send(attempt.run().await)) };
         context.spawn(work.into_actor(self).map(|(), _, context| context.stop()));
     }
 }

@@ -4,6 +4,7 @@
 //! A lease is a whole connection: it travels to the part worker that moves bytes on it and comes
 //! back with [`Release`] when it is clean. One that is dropped on the way is closed.
 
+use crate::answer::Answer;
 use crate::backend::{BackendError, Connection, IdlePool, Resolver, pick_endpoint};
 use crate::blocks;
 use crate::config::{Bucket, Engine};
@@ -101,7 +102,7 @@ impl Drop for S3ClientActor {
 }
 
 impl Handler<LeaseConnection> for S3ClientActor {
-    type Result = ResponseFuture<Result<Lease, BackendError>>;
+    type Result = Answer<Result<Lease, BackendError>>;
 
     fn handle(&mut self, message: LeaseConnection, _: &mut Self::Context) -> Self::Result {
         let now = Instant::now();
@@ -115,7 +116,7 @@ impl Handler<LeaseConnection> for S3ClientActor {
         self.show_idle();
         let counted = Counted::new(&self.metrics.leased_connections);
         let resolver = Arc::clone(&self.resolver);
-        Box::pin(async move {
+        Answer::of(async move {
             let backend = &bucket.backend;
             let Some(entry) = backend.endpoints.get(index) else {
                 return Err(BackendError::no_endpoint());

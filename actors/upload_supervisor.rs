@@ -13,7 +13,7 @@ use crate::metrics::Counted;
 use crate::origin;
 use crate::orphans::{CreateInFlight, Window, wall_clock};
 use crate::part_worker::{Attempt, PartWorker, WorkerHandle};
-use crate::s3::error::{ErrorCode, S3Error};
+use crate::s3::error::S3Error;
 use crate::s3::upstream::UpstreamTemplate;
 use crate::s3::xml;
 use crate::s3_client_actor::S3ClientActor;
@@ -29,16 +29,19 @@ use bytes::Bytes;
 pub use splits::BeginSplit;
 use splits::{Split, Step, StepEnd};
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{self, Poll, Waker};
 use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::task::{JoinError, JoinSet};
 
-/// Hands an upload over. Resolves when the upload has ended; a caller that goes away changes
+/// Hands an upload over. The other end is told when the upload has ended; one that goes away changes
 /// nothing.
 #[derive(Message)]
-#[rtype(result = "UploadEnd")]
-pub struct BeginUpload(pub UploadJob);
+#[rtype(result = "()")]
+pub struct BeginUpload(pub UploadJob, pub oneshot::Sender<UploadEnd>);
 
 /// See the module.
 pub struct UploadSupervisor {
@@ -50,6 +53,10 @@ pub struct UploadSupervisor {
     splits: HashMap<u64, Split>,
     next: u64,
     epoch: Instant,
+    /// The part workers' tasks; each ends with its request's number and its attempt's.
+    tasks: JoinSet<(u64, u32)>,
+    /// Wakes this actor: [`Watch`] is not woken by the first of `tasks`.
+    waker: Option<Waker>,
 }
 
 /// One request to a backend, through all its attempts.
@@ -63,8 +70,8 @@ struct Entry {
     plan: Option<(Plan, Reason)>,
     proof: Proof,
     owner: Owner,
-    /// Dropped with the entry: stops the worker that is under way.
-    cancel: Option<oneshot::Sender<()>>,
+    /// The worker that is under way.
+    worker: Option<WorkerHandle>,
     attempt_started: Instant,
     /// Of a Create: when one of its attempts may have been carried out without an answer.
     lost: Option<Window>,
@@ -120,11 +127,13 @@ impl UploadSupervisor {
             splits: HashMap::new(),
             next: 0,
             epoch: Instant::now(),
+            tasks: JoinSet::new(),
+            waker: None,
         }
     }
 
     /// Puts a request into the table and makes its first attempt. Returns its number.
-    fn begin(&mut self, new: NewRequest, context: &mut Context<Self>) -> u64 {
+    fn begin(&mut self, new: NewRequest) -> u64 {
         let id = self.number();
         let (machine, effect) = Upload::begin(new.kind, new.bucket.upload.restart);
         let ledger = &self.engine.ledger;
@@ -140,7 +149,7 @@ impl UploadSupervisor {
             plan: new.plan,
             proof: new.proof,
             owner: new.owner,
-            cancel: None,
+            worker: None,
             attempt_started: Instant::now(),
             lost: None,
             volume: Volume::default(),
@@ -149,7 +158,7 @@ impl UploadSupervisor {
         };
         self.requests.insert(id, entry);
         if let Effect::Start(attempt) = effect {
-            self.start(id, attempt, context);
+            self.start(id, attempt);
         }
         id
     }
@@ -165,7 +174,7 @@ impl UploadSupervisor {
         let Some(entry) = self.requests.get_mut(&id) else { return };
         match entry.machine.step(event, now, rand::random()) {
             None => {}
-            Some(Effect::Start(attempt)) => self.start(id, attempt, context),
+            Some(Effect::Start(attempt)) => self.start(id, attempt),
             Some(Effect::Pause(pause)) => {
                 context.run_later(pause, move |supervisor, context| {
                     supervisor.event(id, Event::PauseOver, context);
@@ -176,7 +185,7 @@ impl UploadSupervisor {
         }
     }
 
-    fn start(&mut self, id: u64, attempt: u32, context: &mut Context<Self>) {
+    fn start(&mut self, id: u64, attempt: u32) {
         let Some(entry) = self.requests.get_mut(&id) else { return };
         let Some(client) = self.clients.get(entry.bucket_index) else { return };
         let attempt = Attempt {
@@ -187,18 +196,33 @@ impl UploadSupervisor {
             content: entry.content.clone(),
             client: client.clone(),
         };
-        let number = attempt.number;
-        let WorkerHandle { task, mut end, cancel } =
-            PartWorker::spawn(attempt, &self.engine.metrics);
-        entry.cancel = Some(cancel);
+        let (tasks, label) = (&mut self.tasks, (id, attempt.number));
+        entry.worker = Some(PartWorker::spawn(attempt, &self.engine.metrics, tasks, label));
         entry.attempt_started = Instant::now();
-        let ended = async move {
-            let died = task.await.is_err();
-            (end.try_recv().ok(), died)
+        if let (1, Some(waker)) = (self.tasks.len(), &self.waker) {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// A worker's task has ended: by itself, by a panic, or because its entry is gone.
+    fn task_ended(&mut self, ended: Result<(u64, u32), JoinError>, context: &mut Context<Self>) {
+        let (id, attempt, died) = match ended {
+            Ok((id, attempt)) => (id, attempt, false),
+            Err(error) => {
+                let task = error.id();
+                let mut all = self.requests.iter();
+                let of = all.find_map(|(id, entry)| {
+                    let worker = entry.worker.as_ref().filter(|worker| worker.is(task))?;
+                    Some((*id, worker.attempt))
+                });
+                let Some((id, attempt)) = of else { return };
+                (id, attempt, true)
+            }
         };
-        context.spawn(ended.into_actor(self).map(move |(end, died), supervisor, context| {
-            supervisor.ended(id, number, end, died, context);
-        }));
+        let Some(entry) = self.requests.get_mut(&id) else { return };
+        let worker = entry.worker.take_if(|worker| worker.attempt == attempt);
+        let end = worker.and_then(|mut worker| worker.end.try_recv().ok());
+        self.ended(id, attempt, end, died, context);
     }
 
     /// A worker has ended, or died.
@@ -403,18 +427,40 @@ fn reconciled(
 
 impl Actor for UploadSupervisor {
     type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        context.spawn(Watch);
+    }
+}
+
+/// Awaits the part workers, only those that have ended. (A future in the context for each of them
+/// would be polled whenever any of them ends.)
+struct Watch;
+
+impl ActorFuture<UploadSupervisor> for Watch {
+    type Output = ();
+
+    fn poll(
+        self: Pin<&mut Self>,
+        supervisor: &mut UploadSupervisor,
+        context: &mut Context<UploadSupervisor>,
+        task: &mut task::Context<'_>,
+    ) -> Poll<()> {
+        if !supervisor.waker.as_ref().is_some_and(|waker| waker.will_wake(task.waker())) {
+            supervisor.waker = Some(task.waker().clone());
+        }
+        while let Poll::Ready(Some(ended)) = supervisor.tasks.poll_join_next(task) {
+            supervisor.task_ended(ended, context);
+        }
+        Poll::Pending
+    }
 }
 
 impl Handler<BeginUpload> for UploadSupervisor {
-    type Result = ResponseFuture<UploadEnd>;
+    type Result = ();
 
-    fn handle(
-        &mut self,
-        BeginUpload(job): BeginUpload,
-        context: &mut Self::Context,
-    ) -> Self::Result {
+    fn handle(&mut self, BeginUpload(job, reply): BeginUpload, _: &mut Self::Context) {
         fail::fail_point!("upload_supervisor::begin");
-        let (reply, ended) = oneshot::channel();
         let held = Held::new(job.permit, &self.engine);
         let new = NewRequest {
             bucket_index: job.bucket_index,
@@ -426,18 +472,6 @@ impl Handler<BeginUpload> for UploadSupervisor {
             proof: job.proof,
             owner: Owner::Client { reply, _held: held },
         };
-        self.begin(new, context);
-        Box::pin(async move { ended.await.unwrap_or_else(|_| died()) })
-    }
-}
-
-/// The end of an upload whose supervisor died.
-fn died() -> UploadEnd {
-    let message = "We encountered an internal error. Please try again.";
-    UploadEnd {
-        result: Err(S3Error::new(ErrorCode::InternalError, message)),
-        volume: Volume::default(),
-        restarts: 0,
-        body_taken: false,
+        self.begin(new);
     }
 }

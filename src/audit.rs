@@ -13,6 +13,7 @@ use mizuchi_actors::metrics::Metrics;
 use rotate::RotatingFile;
 use serde::Serialize;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, oneshot};
@@ -46,7 +47,7 @@ struct Shared {
 #[derive(Debug, Serialize)]
 pub(crate) struct DecisionLine<'a> {
     pub(crate) request_id: &'a str,
-    pub(crate) client_ip: Option<String>,
+    pub(crate) client_ip: Option<IpAddr>,
     pub(crate) principal: Option<&'a str>,
     pub(crate) means: Option<&'static str>,
     pub(crate) operation: &'static str,
@@ -63,7 +64,7 @@ pub(crate) struct DecisionLine<'a> {
 #[derive(Debug, Serialize)]
 pub(crate) struct UploadLine<'a> {
     pub(crate) request_id: &'a str,
-    pub(crate) client_ip: Option<String>,
+    pub(crate) client_ip: Option<IpAddr>,
     pub(crate) principal: &'a str,
     pub(crate) operation: &'static str,
     pub(crate) bucket: &'a str,
@@ -107,6 +108,11 @@ impl AuditLog {
             .name("audit".to_owned())
             .spawn(move || writer::run(taken, sink, &counted))?;
         Ok(AuditLog(Some(Arc::new(Shared { orders, required: settings.required, metrics }))))
+    }
+
+    /// Whether anything is recorded.
+    pub(crate) fn is_on(&self) -> bool {
+        self.0.is_some()
     }
 
     /// Records a decision, before anything comes of it.

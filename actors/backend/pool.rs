@@ -2,14 +2,14 @@
 //!
 //! The last one put in comes out first: under light load the others then grow old and close,
 //! rather than all being kept just alive. A backend closes idle connections when it likes, and a
-//! request sent into such a one is lost, so each is looked at (one non-blocking peek) before it is
+//! request sent into such a one is lost, so each is looked at ([`Connection::is_stale`]) before it is
 //! given out.
 
 use super::connection::Connection;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Idle connections, by endpoint. Does no I/O but the peek.
+/// Idle connections, by endpoint.
 #[derive(Debug)]
 pub struct IdlePool {
     /// One queue for each endpoint, the longest idle in front.

@@ -4,6 +4,7 @@
 //! of it the answer to the next request, so that one client reads what belongs to another.
 
 use bytes::Bytes;
+use std::mem::MaybeUninit;
 
 /// Bytes of the largest head that is read: S3's own stay under 8 KiB, user metadata included.
 pub const MAX_RESPONSE_HEAD: usize = 64 * 1024;
@@ -76,9 +77,10 @@ impl ResponseHead {
         if find_head_end(raw, 0)? != Some(raw.len()) {
             return Err(ResponseError::Malformed);
         }
-        let mut slots = [httparse::EMPTY_HEADER; MAX_RESPONSE_HEADERS];
-        let mut response = httparse::Response::new(&mut slots);
-        match response.parse(raw) {
+        let mut slots = [const { MaybeUninit::uninit() }; MAX_RESPONSE_HEADERS];
+        let mut response = httparse::Response::new(&mut []);
+        let config = httparse::ParserConfig::default();
+        match config.parse_response_with_uninit_headers(&mut response, raw, &mut slots) {
             Ok(httparse::Status::Complete(length)) if length == raw.len() => {}
             Err(httparse::Error::TooManyHeaders) => return Err(ResponseError::HeadTooLarge),
             Ok(_) | Err(_) => return Err(ResponseError::Malformed),
@@ -119,10 +121,9 @@ pub(super) fn find_head_end(bytes: &[u8], scanned: usize) -> Result<Option<usize
         return Err(ResponseError::Malformed);
     }
     // An empty line that `scanned` cut in two is found from its first byte.
-    for (at, &byte) in bytes.iter().enumerate().skip(scanned.saturating_sub(3)) {
-        if byte != b'\n' {
-            continue;
-        }
+    let from = scanned.saturating_sub(3);
+    let rest = bytes.get(from..).unwrap_or_default();
+    for at in memchr::memchr_iter(b'\n', rest).map(|at| from + at) {
         let upto = bytes.get(..at).unwrap_or_default();
         if upto.last() != Some(&b'\r') {
             return Err(ResponseError::Malformed);

@@ -105,12 +105,15 @@ impl Transport {
     }
 
     /// Whether an idle transport has been closed, has failed, or holds bytes that nobody asked
-    /// for. Asks the kernel, not the reactor, which learns of a close only at its next turn.
+    /// for, as far as the reactor knows: it has learned of whatever happened before the request arrived
+    /// that asks. The kernel is asked only where the reactor has something to tell.
     pub(super) fn is_stale(&self) -> bool {
         match self {
             Transport::Plain(socket) => {
                 let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-                recv(socket.as_raw_fd(), &mut [0], flags) != Err(nix::Error::EWOULDBLOCK)
+                let peek = || Ok(recv(socket.as_raw_fd(), &mut [0], flags)?);
+                let seen = socket.try_io(Interest::READABLE, peek);
+                !seen.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
             }
             Transport::Tls(stream) => stream.is_stale(),
         }

@@ -4,6 +4,7 @@
 //! verified over what the client sent and never over a rewritten copy.
 
 use bytes::Bytes;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// Most header lines in one head: actix-http's own limit, so that both parsers agree.
@@ -15,6 +16,8 @@ pub struct RequestHead {
     raw: Bytes,
     method: Range<u32>,
     target: Range<u32>,
+    /// Where the target's `?` stands, from the target's start; its length, where it has none.
+    path: u32,
     http_11: bool,
     headers: Vec<(Range<u32>, Range<u32>)>,
 }
@@ -41,19 +44,21 @@ impl RequestHead {
     ///
     /// Stricter than httparse: bare LF, lone CR and folded lines are errors.
     pub fn parse(raw: Bytes) -> Result<Self, HeadError> {
-        let mut previous = 0u8;
-        for (at, &byte) in raw.iter().enumerate() {
-            match byte {
-                b'\n' if previous != b'\r' => return Err(HeadError::BareLineEnd),
-                b'\r' if raw.get(at + 1) != Some(&b'\n') => return Err(HeadError::BareLineEnd),
-                b' ' | b'\t' if previous == b'\n' => return Err(HeadError::Folded),
-                _ => {}
+        for at in memchr::memchr2_iter(b'\r', b'\n', &raw) {
+            let next = raw.get(at + 1);
+            if raw.get(at) == Some(&b'\r') {
+                if next != Some(&b'\n') {
+                    return Err(HeadError::BareLineEnd);
+                }
+            } else if at.checked_sub(1).and_then(|before| raw.get(before)) != Some(&b'\r') {
+                return Err(HeadError::BareLineEnd);
+            } else if matches!(next, Some(b' ' | b'\t')) {
+                return Err(HeadError::Folded);
             }
-            previous = byte;
         }
-        let mut slots = [httparse::EMPTY_HEADER; MAX_HEADERS];
-        let mut request = httparse::Request::new(&mut slots);
-        match request.parse(&raw) {
+        let mut slots = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+        let mut request = httparse::Request::new(&mut []);
+        match request.parse_with_uninit_headers(&raw, &mut slots) {
             Ok(httparse::Status::Complete(length)) if length == raw.len() => {}
             Ok(_) => return Err(HeadError::Malformed),
             Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooManyHeaders),
@@ -70,13 +75,14 @@ impl RequestHead {
             return Err(HeadError::Malformed);
         };
         let method = span(method.as_bytes());
+        let path = memchr::memchr(b'?', target.as_bytes()).unwrap_or(target.len()) as u32;
         let target = span(target.as_bytes());
         let headers = request
             .headers
             .iter()
             .map(|header| (span(header.name.as_bytes()), span(header.value)))
             .collect();
-        Ok(RequestHead { method, target, http_11: minor == 1, headers, raw: raw.clone() })
+        Ok(RequestHead { method, target, path, http_11: minor == 1, headers, raw: raw.clone() })
     }
 
     fn bytes(&self, span: &Range<u32>) -> &[u8] {
@@ -105,12 +111,14 @@ impl RequestHead {
 
     /// The target up to the first `?`: raw, percent-encoding untouched.
     pub fn path(&self) -> &str {
-        self.target().split('?').next().unwrap_or("")
+        let Range { start, .. } = self.target;
+        self.text(&(start..start + self.path))
     }
 
     /// The target after the first `?`, or `""`: raw, percent-encoding untouched.
     pub fn query(&self) -> &str {
-        self.target().split_once('?').map_or("", |(_, query)| query)
+        let Range { start, end } = self.target;
+        self.text(&((start + self.path + 1).min(end)..end))
     }
 
     /// True for HTTP/1.1, false for HTTP/1.0.

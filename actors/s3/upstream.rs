@@ -4,9 +4,12 @@
 //! Transfer-Encoding, Connection or Expect is ever forwarded.
 
 use crate::config::Backend;
-use crate::sigv4::{NoKeys, PayloadHash, UpstreamRequest, uri_encode};
-use std::fmt::Write as _;
+use crate::sigv4::{NoKeys, PayloadHash, uri_encode};
+use std::borrow::Cow;
 use time::OffsetDateTime;
+
+/// Bytes that most heads are under.
+const USUAL_HEAD: usize = 1024;
 
 /// What stays the same over all attempts and endpoints.
 #[derive(Debug, Clone)]
@@ -41,44 +44,46 @@ impl UpstreamTemplate {
     ) -> Result<Vec<u8>, NoKeys> {
         let key = uri_encode(self.key.as_bytes(), true);
         let (host, path) = if backend.path_style {
-            (authority.to_owned(), format!("/{}/{key}", backend.bucket))
+            (Cow::Borrowed(authority), ["/", &backend.bucket, "/", &key].concat())
         } else {
-            (format!("{}.{authority}", backend.bucket), format!("/{key}"))
+            (Cow::Owned([&backend.bucket, ".", authority].concat()), ["/", &key].concat())
         };
-        let mut headers = self.headers.clone();
-        headers.extend(more.iter().map(|(name, value)| (name.clone(), value.clone().into_bytes())));
-        let mut request =
-            UpstreamRequest { method: self.method, host, path, query: self.query.clone(), headers };
-        backend.keys.signer(now)?.sign(&mut request, self.payload, now);
-        Ok(serialize(&request, length.or(self.length)))
-    }
-}
+        let own = self.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
+        let more = more.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let headers = own.chain(more);
+        let signer = backend.keys.signer(now)?;
+        let line = (self.method, &*host, path.as_str());
+        let signed = signer.authorize(line, &self.query, headers.clone(), self.payload, now);
 
-fn serialize(request: &UpstreamRequest, length: Option<u64>) -> Vec<u8> {
-    let mut line = String::with_capacity(256);
-    line.push_str(request.method);
-    line.push(' ');
-    line.push_str(&request.path);
-    for (index, (name, value)) in request.query.iter().enumerate() {
-        line.push(if index == 0 { '?' } else { '&' });
-        line.push_str(&uri_encode(name.as_bytes(), false));
-        if !value.is_empty() {
-            line.push('=');
-            line.push_str(&uri_encode(value.as_bytes(), false));
+        let mut head = Vec::with_capacity(USUAL_HEAD);
+        let mut put = |part: &[u8]| head.extend_from_slice(part);
+        put(self.method.as_bytes());
+        put(b" ");
+        put(path.as_bytes());
+        for (index, (name, value)) in self.query.iter().enumerate() {
+            put(if index == 0 { b"?" } else { b"&" });
+            put(uri_encode(name.as_bytes(), false).as_bytes());
+            if !value.is_empty() {
+                put(b"=");
+                put(uri_encode(value.as_bytes(), false).as_bytes());
+            }
         }
+        put(b" HTTP/1.1\r\nhost: ");
+        put(host.as_bytes());
+        put(b"\r\n");
+        if let Some(length) = length.or(self.length) {
+            put(b"content-length: ");
+            put(length.to_string().as_bytes());
+            put(b"\r\n");
+        }
+        let added = signed.headers().map(|(name, value)| (name, value.as_bytes()));
+        for (name, value) in headers.chain(added) {
+            put(name.as_bytes());
+            put(b": ");
+            put(value);
+            put(b"\r\n");
+        }
+        put(b"\r\n");
+        Ok(head)
     }
-    // Writing to a String cannot fail.
-    let _ = write!(line, " HTTP/1.1\r\nhost: {}\r\n", request.host);
-    if let Some(length) = length {
-        let _ = write!(line, "content-length: {length}\r\n");
-    }
-    let mut head = line.into_bytes();
-    for (name, value) in &request.headers {
-        head.extend_from_slice(name.as_bytes());
-        head.extend_from_slice(b": ");
-        head.extend_from_slice(value);
-        head.extend_from_slice(b"\r\n");
-    }
-    head.extend_from_slice(b"\r\n");
-    head
 }

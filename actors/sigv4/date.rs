@@ -26,18 +26,26 @@ pub(super) fn parse_date_header(text: &str) -> Option<OffsetDateTime> {
     parse(text).or_else(|| OffsetDateTime::parse(text, &Rfc2822).ok())
 }
 
-/// The basic form, 16 characters; the first 8 are the scope's date.
+/// The basic form, 16 characters; the first 8 are the scope's date. Years 0 to 9999.
 pub(super) fn format(time: OffsetDateTime) -> String {
     let (date, clock) = (time.date(), time.time());
-    format!(
-        "{:04}{:02}{:02}T{:02}{:02}{:02}Z",
-        date.year(),
-        u8::from(date.month()),
-        date.day(),
-        clock.hour(),
-        clock.minute(),
-        clock.second()
-    )
+    let mut out = String::with_capacity(16);
+    let mut two = |number: u8| {
+        out.push(char::from(b'0' + number / 10 % 10));
+        out.push(char::from(b'0' + number % 10));
+    };
+    let year = u32::try_from(date.year()).unwrap_or_default() % 10_000;
+    two((year / 100) as u8);
+    two((year % 100) as u8);
+    two(date.month().into());
+    two(date.day());
+    out.push('T');
+    for number in [clock.hour(), clock.minute(), clock.second()] {
+        out.push(char::from(b'0' + number / 10));
+        out.push(char::from(b'0' + number % 10));
+    }
+    out.push('Z');
+    out
 }
 
 #[cfg(test)]

@@ -1,14 +1,26 @@
 //! Signs what goes to the backend, and presigns URLs.
 
-use super::canonical::{self, Canonical, hex, uri_encode};
+use super::canonical::{self, Canonical, hex, hex_digits, uri_encode};
 use super::key::SigningKey;
 use super::presigned::MAX_EXPIRES;
 use super::verifier::sign;
 use super::{ALGORITHM, SERVICE, TERMINATOR, date};
 use crate::secret::Secret;
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 use std::time::Duration;
 use time::OffsetDateTime;
+use zeroize::Zeroizing;
+
+const CONTENT_SHA256: &str = "x-amz-content-sha256";
+const DATE: &str = "x-amz-date";
+const SECURITY_TOKEN: &str = "x-amz-security-token";
+
+/// The SHA-256 of nothing.
+const EMPTY_HASH: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+/// Headers that most requests have fewer of.
+const USUAL_HEADERS: usize = 16;
 
 /// What x-amz-content-sha256 is to say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,17 +45,15 @@ impl PayloadHash {
         PayloadHash::Hash(Sha256::digest(payload).into())
     }
 
-    fn value(self) -> String {
-        match self {
-            PayloadHash::Hash(hash) => hex(&hash),
-            PayloadHash::Unsigned => "UNSIGNED-PAYLOAD".to_owned(),
-            PayloadHash::Empty => hex(&Sha256::digest(b"").into()),
-            PayloadHash::SignedChunks => "STREAMING-AWS4-HMAC-SHA256-PAYLOAD".to_owned(),
-            PayloadHash::SignedChunksTrailer => {
-                "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER".to_owned()
-            }
-            PayloadHash::UnsignedTrailer => "STREAMING-UNSIGNED-PAYLOAD-TRAILER".to_owned(),
-        }
+    fn value(self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            PayloadHash::Hash(hash) => return Cow::Owned(hex(&hash)),
+            PayloadHash::Unsigned => "UNSIGNED-PAYLOAD",
+            PayloadHash::Empty => EMPTY_HASH,
+            PayloadHash::SignedChunks => "STREAMING-AWS4-HMAC-SHA256-PAYLOAD",
+            PayloadHash::SignedChunksTrailer => "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER",
+            PayloadHash::UnsignedTrailer => "STREAMING-UNSIGNED-PAYLOAD-TRAILER",
+        })
     }
 }
 
@@ -109,26 +119,56 @@ impl Signer {
         payload: PayloadHash,
         now: OffsetDateTime,
     ) -> super::ChunkSigner {
+        let UpstreamRequest { method, host, path, query, headers } = request;
+        let have = headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
+        let signed = self.authorize((method, host, path), query, have, payload, now);
+        for (name, value) in signed.headers() {
+            headers.push((name.to_owned(), value.as_bytes().to_vec()));
+        }
+        super::ChunkSigner::new(signed.key, signed.timestamp, signed.scope, signed.signature)
+    }
+
+    /// What [`Signer::sign`] adds, for a request that is borrowed: `line` is its method, host and
+    /// path. Every backend request comes by here: nothing is formatted, and little allocated.
+    pub(crate) fn authorize<'r>(
+        &self,
+        (method, host, path): (&str, &str, &str),
+        query: &[(String, String)],
+        headers: impl Iterator<Item = (&'r str, &'r [u8])>,
+        payload: PayloadHash,
+        now: OffsetDateTime,
+    ) -> Signed<'_> {
         let timestamp = date::format(now);
         let payload = payload.value();
-        let headers = &mut request.headers;
-        headers.push(("x-amz-content-sha256".to_owned(), payload.clone().into_bytes()));
-        headers.push(("x-amz-date".to_owned(), timestamp.clone().into_bytes()));
-        if let Some(token) = &self.session_token {
-            headers.push(("x-amz-security-token".to_owned(), token.expose().as_bytes().to_vec()));
+        let token = self.session_token.as_ref().map(Secret::expose);
+        let mut all: Vec<(&str, &[u8])> = Vec::with_capacity(USUAL_HEADERS);
+        for header in headers {
+            all.push(header);
         }
-        let query = canonical::query_of(&request.query);
-        let (signed_headers, hash) = hash(request, &query, &payload);
+        all.push(("host", host.as_bytes()));
+        all.push((CONTENT_SHA256, payload.as_bytes()));
+        all.push((DATE, timestamp.as_bytes()));
+        all.extend(token.map(|token| (SECURITY_TOKEN, token.as_bytes())));
+        let (signed_headers, hash) = hash(method, path, &canonical::query_of(query), all, &payload);
         let scope = self.scope(&timestamp);
         let key = self.key.of(timestamp.get(..8).unwrap_or_default());
         let signature = sign(&key, &timestamp, &scope, &hash);
-        let authorization = format!(
-            "{ALGORITHM} Credential={}/{scope}, SignedHeaders={signed_headers}, Signature={}",
-            self.access_key,
-            hex(&signature)
-        );
-        request.headers.push(("authorization".to_owned(), authorization.into_bytes()));
-        super::ChunkSigner::new(key, timestamp, scope, signature)
+        let mut authorization = String::with_capacity(256 + signed_headers.len());
+        for part in [
+            ALGORITHM,
+            " Credential=",
+            &self.access_key,
+            "/",
+            &scope,
+            ", SignedHeaders=",
+            &signed_headers,
+            ", Signature=",
+            // Digits are ASCII.
+            std::str::from_utf8(&hex_digits(&signature)).unwrap_or_default(),
+        ] {
+            authorization.push_str(part);
+        }
+        Signed { payload, timestamp, token, authorization, key, scope, signature }
     }
 
     /// The query of a presigned URL for the request, whose headers the user must then send as they
@@ -159,7 +199,11 @@ impl Signer {
         }
         request.query.extend(more.into_iter().map(|(name, value)| (name.to_owned(), value)));
         let query = canonical::query_of(&request.query);
-        let (_, hash) = hash(&request, &query, "UNSIGNED-PAYLOAD");
+        let UpstreamRequest { method, host, path, headers, .. } = &request;
+        let mut all: Vec<(&str, &[u8])> =
+            headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
+        all.push(("host", host.as_bytes()));
+        let (_, hash) = hash(method, path, &query, all, "UNSIGNED-PAYLOAD");
         let key = self.key.of(timestamp.get(..8).unwrap_or_default());
         let signature = sign(&key, &timestamp, &scope, &hash);
         format!("{query}&X-Amz-Signature={}", hex(&signature))
@@ -167,18 +211,43 @@ impl Signer {
 
     fn scope(&self, timestamp: &str) -> String {
         let day = timestamp.get(..8).unwrap_or_default();
-        format!("{day}/{}/{SERVICE}/{TERMINATOR}", self.key.region())
+        [day, "/", self.key.region(), "/", SERVICE, "/", TERMINATOR].concat()
+    }
+}
+
+/// What signing adds to a request.
+pub(crate) struct Signed<'s> {
+    payload: Cow<'static, str>,
+    timestamp: String,
+    token: Option<&'s str>,
+    authorization: String,
+    key: Zeroizing<[u8; 32]>,
+    scope: String,
+    signature: [u8; 32],
+}
+
+impl Signed<'_> {
+    /// The headers, names in lower case.
+    pub(crate) fn headers(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let token = self.token.map(|token| (SECURITY_TOKEN, token));
+        [(CONTENT_SHA256, &*self.payload), (DATE, &self.timestamp)]
+            .into_iter()
+            .chain(token)
+            .chain([("authorization", self.authorization.as_str())])
     }
 }
 
 /// SignedHeaders and the hash of the canonical request.
-fn hash(request: &UpstreamRequest, query: &str, payload: &str) -> (String, [u8; 32]) {
-    let mut headers: Vec<(&str, &[u8])> =
-        request.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
-    headers.push(("host", request.host.as_bytes()));
+fn hash(
+    method: &str,
+    path: &str,
+    query: &str,
+    mut headers: Vec<(&str, &[u8])>,
+    payload: &str,
+) -> (String, [u8; 32]) {
     // Stable: values of one name stay in their order.
     headers.sort_by_key(|(name, _)| *name);
-    let mut canonical = Canonical::new(request.method, &request.path, query);
+    let mut canonical = Canonical::new(method, path, query);
     let mut signed_headers = String::with_capacity(128);
     for same_name in headers.chunk_by(|(one, _), (other, _)| one == other) {
         let Some((name, _)) = same_name.first() else { continue };

@@ -45,7 +45,7 @@ impl HeadScanner {
             buffer.advance(2);
         }
         while let Some(found) =
-            buffer.get(self.scanned..).and_then(|rest| rest.iter().position(|&byte| byte == b'\n'))
+            buffer.get(self.scanned..).and_then(|rest| memchr::memchr(b'\n', rest))
         {
             let end = self.scanned + found + 1;
             let Some(line) = buffer.get(..end) else { break };

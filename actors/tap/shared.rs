@@ -21,6 +21,9 @@ use std::time::Duration;
 /// actix-http's own queue holds as many.
 const MAX_PIPELINED: usize = 16;
 
+/// Bytes that the head for actix is under.
+const USUAL_ANNOUNCEMENT: usize = 128;
+
 /// The bounds of one connection. All come from settings.
 #[derive(Debug, Clone)]
 pub struct TapConfig {
@@ -250,14 +253,13 @@ impl State {
                 ("PUT", true)
             }
         };
-        let close = if close { "connection: close\r\n" } else { "" };
-        let mut text = Vec::with_capacity(96);
+        let mut text = Vec::with_capacity(USUAL_ANNOUNCEMENT);
+        for part in [method, " / HTTP/1.1\r\nhost: tap\r\n", super::TAP_HEADER, ": "] {
+            text.extend_from_slice(part.as_bytes());
+        }
         // Writing to a Vec cannot fail.
-        let _ = write!(
-            text,
-            "{method} / HTTP/1.1\r\nhost: tap\r\n{}: {secret:016x}-{seq}\r\n{close}\r\n",
-            super::TAP_HEADER
-        );
+        let _ = write!(text, "{secret:x}-{seq}");
+        text.extend_from_slice(if close { b"\r\nconnection: close\r\n\r\n" } else { b"\r\n\r\n" });
         self.for_actix = if self.for_actix.is_empty() {
             Bytes::from(text)
         } else {

@@ -104,6 +104,16 @@ impl ClientSocket {
         Ok(())
     }
 
+    /// Says that the last read found less than it had room for: the next waits for the reactor, and
+    /// spares the system call that would find nothing. (tokio does so for its own reads; epoll tells of
+    /// whatever comes after that read.) Of TLS: does nothing.
+    pub(super) fn is_drained(&self) {
+        if self.tls.is_none() {
+            let nothing = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+            let _ = self.socket.try_io(Interest::READABLE, nothing);
+        }
+    }
+
     /// Reads into the room that `buffer` has; 0: the end. Errors: WouldBlock; of TLS: InvalidData.
     pub(super) fn try_read_buf(&self, buffer: &mut impl BufMut) -> io::Result<usize> {
         let Some(tls) = &self.tls else { return self.socket.try_read_buf(buffer) };

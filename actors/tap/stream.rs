@@ -90,12 +90,18 @@ impl TapStream {
         loop {
             ready!(shared.socket.poll_readable(cx))?;
             state.buffer.reserve(HEAD_READ);
+            let room = state.buffer.capacity() - state.buffer.len();
             match shared.socket.try_read_buf(&mut state.buffer) {
                 Ok(0) => {
                     state.eof = true;
                     return Poll::Ready(Ok(()));
                 }
-                Ok(_) => return Poll::Ready(Ok(())),
+                Ok(count) => {
+                    if count < room {
+                        shared.socket.is_drained();
+                    }
+                    return Poll::Ready(Ok(()));
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }

@@ -1,6 +1,6 @@
 //! PutObjects that go in parts: carries out what each one's machine (`upload::split`) asks for.
 
-use super::{Entry, Held, NewRequest, Owner, UploadSupervisor, died};
+use super::{Entry, Held, NewRequest, Owner, UploadSupervisor};
 use crate::config::Bucket;
 use crate::metrics::Counted;
 use crate::orphans::{OwnUpload, wall_clock};
@@ -22,8 +22,8 @@ use tokio::sync::oneshot;
 
 /// Hands a PutObject over that goes in parts. As [`super::BeginUpload`].
 #[derive(Message)]
-#[rtype(result = "UploadEnd")]
-pub struct BeginSplit(pub SplitJob);
+#[rtype(result = "()")]
+pub struct BeginSplit(pub SplitJob, pub oneshot::Sender<UploadEnd>);
 
 /// Which request of a split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,21 +107,16 @@ impl UploadSupervisor {
                 Effect::Record => self.record(id, context),
                 Effect::Probe => self.take_part(id, 1, Step::Probe, context),
                 Effect::Take(number) => self.take_part(id, number, Step::Part(number), context),
-                Effect::SendProbed => self.send_probed(id, Step::Part(1), context),
-                Effect::Put => self.send_probed(id, Step::Put, context),
+                Effect::SendProbed => self.send_probed(id, Step::Part(1)),
+                Effect::Put => self.send_probed(id, Step::Put),
                 Effect::Create => {
-                    self.request(
-                        id,
-                        Step::Create,
-                        |split| (split.requests.create(), None),
-                        context,
-                    );
+                    self.request(id, Step::Create, |split| (split.requests.create(), None));
                 }
-                Effect::Complete(parts) => self.complete(id, &parts, context),
+                Effect::Complete(parts) => self.complete(id, &parts),
                 Effect::Cancel => self.cancel(id),
                 Effect::Abort => {
                     let abort = |split: &Split| (split.requests.abort(&split.upload_id), None);
-                    self.request(id, Step::Abort, abort, context);
+                    self.request(id, Step::Abort, abort);
                 }
                 Effect::Reply(result) => self.reply(id, result),
                 Effect::End { clean } => {
@@ -185,16 +180,16 @@ impl UploadSupervisor {
                 supervisor.split_event(id, Event::Taken { last }, context);
             }));
         }
-        self.send_body(id, step, content, context);
+        self.send_body(id, step, content);
     }
 
-    fn send_probed(&mut self, id: u64, step: Step, context: &mut Context<Self>) {
+    fn send_probed(&mut self, id: u64, step: Step) {
         let Some(split) = self.splits.get_mut(&id) else { return };
         let Some(source) = split.probed.take() else { return };
-        self.send_body(id, step, Content::Body { source, before: Before::Measured }, context);
+        self.send_body(id, step, Content::Body { source, before: Before::Measured });
     }
 
-    fn send_body(&mut self, id: u64, step: Step, content: Content, context: &mut Context<Self>) {
+    fn send_body(&mut self, id: u64, step: Step, content: Content) {
         let Some(split) = self.splits.get(&id) else { return };
         let conditional =
             split.put.headers.iter().any(|(name, _)| name == "if-none-match" || name == "if-match");
@@ -209,10 +204,10 @@ impl UploadSupervisor {
             _ => (Kind::Take, split.put.clone(), Proof::None),
         };
         let new = split.new_request(id, step, kind, request, content, proof);
-        self.begin_step(id, new, context);
+        self.begin_step(id, new);
     }
 
-    fn complete(&mut self, id: u64, parts: &[(u32, String)], context: &mut Context<Self>) {
+    fn complete(&mut self, id: u64, parts: &[(u32, String)]) {
         self.engine.metrics.multipart_parts.observe(parts.len() as f64);
         let complete = |split: &Split| {
             let (request, document) =
@@ -221,7 +216,7 @@ impl UploadSupervisor {
             let proof = xml::multipart_etag(etags).map_or(Proof::None, Proof::ETag);
             (request, Some((document, proof)))
         };
-        self.request(id, Step::Complete, complete, context);
+        self.request(id, Step::Complete, complete);
     }
 
     /// Spawns a request without a client's body.
@@ -230,7 +225,6 @@ impl UploadSupervisor {
         id: u64,
         step: Step,
         make: impl FnOnce(&Split) -> (UpstreamTemplate, Option<(Bytes, Proof)>),
-        context: &mut Context<Self>,
     ) {
         let Some(split) = self.splits.get(&id) else { return };
         let (request, document) = make(split);
@@ -244,11 +238,11 @@ impl UploadSupervisor {
             None => (Content::None, Proof::None),
         };
         let new = split.new_request(id, step, kind, request, content, proof);
-        self.begin_step(id, new, context);
+        self.begin_step(id, new);
     }
 
-    fn begin_step(&mut self, id: u64, new: NewRequest, context: &mut Context<Self>) {
-        let request = self.begin(new, context);
+    fn begin_step(&mut self, id: u64, new: NewRequest) {
+        let request = self.begin(new);
         if let Some(split) = self.splits.get_mut(&id) {
             split.open.insert(request);
         }
@@ -441,13 +435,12 @@ fn not_recorded(error: &io::Error) -> S3Error {
 }
 
 impl Handler<BeginSplit> for UploadSupervisor {
-    type Result = ResponseFuture<UploadEnd>;
+    type Result = ();
 
-    fn handle(&mut self, BeginSplit(job): BeginSplit, context: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, BeginSplit(job, reply): BeginSplit, context: &mut Self::Context) {
         let id = self.number();
         let rules = job.bucket.upload.split;
         let (machine, effects) = Machine::begin(job.shape, rules.concurrent_parts);
-        let (reply, ended) = oneshot::channel();
         let requests = SplitRequests::new(&job);
         let split = Split {
             machine,
@@ -483,7 +476,6 @@ impl Handler<BeginSplit> for UploadSupervisor {
             split.expiry = Some(expiry);
         }
         self.split_effects(id, effects, context);
-        Box::pin(async move { ended.await.unwrap_or_else(|_| died()) })
     }
 }
 

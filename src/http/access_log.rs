@@ -63,11 +63,13 @@ impl fmt::Display for Line<'_> {
 }
 
 impl Line<'_> {
+    /// Whether lines are written at all: what nobody reads need not be put together.
+    pub(super) fn is_wanted() -> bool {
+        log::log_enabled!(target: "access", log::Level::Info)
+    }
+
     /// Writes the line.
     pub(super) fn log(&self, format: Format) {
-        if !log::log_enabled!(target: "access", log::Level::Info) {
-            return;
-        }
         match format {
             Format::Text => log::info!(target: "access", "{self}"),
             Format::Json => match serde_json::to_string(self) {

@@ -24,6 +24,9 @@ pub(super) async fn decision(
     operation: &Operation,
     decided: &Decided,
 ) -> Result<(), Failed> {
+    if !route.audit.is_on() {
+        return Ok(());
+    }
     let key = operation.key().map(|key| key.as_str());
     let decision = &decided.decision;
     let identity = decision.identity.as_ref();
@@ -31,7 +34,7 @@ pub(super) async fn decision(
     let reason = &decision.reason;
     let line = DecisionLine {
         request_id: &account.ids.request,
-        client_ip: account.client.map(|peer| peer.to_string()),
+        client_ip: account.client,
         principal: identity.map(|identity| &*identity.principal),
         means: identity.map(|identity| identity.means.as_str()),
         operation: operation.name(),
@@ -61,7 +64,7 @@ pub(super) async fn session(
     let reason = refused.map(|error| error.message.as_str()).unwrap_or_default();
     let line = DecisionLine {
         request_id: &account.ids.request,
-        client_ip: account.client.map(|peer| peer.to_string()),
+        client_ip: account.client,
         principal: refused.is_none().then_some(&*account.principal),
         means: refused.is_none().then_some(Means::Jwt.as_str()),
         operation: account.operation,
@@ -87,7 +90,7 @@ pub(super) async fn end(route: &Route, account: &Account, reply: &Reply, code: &
     let etag = reply.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("etag"));
     let line = UploadLine {
         request_id: &account.ids.request,
-        client_ip: account.client.map(|peer| peer.to_string()),
+        client_ip: account.client,
         principal: &account.principal,
         operation: account.operation,
         bucket: &account.bucket,

@@ -97,7 +97,7 @@ async fn serve(route: Route, message: Serve) -> Reply {
     let Serve { arrival, peer, certificate, received } = message;
     let ids = RequestIds {
         request: format!("{:016X}", rand::random::<u64>()),
-        host: route.host_id.to_string(),
+        host: Arc::clone(&route.host_id),
     };
     let mut account = Account {
         ids,
@@ -176,6 +176,9 @@ fn record(route: &Route, account: &Account, status: u16, code: &str) {
     metrics.upload_duration.with_label_values(&[account.operation]).observe(elapsed);
     if code.is_empty() && account.bytes > 0 {
         metrics.upload_bytes.with_label_values(&[&account.bucket]).inc_by(account.bytes);
+    }
+    if !Line::is_wanted() {
+        return;
     }
     Line {
         request_id: &account.ids.request,

@@ -4,6 +4,7 @@ use super::later::Later;
 use mizuchi_actors::guardian::NoAnswer;
 use mizuchi_actors::s3::error::{ErrorCode, S3Error};
 use mizuchi_actors::s3::xml;
+use std::sync::Arc;
 
 /// Seconds in `Retry-After` of a SlowDown: SDKs have their own backoff, scripts read this.
 const RETRY_AFTER: u64 = 1;
@@ -31,7 +32,7 @@ pub struct RequestIds {
     /// `x-amz-request-id`: names the request in the access log.
     pub request: String,
     /// `x-amz-id-2`: names the gateway process.
-    pub host: String,
+    pub host: Arc<str>,
 }
 
 impl Reply {
@@ -63,7 +64,7 @@ impl Reply {
         log::error!("a request was not served: {error}");
         let error =
             S3Error::new(ErrorCode::InternalError, "The request was not served. Try again.");
-        let ids = RequestIds { request: String::from("-"), host: String::from("-") };
+        let ids = RequestIds { request: String::from("-"), host: Arc::from("-") };
         let mut reply = Reply::error(&error, "/", &ids, false);
         reply.close = true;
         reply
@@ -73,7 +74,7 @@ impl Reply {
     #[must_use]
     pub fn with_ids(mut self, ids: &RequestIds) -> Self {
         self.headers.push(("x-amz-request-id".into(), ids.request.clone().into_bytes()));
-        self.headers.push(("x-amz-id-2".into(), ids.host.clone().into_bytes()));
+        self.headers.push(("x-amz-id-2".into(), ids.host.as_bytes().to_vec()));
         self
     }
 }

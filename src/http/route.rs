@@ -88,6 +88,9 @@ impl Admission {
                 "The gateway is shutting down. Send the request again, on a new connection.",
             ));
         }
+        if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+            return Ok(permit);
+        }
         let turn = Arc::clone(&self.permits).acquire_owned();
         match tokio::time::timeout(self.queue_wait, turn).await {
             Ok(Ok(permit)) => Ok(permit),
