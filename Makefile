@@ -2,7 +2,7 @@
 CARGO ?= cargo
 VENV  := .venv
 
-.PHONY: run build test test-rust test-portable test-clients lint fmt audit bench faults faults-long fuzz clients clean
+.PHONY: run build test test-rust test-portable test-clients lint fmt audit bench bench-peers bench-peers-install faults faults-long fuzz clients clean
 
 ## run: the gateway on its embedded backend, with credentials made on the first start
 run:
@@ -29,6 +29,21 @@ test-clients: build clients
 bench:
 	$(CARGO) bench --bench side_by_side
 	$(CARGO) bench --bench auth
+
+## bench-peers: CPU, latency and memory beside HAProxy, nginx, s3s-proxy, Pingora and bare loops; the tables
+## and plots of docs/performance.md. About 25 minutes. PEERS="--only large,small --rounds 3", or "--quick"
+PEERS ?=
+bench-peers:
+	$(CARGO) build --release
+	$(CARGO) run --release -p mizuchi-bench -- peers --document docs/performance.md $(PEERS)
+
+## bench-peers-install: the peers: haproxy and nginx from Debian, s3s-proxy and a Pingora proxy to target/peers
+S3S_PROXY := 0.14.1
+bench-peers-install:
+	@command -v haproxy nginx >/dev/null || PATH=$$PATH:/usr/sbin command -v haproxy nginx >/dev/null || { \
+	  echo "make bench-peers-install: as root run: apt-get install haproxy nginx" >&2; exit 1; }
+	$(CARGO) install s3s-proxy --version $(S3S_PROXY) --locked --root target/peers
+	$(CARGO) install --path benches/pingora --locked --root target/peers
 
 ## faults: the fault tests as CI runs them: a few minutes
 faults:
