@@ -67,6 +67,8 @@ pub(crate) struct Job {
     pub(crate) warm: u64,
     /// What is measured, milliseconds.
     pub(crate) window: u64,
+    /// 503 is an answer to come back after, not an error.
+    pub(crate) may_refuse: bool,
 }
 
 /// What came of it.
@@ -197,7 +199,8 @@ impl Load {
                     let micros = since.elapsed().as_micros() as u64;
                     self.latencies.saturating_record(micros.max(1));
                 }
-                if status == 503 {
+                let is_refused = status == 503 && self.job.may_refuse;
+                if is_refused {
                     self.outcome.refused += u64::from(self.counting);
                 } else if !(200..300).contains(&status) {
                     self.error(format!("status {status}"))?;
@@ -205,7 +208,7 @@ impl Load {
                 if !reusable {
                     self.replace(token)?;
                 }
-                if status == 503 {
+                if is_refused {
                     self.sleeping.push_back((Instant::now() + RETRY_AFTER, token));
                     return Ok(false);
                 }

@@ -38,6 +38,8 @@ pub(crate) struct Shape {
     pub(crate) window: u64,
     /// Kept pages are looked at all the time. It costs the gateway something.
     pub(crate) sampled: bool,
+    /// 503 is an answer that is counted, not an error.
+    pub(crate) may_refuse: bool,
     /// Other work at the same time; this one's answers are not counted, its bytes are.
     pub(crate) beside: Option<Box<Shape>>,
 }
@@ -46,7 +48,18 @@ impl Shape {
     /// Closed loop, plain bodies, a window of so many milliseconds.
     pub(crate) fn new(size: u64, connections: usize, window: u64) -> Shape {
         let (plan, pace) = (Plan::Plain, Pace::Closed);
-        Shape { connections, size, plan, pace, warm: 300, window, sampled: false, beside: None }
+        let (sampled, may_refuse) = (false, false);
+        Shape {
+            connections,
+            size,
+            plan,
+            pace,
+            warm: 300,
+            window,
+            sampled,
+            may_refuse,
+            beside: None,
+        }
     }
 }
 
@@ -169,6 +182,7 @@ impl Runner {
             pace: shape.pace,
             warm: shape.warm,
             window: shape.window,
+            may_refuse: shape.may_refuse,
         }
     }
 
@@ -208,6 +222,8 @@ impl Runner {
         round.cpu = after.cpu - before.cpu;
         round.seconds = after.at.duration_since(before.at).as_secs_f64();
         round.bytes = after.sink.bytes - before.sink.bytes;
+        round.at_sink = after.sink.requests - before.sink.requests;
+        round.load_seconds = outcome.seconds;
         round.resets = after.sink.resets - before.sink.resets;
         round.steal =
             (after.stolen.0 - before.stolen.0) / (after.stolen.1 - before.stolen.1).max(1.0);
@@ -218,9 +234,10 @@ impl Runner {
     }
 
     fn snapshot(&self, subject: &Subject) -> Result<Snapshot> {
+        // The counters and the CPU time next to each other: they are divided by each other.
+        let sink = self.bench.counted(subject)?;
         let cpu = subject.process.as_ref().map_or(Ok(0.0), Process::cpu_seconds)?;
-        let (sink, stolen) = (self.bench.counted(subject)?, machine::stolen()?);
-        Ok(Snapshot { at: Instant::now(), cpu, sink, stolen })
+        Ok(Snapshot { at: Instant::now(), cpu, sink, stolen: machine::stolen()? })
     }
 
     /// Opens idle connections, each after one request, and says what they add to its resident memory.

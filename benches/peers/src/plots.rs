@@ -12,6 +12,9 @@ const BAR: u32 = 24;
 const LABELS: i32 = 290;
 const FONT: &str = "sans-serif";
 
+/// A subject's name, whether it is ours, and its points.
+type Line = (String, bool, Vec<(f64, f64)>);
+
 /// One bar.
 struct Bar {
     label: String,
@@ -66,7 +69,7 @@ fn block(cell: &Cell, metric: Metric) -> (String, Vec<Bar>) {
 
 /// A line for each subject, over cells whose names begin with a number; both axes logarithmic.
 fn lines(file: &Path, title: &str, metric: Metric, points: &[(f64, &Cell)]) -> Result<()> {
-    let mut series: Vec<(String, bool, Vec<(f64, f64)>)> = Vec::new();
+    let mut series: Vec<Line> = Vec::new();
     for (x, cell) in points {
         for row in &cell.rows {
             let Some(spread) = row.spread(metric).filter(|spread| spread.median > 0.0) else {

@@ -49,14 +49,16 @@ impl Process {
         Ok(Process { child, _stdin })
     }
 
-    /// Starts a part of the harness: this program with other arguments, which says its address.
+    /// Starts a part of the harness: this program with other arguments, which says where it is.
     pub(crate) fn own<I: IntoIterator<Item = String>>(
         arguments: I,
-    ) -> Result<(Process, SocketAddr)> {
+    ) -> Result<(Process, Vec<SocketAddr>)> {
         let mut command = Command::new(std::env::current_exe()?);
         let mut process = Process::start(command.args(arguments).stdout(Stdio::piped()))?;
         let line = process.lines()?.next().ok_or("a part of the harness ended at its start")??;
-        Ok((process, line.trim().parse()?))
+        let addresses: std::result::Result<_, _> =
+            line.split_whitespace().map(str::parse).collect();
+        Ok((process, addresses?))
     }
 
     /// The lines of its standard output, if that was piped; once.

@@ -11,7 +11,11 @@ pub(crate) struct Round {
     pub(crate) seconds: f64,
     /// Bytes of bodies that the sink got in the window.
     pub(crate) bytes: u64,
-    /// Requests answered 2xx in the window.
+    /// Requests that the sink answered in the window.
+    pub(crate) at_sink: u64,
+    /// The load's window, seconds: nearly the same, but for the time it takes to say so.
+    pub(crate) load_seconds: f64,
+    /// Requests answered 2xx in the load's window.
     pub(crate) requests: u64,
     /// Requests answered 503 in the window.
     pub(crate) refused: u64,
@@ -84,9 +88,9 @@ impl Metric {
         let answered = |value: f64| (round.requests > 0).then_some(value);
         match self {
             Metric::CpuPerGb => share(round.cpu, round.bytes as f64 / 1e9),
-            Metric::CpuPerRequest => share(round.cpu * 1e6, round.requests as f64),
+            Metric::CpuPerRequest => share(round.cpu * 1e6, round.at_sink as f64),
             Metric::GbPerSecond => share(round.bytes as f64 / 1e9, round.seconds),
-            Metric::PerSecond => share(round.requests as f64, round.seconds),
+            Metric::PerSecond => share(round.requests as f64, round.load_seconds),
             Metric::P50 => answered(round.p50),
             Metric::P99 => answered(round.p99),
             Metric::P999 => answered(round.p999),

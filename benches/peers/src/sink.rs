@@ -5,22 +5,20 @@ use crate::poll::Poll;
 use crate::wire::Wire;
 use crate::{Result, head, tls};
 use serde::{Deserialize, Serialize};
-use std::io::{ErrorKind, Write as _};
-use std::net::{SocketAddr, TcpListener};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 const LISTENER: u64 = u64::MAX;
 /// What is thrown away at a time.
 const SCRATCH: usize = 1 << 20;
 /// Reads of one connection in one turn.
-const TURN: usize = 32;
+const TURN: usize = 8;
 /// Every how-manieth part is reset with [`Options::faults`].
 const FAULT_EVERY: u64 = 100;
-/// Where the counters are read.
-const STATISTICS: &str = "/-/statistics";
-
 const CREATED: &str = "<?xml version=\"1.0\"?><InitiateMultipartUploadResult>\
     <UploadId>sink</UploadId></InitiateMultipartUploadResult>";
 const COMPLETED: &str = "<?xml version=\"1.0\"?><CompleteMultipartUploadResult>\
@@ -46,29 +44,46 @@ pub(crate) struct Statistics {
     pub(crate) connections: u64,
 }
 
-/// Asks a sink for its counters.
-pub(crate) fn statistics(
-    address: SocketAddr,
-    tls: Option<&Arc<rustls::ClientConfig>>,
-) -> Result<Statistics> {
-    let mut wire = Wire::connect(address, tls)?;
-    let request = format!("GET {STATISTICS} HTTP/1.1\r\nHost: sink\r\n\r\n");
-    wire.send(request.as_bytes())?;
-    let mut answer = Vec::new();
-    let mut piece = [0; 4096];
-    loop {
-        match wire.receive(&mut piece) {
-            Ok(0) => return Err("the sink ended the connection".into()),
-            Ok(count) => answer.extend(piece.iter().take(count)),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::yield_now(),
-            Err(error) => return Err(error.into()),
-        }
-        if let Some(head) = head::response(&answer)?
-            && answer.len() as u64 >= head.length as u64 + head.content_length
-        {
-            return Ok(serde_json::from_slice(answer.get(head.length..).unwrap_or_default())?);
+/// The counters as they grow.
+#[derive(Default)]
+struct Counters {
+    requests: AtomicU64,
+    bytes: AtomicU64,
+    resets: AtomicU64,
+    connections: AtomicU64,
+}
+
+impl Counters {
+    fn now(&self) -> Statistics {
+        Statistics {
+            requests: self.requests.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
+            resets: self.resets.load(Ordering::Relaxed),
+            connections: self.connections.load(Ordering::Relaxed),
         }
     }
+}
+
+/// Writes the counters to whoever connects, on a thread of its own: they are asked for while the sink
+/// is busy.
+fn tell(counters: Arc<Counters>) -> Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    std::thread::spawn(move || {
+        for mut socket in listener.incoming().flatten() {
+            let text = serde_json::to_string(&counters.now()).unwrap_or_default();
+            // Who does not wait for the answer does not want it.
+            let _ = socket.write_all(text.as_bytes());
+        }
+    });
+    Ok(address)
+}
+
+/// Asks a sink for its counters, at the second of its addresses.
+pub(crate) fn statistics(address: SocketAddr) -> Result<Statistics> {
+    let mut text = String::new();
+    TcpStream::connect(address)?.read_to_string(&mut text)?;
+    Ok(serde_json::from_str(&text)?)
 }
 
 /// One connection.
@@ -95,7 +110,7 @@ enum Turn {
 
 struct Sink {
     options: Options,
-    counted: Statistics,
+    counted: Arc<Counters>,
     parts: u64,
     scratch: Vec<u8>,
 }
@@ -108,9 +123,9 @@ pub(crate) fn run(options: Options, folder: Option<&Path>) -> Result<()> {
     let mut poll = Poll::new()?;
     poll.watch_readable(&listener, LISTENER)?;
     let mut stdout = std::io::stdout();
-    writeln!(stdout, "{}", listener.local_addr()?)?;
+    let counted = Arc::new(Counters::default());
+    writeln!(stdout, "{} {}", listener.local_addr()?, tell(Arc::clone(&counted))?)?;
     stdout.flush()?;
-    let counted = Statistics::default();
     let mut sink = Sink { options, counted, parts: 0, scratch: vec![0; SCRATCH] };
     let mut peers: Vec<Option<Peer>> = Vec::new();
     let mut free: Vec<u64> = Vec::new();
@@ -124,7 +139,7 @@ pub(crate) fn run(options: Options, folder: Option<&Path>) -> Result<()> {
                     let token = free.pop().unwrap_or(peers.len() as u64);
                     poll.watch(wire.as_fd(), token)?;
                     let peer = Some(Peer::new(wire));
-                    sink.counted.connections += 1;
+                    sink.counted.connections.fetch_add(1, Ordering::Relaxed);
                     match peers.get_mut(token as usize) {
                         Some(slot) => *slot = peer,
                         None => peers.push(peer),
@@ -142,7 +157,7 @@ pub(crate) fn run(options: Options, folder: Option<&Path>) -> Result<()> {
                 }
                 Turn::End => {}
                 Turn::Reset => {
-                    sink.counted.resets += 1;
+                    sink.counted.resets.fetch_add(1, Ordering::Relaxed);
                     if let Some(peer) = slot.take() {
                         peer.wire.reset()?;
                     }
@@ -221,9 +236,9 @@ impl Sink {
     /// `count` bytes of the body are gone.
     fn body(&mut self, peer: &mut Peer, count: u64) {
         peer.left -= count;
-        self.counted.bytes += count;
+        self.counted.bytes.fetch_add(count, Ordering::Relaxed);
         if peer.left == 0 {
-            self.counted.requests += 1;
+            self.counted.requests.fetch_add(1, Ordering::Relaxed);
             peer.say(peer.answer);
         }
     }
@@ -234,11 +249,6 @@ impl Sink {
             && let Some(head) = head::request(&peer.head)?
         {
             peer.head.drain(..head.length);
-            if head.target == STATISTICS {
-                let counted = serde_json::to_string(&self.counted)?;
-                peer.say(&counted);
-                continue;
-            }
             if head.expects {
                 peer.out.extend(b"HTTP/1.1 100 Continue\r\n\r\n");
             }

@@ -127,6 +127,14 @@ impl Subject {
     }
 }
 
+/// A sink that runs.
+struct Sink {
+    _process: Process,
+    address: SocketAddr,
+    /// Where its counters are.
+    counters: SocketAddr,
+}
+
 /// The folders of a run, and the sinks.
 pub(crate) struct Bench {
     /// The gateway's production binary.
@@ -134,7 +142,7 @@ pub(crate) struct Bench {
     /// Where `make bench-peers-install` puts s3s-proxy and the Pingora proxy.
     installed: PathBuf,
     certificates: tempfile::TempDir,
-    sinks: HashMap<Behind, (Process, SocketAddr)>,
+    sinks: HashMap<Behind, Sink>,
 }
 
 impl Bench {
@@ -155,8 +163,8 @@ impl Bench {
     }
 
     fn sink(&mut self, behind: Behind) -> Result<SocketAddr> {
-        if let Some((_, address)) = self.sinks.get(&behind) {
-            return Ok(*address);
+        if let Some(sink) = self.sinks.get(&behind) {
+            return Ok(sink.address);
         }
         let mut arguments = vec!["sink".to_owned()];
         match behind {
@@ -165,15 +173,18 @@ impl Bench {
                 .extend(["--tls".to_owned(), self.certificates().to_string_lossy().into_owned()]),
             Behind::Faulty => arguments.push("--faults".to_owned()),
         }
-        let (process, address) = Process::own(arguments)?;
-        self.sinks.insert(behind, (process, address));
+        let (_process, addresses) = Process::own(arguments)?;
+        let [address, counters] = addresses[..] else {
+            return Err("a sink has two addresses".into());
+        };
+        self.sinks.insert(behind, Sink { _process, address, counters });
         Ok(address)
     }
 
     /// What a sink counted so far.
     pub(crate) fn counted(&self, subject: &Subject) -> Result<sink::Statistics> {
-        let tls = (subject.behind == Behind::Tls).then(|| tls::client(self.certificates()));
-        sink::statistics(subject.sink, tls.transpose()?.as_ref())
+        let sink = self.sinks.get(&subject.behind).ok_or("the sink is gone")?;
+        sink::statistics(sink.counters)
     }
 
     /// Starts a subject; None if it is not installed.
@@ -195,8 +206,9 @@ impl Bench {
             Spec::Bare(mode) => {
                 let mode = if *mode == Mode::Splice { "splice" } else { "copy" };
                 let arguments = ["relay", "--mode", mode, "--sink", &sink.to_string()];
-                let (process, address) = Process::own(arguments.map(str::to_owned))?;
-                (subject.process, subject.address) = (Some(process), address);
+                let (process, addresses) = Process::own(arguments.map(str::to_owned))?;
+                subject.process = Some(process);
+                subject.address = addresses.first().copied().ok_or("a loop has an address")?;
             }
             Spec::Gateway(settings) => self.gateway(settings, &mut subject)?,
             _ => {

@@ -1,7 +1,7 @@
 //! One authority and one certificate for 127.0.0.1, for all that speak TLS in a run.
 
 use crate::Result;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -33,9 +33,12 @@ pub(crate) fn bundle_file(folder: &Path) -> PathBuf {
 /// Makes the files.
 pub(crate) fn make(folder: &Path) -> Result<()> {
     let mut params = CertificateParams::new(Vec::new())?;
+    // Names of their own: who is named like the issuer is taken for self-signed by OpenSSL.
+    params.distinguished_name.push(DnType::CommonName, "mizuchi-bench authority");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
     let mut params = CertificateParams::new(Vec::new())?;
+    params.distinguished_name.push(DnType::CommonName, "mizuchi-bench");
     params.subject_alt_names = vec![SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST))];
     let key = KeyPair::generate()?;
     let certificate = params.signed_by(&key, &authority)?;

@@ -122,16 +122,20 @@ pub(super) fn latency(runner: &mut Runner) -> Result<Vec<Cell>> {
 }
 
 pub(super) fn faults(runner: &mut Runner) -> Result<Vec<Cell>> {
-    let label = "in parts, the sink resets 1 % of them";
-    let settings = Settings::new("gw-faults", label);
-    // A reset is a failure of the endpoint, not of the part: more of them than one part would see.
-    let faulty = Settings { split: true, more: ROOMY, behind: Behind::Faulty, ..settings };
+    runner.note("upload.part_size is 5 MiB: a hundred parts are soon sent".to_owned());
+    let parts = |key, label, behind| {
+        let upload = "      part_size: 5MiB\n";
+        let settings = Settings { split: true, more: ROOMY, upload, ..Settings::new(key, label) };
+        Spec::Gateway(Settings { behind, ..settings })
+    };
+    let sound = parts("gw-sound", "in parts of 5 MiB", Behind::Plain);
+    let faulty = parts("gw-faults", "the sink resets 1 % of the parts", Behind::Faulty);
     let columns =
         vec![Metric::CpuPerGb, Metric::GbPerSecond, Metric::Resets, Metric::P50, Metric::P99];
     let works = [1, 8].map(|connections| Work {
         name: cell_name(256 * MIB, connections),
         shape: Shape::new(256 * MIB, connections, 4000),
-        specs: vec![ours(), Spec::Gateway(faulty.clone())],
+        specs: vec![sound.clone(), faulty.clone()],
         columns: columns.clone(),
         rounds: 3,
     });

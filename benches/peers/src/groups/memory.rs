@@ -88,7 +88,7 @@ pub(super) fn overload(runner: &mut Runner) -> Result<Vec<Cell>> {
     let works = [PERMITS, 10 * PERMITS].map(|connections| Work {
         name: cell_name(8 * MIB, connections),
         // The first second is that in which nobody has waited long enough to be refused.
-        shape: Shape { warm: 1500, ..Shape::new(8 * MIB, connections, 8000) },
+        shape: Shape { warm: 1500, may_refuse: true, ..Shape::new(8 * MIB, connections, 8000) },
         specs: vec![limited.clone()],
         columns: columns.clone(),
         rounds: 1,

@@ -83,7 +83,10 @@ pub(super) fn scale(runner: &mut Runner) -> Result<Vec<Cell>> {
     }
     for size in [1, 4 * KIB, 64 * KIB, MIB, 16 * MIB, 64 * MIB, GIB, 5 * GIB] {
         let mut columns = BODIES.to_vec();
-        columns.insert(0, Metric::CpuPerRequest);
+        // What goes in parts makes more requests of one.
+        if size <= 16 * MIB {
+            columns.insert(0, Metric::CpuPerRequest);
+        }
         works.push(Work {
             name: format!("{} × 8", size_text(size)),
             shape: Shape::new(size, 8, 1000),

@@ -27,6 +27,8 @@ pub(crate) struct Settings {
     pub(crate) behind: Behind,
     /// Lines of YAML at the top level.
     pub(crate) more: &'static str,
+    /// Lines of YAML in `upload`.
+    pub(crate) upload: &'static str,
     /// A limit of its memory, MiB.
     pub(crate) limit: Option<u64>,
 }
@@ -44,6 +46,7 @@ impl Settings {
             split: false,
             behind,
             more: "",
+            upload: "",
             limit: None,
         }
     }
@@ -73,8 +76,10 @@ impl Settings {
             let authority = tls::authority_file(certificates);
             write!(text, "      tls:\n        ca_file: [{}]\n", authority.display())?;
         }
-        if !self.split {
-            text.push_str("    upload:\n      split: never\n      max_object_size: 5GiB\n");
+        let whole = "      split: never\n      max_object_size: 5GiB\n";
+        let upload = [if self.split { "" } else { whole }, self.upload].concat();
+        if !upload.is_empty() {
+            write!(text, "    upload:\n{upload}")?;
         }
         write!(
             text,
