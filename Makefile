@@ -25,9 +25,10 @@ test-portable:
 test-clients: build clients
 	$(VENV)/bin/python -m pytest -q tests/clients
 
-## bench: CPU per GB of splice against copy, latencies, what authentication costs; in one run
+## bench: the short form of bench-peers (small bodies, latencies), and what each way to authenticate costs
 bench:
-	$(CARGO) bench --bench side_by_side
+	$(CARGO) build --release
+	$(CARGO) run --release -p mizuchi-bench -- peers --only small,latency --rounds 3
 	$(CARGO) bench --bench auth
 
 ## bench-peers: CPU, latency and memory beside HAProxy, nginx, s3s-proxy, Pingora and bare loops; the tables
@@ -37,11 +38,14 @@ bench-peers:
 	$(CARGO) build --release
 	$(CARGO) run --release -p mizuchi-bench -- peers --document docs/performance.md $(PEERS)
 
-## bench-peers-install: the peers: haproxy and nginx from Debian, s3s-proxy and a Pingora proxy to target/peers
+## bench-peers-install: the peers: HAProxy and nginx from Debian (and cmake, for Pingora) unless they are
+## there; s3s-proxy and a Pingora proxy to target/peers
 S3S_PROXY := 0.14.1
 bench-peers-install:
-	@command -v haproxy nginx >/dev/null || PATH=$$PATH:/usr/sbin command -v haproxy nginx >/dev/null || { \
-	  echo "make bench-peers-install: as root run: apt-get install haproxy nginx" >&2; exit 1; }
+	@for program in haproxy nginx cmake; do \
+	  PATH=$$PATH:/usr/sbin command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+	  test -z "$$missing" || apt-get install -y --no-install-recommends $$missing || { \
+	  echo "make bench-peers-install: as root run: apt-get install$$missing" >&2; exit 1; }
 	$(CARGO) install s3s-proxy --version $(S3S_PROXY) --locked --root target/peers
 	$(CARGO) install --path benches/pingora --locked --root target/peers
 

@@ -119,6 +119,9 @@ fn all() -> Vec<Goal> {
     let name = "4 KiB PUTs beside four uploads of 1 GiB".to_owned();
     let figure = Ratio("gw", vec!["haproxy"]);
     goals.push(goal("p99 over HAProxy", (Name::Mix, name), Metric::P99, figure, AtMost(3.0)));
+    let at = (Name::Slow, "4 KiB × 1, beside 5,000 slow clients".to_owned());
+    let figure = Across("gw", "4 KiB × 1, alone".to_owned());
+    goals.push(goal("p99 over that alone", at, Metric::P99, figure, AtMost(2.0)));
     let at = || (Name::Memory, cell_name(GIB, 64));
     for key in ["gw-inside", "gw-past"] {
         let text = format!("{key}, peak RSS, MiB");

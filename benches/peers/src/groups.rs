@@ -34,6 +34,8 @@ pub(crate) enum Name {
     Latency,
     /// 4 KiB PUTs beside four of 1 GiB.
     Mix,
+    /// 4 KiB PUTs beside 5,000 clients that never finish.
+    Slow,
     /// 64 uploads at a time.
     Memory,
     /// The sink resets 1 % of the parts.
@@ -63,6 +65,7 @@ impl Name {
             Name::Faults => bodies::faults(runner),
             Name::Small => small::small(runner),
             Name::Mix => small::mix(runner),
+            Name::Slow => small::slow(runner),
             Name::Scale => small::scale(runner),
             Name::Memory => memory::memory(runner),
             Name::Idle => memory::idle(runner),

@@ -50,6 +50,9 @@ pub(crate) enum Pace {
     Open(f64),
     /// One on each connection; then the connections are kept open until standard input ends.
     Hold,
+    /// None is ever whole: nine connections in ten begin a head, one in ten a body. They are kept until
+    /// standard input ends.
+    Slow,
 }
 
 /// What to do.
@@ -100,7 +103,11 @@ pub(crate) fn run(job: &str) -> Result<()> {
     let job: Job = serde_json::from_str(job)?;
     let mut load = Load::new(job)?;
     load.connect()?;
-    if load.job.pace == Pace::Hold { load.hold() } else { load.measure() }
+    match load.job.pace {
+        Pace::Closed | Pace::Open(_) => load.measure(),
+        Pace::Hold => load.hold(),
+        Pace::Slow => load.dawdle(),
+    }
 }
 
 fn say(line: &str) -> Result<()> {
@@ -328,9 +335,20 @@ impl Load {
                 self.turn(&mut ready, Duration::from_millis(100))?;
             }
         }
+        self.stay()
+    }
+
+    fn dawdle(&mut self) -> Result<()> {
+        for (index, connection) in self.connections.iter_mut().enumerate() {
+            connection.begin_slowly(&self.template, index % 10 == 0)?;
+        }
+        self.stay()
+    }
+
+    /// Keeps the connections until standard input ends.
+    fn stay(&mut self) -> Result<()> {
         say("begin")?;
-        let mut rest = String::new();
-        std::io::stdin().read_to_string(&mut rest)?;
+        std::io::stdin().read_to_end(&mut Vec::new())?;
         say("end")?;
         say(&serde_json::to_string(&self.outcome)?)
     }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// One measured round of one subject.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Round {
     /// CPU seconds of the subject in the window.
     pub(crate) cpu: f64,

@@ -37,9 +37,10 @@ pub(crate) fn make(folder: &Path) -> Result<()> {
     params.distinguished_name.push(DnType::CommonName, "mizuchi-bench authority");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
-    let mut params = CertificateParams::new(Vec::new())?;
+    // nginx compares names alone.
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()])?;
     params.distinguished_name.push(DnType::CommonName, "mizuchi-bench");
-    params.subject_alt_names = vec![SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST))];
+    params.subject_alt_names.push(SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)));
     let key = KeyPair::generate()?;
     let certificate = params.signed_by(&key, &authority)?;
     std::fs::write(authority_file(folder), authority.pem())?;

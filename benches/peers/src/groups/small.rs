@@ -9,6 +9,13 @@ const CONNECTIONS: usize = 32;
 /// Small requests a second beside the large uploads.
 const BESIDE_RATE: f64 = 500.0;
 
+/// Clients that never finish what they began.
+const SLOW: usize = 5000;
+/// The cell without them.
+const ALONE: &str = "4 KiB × 1, alone";
+/// The cell with them.
+const BESIDE_SLOW: &str = "4 KiB × 1, beside 5,000 slow clients";
+
 pub(super) fn small(runner: &mut Runner) -> Result<Vec<Cell>> {
     let specs = vec![
         direct(),
@@ -68,6 +75,20 @@ pub(super) fn mix(runner: &mut Runner) -> Result<Vec<Cell>> {
     let alone = work("4 KiB PUTs alone", None);
     let beside = work("4 KiB PUTs beside four uploads of 1 GiB", Some(Box::new(endless)));
     measure(runner, vec![Work { rounds: 1, ..alone }, beside])
+}
+
+pub(super) fn slow(runner: &mut Runner) -> Result<Vec<Cell>> {
+    let alone = Shape::new(4 * KIB, 1, 2000);
+    let slow = Shape { pace: Pace::Slow, ..Shape::new(MIB, SLOW, 0) };
+    let beside = Shape { beside: Some(Box::new(slow)), ..alone.clone() };
+    let works = [(ALONE, alone), (BESIDE_SLOW, beside)].map(|(name, shape)| Work {
+        name: name.to_owned(),
+        shape,
+        specs: vec![ours(), haproxy(), nginx()],
+        columns: vec![Metric::P50, Metric::P99, Metric::P999, Metric::CpuPerRequest],
+        rounds: 3,
+    });
+    measure(runner, works.into())
 }
 
 pub(super) fn scale(runner: &mut Runner) -> Result<Vec<Cell>> {

@@ -59,6 +59,17 @@ impl Connection {
         self.answer.clear();
     }
 
+    /// Begins what never ends: a body, or no more than a head.
+    pub(super) fn begin_slowly(&mut self, template: &Template, body: bool) -> io::Result<()> {
+        let first = template.first();
+        let begun = if body { first } else { first.get(..first.len() / 2).unwrap_or_default() };
+        self.wire.send(begun)?;
+        if body {
+            self.wire.send(b"x")?;
+        }
+        Ok(())
+    }
+
     /// Sends and reads what can be.
     pub(super) fn go_on(&mut self, template: &Template) -> Step {
         let Some(since) = self.busy else { return Step::Waiting };

@@ -65,7 +65,7 @@ fn nginx(
             "https",
             format!(
                 "    ssl_certificate {};\n    ssl_certificate_key {};\n    \
-                 proxy_ssl_verify on;\n    proxy_ssl_trusted_certificate {};\n    proxy_ssl_name 127.0.0.1;\n    \
+                 proxy_ssl_verify on;\n    proxy_ssl_trusted_certificate {};\n    proxy_ssl_name localhost;\n    \
                  proxy_ssl_protocols TLSv1.2 TLSv1.3;\n    ssl_protocols TLSv1.2 TLSv1.3;\n",
                 tls::certificate_file(certificates).display(),
                 tls::key_file(certificates).display(),
