@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 pub(crate) use gateway::{Settings, limits};
+pub(crate) use peers::haproxy_connections;
 
 /// Which sink is behind a subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -2,12 +2,15 @@
 
 use super::*;
 use crate::load::Pace;
+use crate::machine;
 use crate::measure::Shape;
 use crate::results::Row;
-use crate::subjects::limits;
+use crate::subjects::{haproxy_connections, limits};
 
 /// Idle connections.
 const IDLE: usize = 10_000;
+/// Connections of HAProxy that the harness itself may need.
+const SPARE: usize = 100;
 /// Permits of the gateway that is overloaded.
 const PERMITS: usize = 64;
 /// The memory that it has, MiB.
@@ -54,8 +57,14 @@ pub(super) fn idle(runner: &mut Runner) -> Result<Vec<Cell>> {
             runner.clear();
             if runner.start(&spec)? {
                 eprintln!("  {IDLE} idle connections, {name}: {}", spec.label());
+                let (subject, mut label) = (spec.key(), spec.label());
+                let mut shape = shape.clone();
+                if matches!(spec, Spec::Haproxy { .. }) {
+                    let most = haproxy_connections(machine::descriptors()?) as usize;
+                    shape.connections = IDLE.min(most.saturating_sub(SPARE));
+                    label += &format!(", {} connections", shape.connections);
+                }
                 let rounds = vec![runner.idle(&spec, &shape)?];
-                let (subject, label) = (spec.key(), spec.label());
                 rows.push(Row { subject, label, rounds });
             }
         }

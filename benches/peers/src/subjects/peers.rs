@@ -23,8 +23,9 @@ const HAPROXY_PIPES: u64 = 2048;
 /// Descriptors of HAProxy beside those of connections and pipes.
 const HAPROXY_OWN: u64 = 500;
 
-/// Most connections of HAProxy: it does not start if it could not have the descriptors of all.
-fn haproxy_connections(descriptors: u64) -> u64 {
+/// Most connections of HAProxy: it does not start if it could not have the descriptors of all, and of
+/// as many to its servers.
+pub(crate) fn haproxy_connections(descriptors: u64) -> u64 {
     (descriptors.saturating_sub(2 * HAPROXY_PIPES + HAPROXY_OWN) / 2).min(20_000)
 }
 
