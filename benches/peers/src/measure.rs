@@ -133,7 +133,7 @@ impl Runner {
         let mut rows = Vec::new();
         for spec in &work.specs {
             if self.start(spec)? {
-                let warm = Shape { window: shape.window.min(300), ..shape.clone() };
+                let warm = Shape { window: shape.window.min(200), ..shape.clone() };
                 self.round(spec, &warm)?;
                 let (subject, label) = (spec.key(), spec.label());
                 rows.push((spec, Row { subject, label, rounds: Vec::new() }));

@@ -53,7 +53,7 @@ pub(super) fn medium(runner: &mut Runner) -> Result<Vec<Cell>> {
             Spec::S3s,
         ],
         columns: BODIES.to_vec(),
-        rounds: 5,
+        rounds: if size < MIB { 3 } else { 5 },
     });
     measure(runner, works.into())
 }
@@ -72,13 +72,14 @@ pub(super) fn plans(runner: &mut Runner) -> Result<Vec<Cell>> {
     );
     let works = plans.map(|(name, plan)| Work {
         name: format!("{}, {name}", cell_name(64 * MIB, 1)),
-        shape: Shape { plan, ..Shape::new(64 * MIB, 1, 1200) },
-        specs: vec![bare_copy(), Spec::Sha256, ours(), ours_copying(), Spec::S3s],
+        shape: Shape { plan, ..Shape::new(64 * MIB, 1, 1000) },
+        specs: vec![bare_copy(), Spec::Sha256, ours(), Spec::S3s],
         columns: BODIES.to_vec(),
         rounds: 5,
     });
     let mut cells = measure(runner, works.into())?;
-    let works = plans.map(|(name, plan)| Work {
+    let [small_chunks, _, _, trailer] = plans;
+    let works = [small_chunks, trailer].map(|(name, plan)| Work {
         name: format!("{}, {name}", cell_name(MIB, 32)),
         shape: Shape { plan, ..Shape::new(MIB, 32, 1000) },
         specs: vec![bare_copy(), Spec::Sha256, ours()],
@@ -96,7 +97,7 @@ pub(super) fn tls(runner: &mut Runner) -> Result<Vec<Cell>> {
         columns.retain(|metric| *metric != Metric::Pipes);
         Work {
             name: cell_name(size, connections),
-            shape: Shape::new(size, connections, 1500),
+            shape: Shape::new(size, connections, 1200),
             specs: vec![
                 Spec::Direct(Behind::Tls),
                 ours_tls(),
@@ -113,7 +114,7 @@ pub(super) fn tls(runner: &mut Runner) -> Result<Vec<Cell>> {
 pub(super) fn latency(runner: &mut Runner) -> Result<Vec<Cell>> {
     let works = [1, 10, 50].map(|megabytes| Work {
         name: format!("{megabytes} MB × 1"),
-        shape: Shape::new(megabytes * 1_000_000, 1, 1500),
+        shape: Shape::new(megabytes * 1_000_000, 1, 1000),
         specs: vec![direct(), bare_splice(), ours(), ours_copying(), haproxy()],
         columns: vec![Metric::P50, Metric::P99, Metric::P999, Metric::CpuPerGb],
         rounds: 3,
@@ -134,7 +135,7 @@ pub(super) fn faults(runner: &mut Runner) -> Result<Vec<Cell>> {
         vec![Metric::CpuPerGb, Metric::GbPerSecond, Metric::Resets, Metric::P50, Metric::P99];
     let works = [1, 8].map(|connections| Work {
         name: cell_name(256 * MIB, connections),
-        shape: Shape::new(256 * MIB, connections, 4000),
+        shape: Shape::new(256 * MIB, connections, 3000),
         specs: vec![sound.clone(), faulty.clone()],
         columns: columns.clone(),
         rounds: 3,

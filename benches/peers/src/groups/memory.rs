@@ -38,7 +38,7 @@ pub(super) fn memory(runner: &mut Runner) -> Result<Vec<Cell>> {
     );
     let works = [64 * MIB, GIB].map(|size| Work {
         name: cell_name(size, 64),
-        shape: Shape { sampled: true, ..Shape::new(size, 64, 6000) },
+        shape: Shape { sampled: true, ..Shape::new(size, 64, 4000) },
         specs: vec![inside.clone(), past.clone(), none.clone(), haproxy_1m()],
         columns: columns.clone(),
         rounds: 2,

@@ -30,12 +30,12 @@ pub(super) fn small(runner: &mut Runner) -> Result<Vec<Cell>> {
     let peak = runner.cell(Work {
         name: cell_name(4 * KIB, CONNECTIONS),
         shape: Shape::new(4 * KIB, CONNECTIONS, 1500),
-        specs: specs.clone(),
+        specs,
         columns: REQUESTS.to_vec(),
         rounds: 5,
     })?;
     let mut cells = Vec::new();
-    for spec in specs.into_iter().skip(2) {
+    for spec in [ours(), haproxy(), nginx()] {
         let row = peak.row(&spec.key());
         let Some(rate) = row.and_then(|row| row.spread(Metric::PerSecond)) else { continue };
         let rate = (rate.median / 2.0).round();
@@ -61,7 +61,7 @@ pub(super) fn mix(runner: &mut Runner) -> Result<Vec<Cell>> {
         "Four uploads of 1 GiB as fast as they go, and {BESIDE_RATE} PUTs of 4 KiB a second on 16 \
          connections, whose latencies count from when each was due; one worker, one thread"
     ));
-    let small = Shape { pace: Pace::Open(BESIDE_RATE), ..Shape::new(4 * KIB, 16, 4000) };
+    let small = Shape { pace: Pace::Open(BESIDE_RATE), ..Shape::new(4 * KIB, 16, 3000) };
     let endless = Shape { window: 600_000, ..Shape::new(GIB, 4, 0) };
     let columns =
         vec![Metric::P50, Metric::P99, Metric::P999, Metric::GbPerSecond, Metric::CpuPerGb];
@@ -96,13 +96,13 @@ pub(super) fn scale(runner: &mut Runner) -> Result<Vec<Cell>> {
     for connections in [1, 10, 100, 1000] {
         works.push(Work {
             name: cell_name(4 * KIB, connections),
-            shape: Shape::new(4 * KIB, connections, 1000),
+            shape: Shape::new(4 * KIB, connections, 700),
             specs: vec![bare_splice(), ours(), haproxy()],
             columns: REQUESTS.to_vec(),
             rounds: 3,
         });
     }
-    for size in [1, 4 * KIB, 64 * KIB, MIB, 16 * MIB, 64 * MIB, GIB, 5 * GIB] {
+    for size in [1, 4 * KIB, 64 * KIB, MIB, 16 * MIB, 128 * MIB, 5 * GIB] {
         let mut columns = BODIES.to_vec();
         // What goes in parts makes more requests of one.
         if size <= 16 * MIB {
@@ -110,7 +110,7 @@ pub(super) fn scale(runner: &mut Runner) -> Result<Vec<Cell>> {
         }
         works.push(Work {
             name: format!("{} × 8", size_text(size)),
-            shape: Shape::new(size, 8, 1000),
+            shape: Shape::new(size, 8, 700),
             specs: vec![bare_splice(), ours(), haproxy_1m()],
             columns,
             rounds: 3,
@@ -122,7 +122,7 @@ pub(super) fn scale(runner: &mut Runner) -> Result<Vec<Cell>> {
     for (size, columns) in [(4 * KIB, REQUESTS.to_vec()), (64 * MIB, BODIES.to_vec())] {
         works.push(Work {
             name: format!("{}, 1 and 2 workers", cell_name(size, 32)),
-            shape: Shape::new(size, 32, 1000),
+            shape: Shape::new(size, 32, 700),
             specs: vec![ours(), two.clone(), haproxy(), haproxy_2.clone()],
             columns,
             rounds: 3,
