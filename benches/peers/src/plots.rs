@@ -9,7 +9,16 @@ use std::path::Path;
 const WIDTH: u32 = 860;
 /// Of one bar with its gap.
 const BAR: u32 = 24;
-const LABELS: i32 = 290;
+const LABELS: i32 = 310;
+/// Connections of the cells that are about sizes.
+const SIZES_CONNECTIONS: u32 = 8;
+/// Where the plot over sizes begins, bytes.
+const LEAST_SIZE: f64 = 65_536.0;
+/// Of ours.
+const OURS: RGBColor = RGBColor(31, 119, 180);
+/// Of others' lines, in their order.
+const OTHERS: [RGBColor; 4] =
+    [RGBColor(120, 120, 120), RGBColor(214, 39, 40), RGBColor(255, 127, 14), RGBColor(44, 160, 44)];
 const FONT: &str = "sans-serif";
 
 /// A subject's name, whether it is ours, and its points.
@@ -23,8 +32,15 @@ struct Bar {
     ours: bool,
 }
 
+/// plotters makes text smaller by this, for reasons of bitmaps.
+const SHRUNK: f64 = 1.24;
+
+fn font(size: i32) -> (&'static str, f64) {
+    (FONT, f64::from(size) * SHRUNK)
+}
+
 fn text(size: i32, pos: HPos) -> TextStyle<'static> {
-    TextStyle::from((FONT, size).into_font()).color(&BLACK).pos(Pos::new(pos, VPos::Center))
+    TextStyle::from(font(size).into_font()).color(&BLACK).pos(Pos::new(pos, VPos::Center))
 }
 
 /// Horizontal bars, a block for each cell; lower is better.
@@ -44,7 +60,7 @@ fn bars(file: &Path, title: &str, blocks: &[(String, Vec<Bar>)]) -> Result<()> {
             let middle = y + BAR as i32 / 2;
             root.draw_text(&bar.label, &text(13, HPos::Right), (LABELS - 8, middle))?;
             let width = (bar.value / most.max(f64::MIN_POSITIVE) * room) as i32;
-            let color = if bar.ours { RGBColor(31, 119, 180) } else { RGBColor(170, 170, 170) };
+            let color = if bar.ours { OURS } else { RGBColor(170, 170, 170) };
             let corners = [(LABELS, y + 3), (LABELS + width.max(1), y + BAR as i32 - 3)];
             root.draw(&Rectangle::new(corners, color.filled()))?;
             root.draw_text(&bar.shown, &text(13, HPos::Left), (LABELS + width + 6, middle))?;
@@ -94,23 +110,21 @@ fn lines(file: &Path, title: &str, metric: Metric, points: &[(f64, &Cell)]) -> R
     let root = SVGBackend::new(file, (WIDTH, 420)).into_drawing_area();
     root.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&root)
-        .caption(title, (FONT, 18))
+        .caption(title, font(18))
         .margin(12)
         .x_label_area_size(36)
         .y_label_area_size(60)
-        .build_cartesian_2d((x0..x1 * 1.2).log_scale(), (y0 / 2.0..y1 * 2.0).log_scale())?;
+        .build_cartesian_2d((x0..x1 * 1.2).log_scale(), (y0 / 2.0..y1 * 5.0).log_scale())?;
     chart
         .configure_mesh()
+        .max_light_lines(0)
         .y_desc(metric.title())
         .x_label_formatter(&|x| crate::groups::short(*x))
-        .label_style((FONT, 12))
+        .label_style(font(12))
         .draw()?;
     for (index, (label, ours, line)) in series.into_iter().enumerate() {
-        let color = if ours {
-            RGBColor(31, 119, 180)
-        } else {
-            Palette99::pick(index + 1).to_rgba().color_rgb()
-        };
+        let other = OTHERS.get(index % OTHERS.len()).copied().unwrap_or(BLACK);
+        let color = if ours { OURS } else { other };
         chart
             .draw_series(LineSeries::new(line, color.stroke_width(if ours { 3 } else { 2 })))?
             .label(label)
@@ -118,23 +132,13 @@ fn lines(file: &Path, title: &str, metric: Metric, points: &[(f64, &Cell)]) -> R
     }
     chart
         .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
         .background_style(WHITE.mix(0.8))
         .border_style(BLACK.mix(0.3))
-        .label_font((FONT, 12))
+        .label_font(font(12))
         .draw()?;
     root.present()?;
     Ok(())
-}
-
-/// The color without its opacity.
-trait Plain {
-    fn color_rgb(&self) -> RGBColor;
-}
-
-impl Plain for RGBAColor {
-    fn color_rgb(&self) -> RGBColor {
-        RGBColor(self.0, self.1, self.2)
-    }
 }
 
 /// Draws what the group has plots of.
@@ -160,10 +164,14 @@ pub(crate) fn draw(group: &Group, folder: &Path) -> Result<()> {
                 group.cells.iter().filter(fits).filter_map(|cell| Some((x(cell)?, cell))).collect()
             };
             let title = "CPU µs per 4 KiB PUT over connections";
-            let points = named("", "4 KiB × ");
+            let mut points = named("", "4 KiB × ");
+            points.retain(|(connections, _)| *connections != f64::from(SIZES_CONNECTIONS));
             lines(&file("connections"), title, Metric::CpuPerRequest, &points)?;
             let title = "CPU s/GB over the size of a PUT, 8 connections";
-            lines(&file("sizes"), title, Metric::CpuPerGb, &named(" × 8", ""))
+            // Below, it is the request that costs.
+            let mut points = named(" × 8", "");
+            points.retain(|(size, _)| *size >= LEAST_SIZE);
+            lines(&file("sizes"), title, Metric::CpuPerGb, &points)
         }
         _ => Ok(()),
     }
