@@ -189,12 +189,19 @@ mod tests {
 
     #[test]
     fn a_process_is_measured_finer_than_a_tick() {
-        let process = Process::start(Command::new("sleep").arg("100")).unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo; read line"]).stdout(Stdio::piped());
+        let mut process = Process::start(&mut command).unwrap();
+        // It runs when it has said so.
+        process.lines().unwrap().next().unwrap().unwrap();
         let (once, twice) = (process.cpu_seconds().unwrap(), process.cpu_seconds().unwrap());
-        assert!(once > 0.0 && once < 0.1 && twice >= once, "{once} {twice}");
+        assert!(once > 0.0 && once.fract() * 100.0 % 1.0 > 0.0, "{once}");
+        assert!(twice >= once, "{once} {twice}");
         process.forget_peak().unwrap();
         let memory = process.memory().unwrap();
         assert!(memory.rss > 100 && memory.peak >= memory.rss, "{memory:?}");
+        process.end_input();
+        assert!(process.wait().is_err(), "read(1) has found the end");
     }
 
     #[test]
