@@ -2,7 +2,7 @@
 CARGO ?= cargo
 VENV  := .venv
 
-.PHONY: run build test test-rust test-portable test-clients lint fmt audit bench faults faults-long fuzz clients clean
+.PHONY: run build test test-rust test-portable test-clients lint fmt audit bench bench-peers bench-peers-install faults faults-long fuzz clients clean
 
 ## run: the gateway on its embedded backend, with credentials made on the first start
 run:
@@ -25,11 +25,30 @@ test-portable:
 test-clients: build clients
 	$(VENV)/bin/python -m pytest -q tests/clients
 
-## bench: CPU per GB of splice against copy, latencies, what authentication costs; in one run
+## bench: the short form of bench-peers (small bodies, latencies), and what each way to authenticate costs
 bench:
-	$(CARGO) bench --bench side_by_side
+	$(CARGO) build --release
+	$(CARGO) run --release -p mizuchi-bench -- peers --only small,latency --rounds 3
 	$(CARGO) bench --bench auth
 	$(CARGO) bench --bench payload
+
+## bench-peers: CPU, latency and memory beside HAProxy, nginx, s3s-proxy, Pingora and bare loops; the tables
+## and plots of docs/performance.md. About 25 minutes. PEERS="--only large,small --rounds 3", or "--quick"
+PEERS ?=
+bench-peers:
+	$(CARGO) build --release
+	$(CARGO) run --release -p mizuchi-bench -- peers --document docs/performance.md $(PEERS)
+
+## bench-peers-install: the peers: HAProxy and nginx from Debian (and cmake, for Pingora) unless they are
+## there; s3s-proxy and a Pingora proxy to target/peers
+S3S_PROXY := 0.14.1
+bench-peers-install:
+	@for program in haproxy nginx cmake; do \
+	  PATH=$$PATH:/usr/sbin command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+	  test -z "$$missing" || apt-get install -y --no-install-recommends $$missing || { \
+	  echo "make bench-peers-install: as root run: apt-get install$$missing" >&2; exit 1; }
+	$(CARGO) install s3s-proxy --version $(S3S_PROXY) --locked --root target/peers
+	$(CARGO) install --path benches/pingora --locked --root target/peers
 
 ## faults: the fault tests as CI runs them: a few minutes
 faults:

@@ -1,0 +1,104 @@
+//! A run: the groups one after the other, then the document.
+
+use crate::groups::Name;
+use crate::measure::Runner;
+use crate::results::Group;
+use crate::subjects::Bench;
+use crate::{Result, goals, machine, plots, report};
+use clap::{Args, ValueEnum};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Descriptors that the largest group needs in one process.
+const DESCRIPTORS: u64 = 12_000;
+/// Windows of a quick run, milliseconds.
+const QUICK: u64 = 400;
+
+/// What `make bench-peers` may be told.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// The gateway: the production binary.
+    #[arg(long, default_value = "target/release/mizuchi")]
+    binary: PathBuf,
+    /// Where make bench-peers-install puts what it installs.
+    #[arg(long, default_value = "target/peers")]
+    installed: PathBuf,
+    /// Only these groups.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Name>,
+    /// Rounds of every cell. Default: as each needs.
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// One round of each cell, short: to see that it works, no figures to keep.
+    #[arg(long)]
+    quick: bool,
+    /// Measures nothing: writes the document from what the last runs found.
+    #[arg(long)]
+    write: bool,
+    /// The document whose marked blocks are replaced. Default: none.
+    #[arg(long)]
+    document: Option<PathBuf>,
+    /// What was found, as JSON, one file a group.
+    #[arg(long, default_value = "target/bench-peers")]
+    results: PathBuf,
+}
+
+fn file(options: &Options, name: Name) -> PathBuf {
+    options.results.join(format!("{}.json", name.text()))
+}
+
+/// What earlier runs found of the groups, in their order.
+fn found(options: &Options) -> Result<Vec<Group>> {
+    let mut groups = Vec::new();
+    for name in Name::value_variants() {
+        if let Ok(text) = std::fs::read_to_string(file(options, *name)) {
+            groups.push(serde_json::from_str(&text)?);
+        }
+    }
+    Ok(groups)
+}
+
+fn measure(options: &Options, name: Name) -> Result<Group> {
+    eprintln!("{}:", name.text());
+    let started = Instant::now();
+    let context = machine::context()?;
+    let bench = Bench::new(options.binary.clone(), options.installed.clone())?;
+    let rounds = options.rounds.or(options.quick.then_some(1));
+    let mut runner = Runner::new(bench, rounds, options.quick.then_some(QUICK));
+    let cells = name.run(&mut runner)?;
+    let seconds = started.elapsed().as_secs_f64();
+    Ok(Group { name: name.text(), cells, notes: runner.notes, context, seconds })
+}
+
+fn write(document: &Path, groups: &[Group]) -> Result<()> {
+    let mut text = std::fs::read_to_string(document)
+        .map_err(|error| format!("{}: {error}", document.display()))?;
+    text = report::replace(&text, "goals", &report::goals(&goals::verdicts(groups), groups)?)?;
+    for group in groups {
+        text = report::replace(&text, &group.name, &report::group(group)?)?;
+        plots::draw(group, &document.with_extension(""))?;
+    }
+    std::fs::write(document, text)?;
+    eprintln!("written: {}", document.display());
+    Ok(())
+}
+
+/// Measures what was asked for, prints it, and writes the document if there is one.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    if machine::raise_descriptors()? < DESCRIPTORS {
+        eprintln!("!! ulimit -n is below {DESCRIPTORS}: the idle group will fail");
+    }
+    std::fs::create_dir_all(&options.results)?;
+    if !options.write {
+        let all = Name::value_variants().to_vec();
+        let names = if options.only.is_empty() { all } else { options.only.clone() };
+        for name in names {
+            let group = measure(options, name)?;
+            println!("\n## {}\n\n{}", group.name, report::group(&group)?);
+            std::fs::write(file(options, name), serde_json::to_string(&group)?)?;
+        }
+    }
+    let groups = found(options)?;
+    println!("\n## goals\n\n{}", report::goals(&goals::verdicts(&groups), &groups)?);
+    options.document.as_deref().map_or(Ok(()), |document| write(document, &groups))
+}
