@@ -43,12 +43,12 @@ bench-peers:
 ## there; s3s-proxy and a Pingora proxy to target/peers
 S3S_PROXY := 0.14.1
 bench-peers-install:
-	@for program in haproxy nginx cmake; do \
+	@missing=; for program in haproxy nginx cmake; do \
 	  PATH=$$PATH:/usr/sbin command -v $$program >/dev/null || missing="$$missing $$program"; done; \
 	  test -z "$$missing" || apt-get install -y --no-install-recommends $$missing || { \
 	  echo "make bench-peers-install: as root run: apt-get install$$missing" >&2; exit 1; }
 	$(CARGO) install s3s-proxy --version $(S3S_PROXY) --locked --root target/peers
-	$(CARGO) install --path benches/pingora --locked --root target/peers
+	$(CARGO) install --path benches/pingora --locked --root target/peers --target-dir target/peers-build
 
 ## faults: the fault tests as CI runs them: a few minutes
 faults:

@@ -29,7 +29,7 @@ pub(crate) struct Options {
     /// Rounds of every cell. Default: as each needs.
     #[arg(long)]
     rounds: Option<usize>,
-    /// One round of each cell, short: to see that it works, no figures to keep.
+    /// One round of each cell, short: to see that it works. Nothing is kept or written.
     #[arg(long)]
     quick: bool,
     /// Measures nothing: writes the document from what the last runs found.
@@ -89,16 +89,22 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         eprintln!("!! ulimit -n is below {DESCRIPTORS}: the idle group will fail");
     }
     std::fs::create_dir_all(&options.results)?;
+    let mut measured = Vec::new();
     if !options.write {
         let all = Name::value_variants().to_vec();
         let names = if options.only.is_empty() { all } else { options.only.clone() };
         for name in names {
             let group = measure(options, name)?;
             println!("\n## {}\n\n{}", group.name, report::group(&group)?);
-            std::fs::write(file(options, name), serde_json::to_string(&group)?)?;
+            if !options.quick {
+                std::fs::write(file(options, name), serde_json::to_string(&group)?)?;
+            }
+            measured.push(group);
         }
     }
-    let groups = found(options)?;
+    let groups = if options.quick { measured } else { found(options)? };
     println!("\n## goals\n\n{}", report::goals(&goals::verdicts(&groups), &groups)?);
-    options.document.as_deref().map_or(Ok(()), |document| write(document, &groups))
+    // Figures of a quick run are none.
+    let document = options.document.as_deref().filter(|_| !options.quick);
+    document.map_or(Ok(()), |document| write(document, &groups))
 }
