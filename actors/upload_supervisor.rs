@@ -26,6 +26,7 @@ use crate::upload::machine::{
 };
 use actix::prelude::*;
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 pub use splits::BeginSplit;
 use splits::{Split, Step, StepEnd};
 use std::collections::HashMap;
@@ -41,14 +42,14 @@ use tokio::task::{JoinError, JoinSet};
 /// nothing.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct BeginUpload(pub UploadJob, pub oneshot::Sender<UploadEnd>);
+pub struct BeginUpload(pub Box<UploadJob>, pub oneshot::Sender<UploadEnd>);
 
 /// See the module.
 pub struct UploadSupervisor {
     engine: Arc<Engine>,
     clients: Vec<ActorRef<S3ClientActor>>,
     /// Requests to backends.
-    requests: HashMap<u64, Entry>,
+    requests: HashMap<u64, Entry, RandomState>,
     /// PutObjects that go in parts; each has some of the requests.
     splits: HashMap<u64, Split>,
     next: u64,
@@ -123,7 +124,7 @@ impl UploadSupervisor {
         UploadSupervisor {
             engine,
             clients,
-            requests: HashMap::new(),
+            requests: HashMap::default(),
             splits: HashMap::new(),
             next: 0,
             epoch: Instant::now(),
@@ -461,6 +462,7 @@ impl Handler<BeginUpload> for UploadSupervisor {
 
     fn handle(&mut self, BeginUpload(job, reply): BeginUpload, _: &mut Self::Context) {
         fail::fail_point!("upload_supervisor::begin");
+        let job = *job;
         let held = Held::new(job.permit, &self.engine);
         let new = NewRequest {
             bucket_index: job.bucket_index,

@@ -194,16 +194,18 @@ impl Connection {
             return Ok(());
         }
         self.phase = Phase::Busy;
-        let mut deadline = deadline_after(stall);
+        let mut deadline = None;
         let mut rest = Rest::of(pieces);
         while !rest.is_empty() {
             let Some(socket) = self.transport.descriptor() else { break };
             match rest.write_to(socket) {
                 Ok(()) => {
-                    deadline = deadline_after(stall);
+                    deadline = None;
                     tokio::task::coop::consume_budget().await;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // The clock is read only where there is a wait.
+                    let deadline = *deadline.get_or_insert_with(|| deadline_after(stall));
                     self.writable(deadline).await?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -220,16 +222,18 @@ impl Connection {
         stall: Duration,
     ) -> Result<(), BackendError> {
         self.phase = Phase::Busy;
-        let mut deadline = deadline_after(stall);
+        let mut deadline = None;
         loop {
             match self.transport.try_send(&mut first, &mut second) {
                 Ok(true) => return Ok(()),
                 Ok(false) => {
-                    deadline = deadline_after(stall);
+                    deadline = None;
                     // A socket that takes everything at once would keep the others waiting.
                     tokio::task::coop::consume_budget().await;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // The clock is read only where there is a wait.
+                    let deadline = *deadline.get_or_insert_with(|| deadline_after(stall));
                     self.writable(deadline).await?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -344,9 +348,11 @@ impl Connection {
         silence: Duration,
         cap: usize,
     ) -> Result<Bytes, BackendError> {
-        let last = deadline_after(silence.saturating_mul(BODY_PATIENCE));
+        let mut last = None;
         let mut reader = BodyReader::new(framing, cap)?;
         while !reader.advance(&mut self.buffer)? {
+            let last =
+                *last.get_or_insert_with(|| deadline_after(silence.saturating_mul(BODY_PATIENCE)));
             let deadline = last.min(deadline_after(silence));
             if self.fill(deadline, Stage::Answer).await? == 0 {
                 if reader.closed() {

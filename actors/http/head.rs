@@ -6,11 +6,12 @@
 use bytes::Bytes;
 use std::mem::MaybeUninit;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Most header lines in one head: actix-http's own limit, so that both parsers agree.
 pub const MAX_HEADERS: usize = 96;
 
-/// A parsed request head. Cheap to clone (the bytes are shared).
+/// A parsed request head. Cheap to clone (everything is shared).
 #[derive(Clone)]
 pub struct RequestHead {
     raw: Bytes,
@@ -19,7 +20,7 @@ pub struct RequestHead {
     /// Where the target's `?` stands, from the target's start; its length, where it has none.
     path: u32,
     http_11: bool,
-    headers: Vec<(Range<u32>, Range<u32>)>,
+    headers: Arc<[(Range<u32>, Range<u32>)]>,
 }
 
 /// Why bytes are not a request head (RFC 9112). The connection cannot be trusted after any of them.

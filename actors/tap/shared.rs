@@ -16,6 +16,7 @@ use std::io::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Heads read ahead of the running handler (pipelining); past it the socket is left unread.
 /// actix-http's own queue holds as many.
@@ -82,8 +83,11 @@ impl TapHandle {
             if named.is_none() || named != expected {
                 return Err(TakeError::Mismatch);
             }
+            let had_room = state.has_room();
             let Some(waiting) = state.waiting.pop_front() else { return Err(TakeError::Mismatch) };
-            state.wake_reader();
+            if !had_room {
+                state.wake_reader();
+            }
             let (head, framing) = waiting.request?;
             (head, framing, waiting.seq)
         };
@@ -114,8 +118,8 @@ impl Drop for Busy {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.busy = state.busy.saturating_sub(1);
-        // The idle time begins now.
-        state.wake_reader();
+        // The stream's timer looks at it when it runs out: nobody need be woken for it.
+        state.idle_from = Some(Instant::now());
     }
 }
 
@@ -177,6 +181,8 @@ pub(super) struct State {
     pub(super) reader: Option<Waker>,
     /// Requests that are being answered.
     busy: usize,
+    /// When the last of them had been answered.
+    pub(super) idle_from: Option<Instant>,
 }
 
 impl State {
@@ -294,6 +300,7 @@ impl Shared {
                 eof: false,
                 reader: None,
                 busy: 0,
+                idle_from: None,
             }),
         }
     }

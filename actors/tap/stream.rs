@@ -26,8 +26,11 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// A client's connection as actix-http sees it. See the module above for why.
 pub struct TapStream {
     shared: Arc<Shared>,
+    /// Runs out no later than `until`: it is set anew when it has, not for each request.
     timer: Pin<Box<Sleep>>,
-    /// What the timer stands for; None while a body is read (its reader times that).
+    /// When what is awaited is too late.
+    until: Instant,
+    /// What `until` stands for; None while a body is read (its reader times that).
     awaiting: Option<Awaiting>,
     /// How much of [`CONTINUE`] has been written.
     continue_sent: usize,
@@ -55,10 +58,11 @@ impl TapStream {
     /// Wraps an accepted socket. `secret` must be random: it is what ties a request to this
     /// connection. `open` counts the connection for as long as it is.
     pub fn new(socket: ClientSocket, config: Arc<TapConfig>, secret: u64, open: Counted) -> Self {
-        let timer = Box::pin(sleep_until(Instant::now() + config.head_timeout));
+        let until = Instant::now() + config.head_timeout;
         TapStream {
             shared: Arc::new(Shared::new(socket, config, secret)),
-            timer,
+            timer: Box::pin(sleep_until(until)),
+            until,
             awaiting: Some(Awaiting::Head),
             continue_sent: 0,
             closing: None,
@@ -71,18 +75,40 @@ impl TapStream {
         TapHandle { shared: Arc::clone(&self.shared) }
     }
 
-    /// Sets or keeps the timer for what is awaited now; Ready when it has run out.
-    fn poll_timer(&mut self, cx: &mut Context<'_>, now: Awaiting) -> Poll<()> {
+    /// Sets or keeps the time for what is awaited now; Ready when it has run out. A further request is
+    /// awaited from `idle_from` on; None: from now.
+    fn poll_timer(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Awaiting,
+        idle_from: Option<Instant>,
+    ) -> Poll<()> {
         if self.awaiting != Some(now) {
             let config = &self.shared.config;
-            let time = match now {
-                Awaiting::Request => config.keep_alive,
-                Awaiting::Head => config.head_timeout,
+            self.until = match now {
+                Awaiting::Request => idle_from.unwrap_or_else(Instant::now) + config.keep_alive,
+                Awaiting::Head => Instant::now() + config.head_timeout,
             };
-            self.timer.as_mut().reset(Instant::now() + time);
             self.awaiting = Some(now);
+            if self.timer.deadline() > self.until {
+                self.timer.as_mut().reset(self.until);
+            }
         }
-        self.timer.as_mut().poll(cx)
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            if self.timer.deadline() >= self.until {
+                return Poll::Ready(());
+            }
+            self.timer.as_mut().reset(self.until);
+        }
+    }
+
+    /// Has the timer wake this stream some time later, for as long as it is polled so.
+    fn tick(&mut self, cx: &mut Context<'_>) {
+        while self.timer.as_mut().poll(cx).is_ready() {
+            let later = Instant::now() + self.shared.config.keep_alive;
+            self.timer.as_mut().reset(later);
+        }
     }
 
     /// Reads from the socket into the buffer, or notes its end.
@@ -160,6 +186,8 @@ impl AsyncRead for TapStream {
             if state.buffer.is_empty() && state.is_busy() {
                 self.awaiting = None;
                 state.reader = Some(cx.waker().clone());
+                // Nobody wakes it when they have ended, and the idle time begins.
+                self.tick(cx);
                 return Poll::Pending;
             }
             let awaiting = match self.awaiting {
@@ -167,7 +195,7 @@ impl AsyncRead for TapStream {
                 _ if state.buffer.is_empty() => Awaiting::Request,
                 _ => Awaiting::Head,
             };
-            ready!(self.poll_timer(cx, awaiting));
+            ready!(self.poll_timer(cx, awaiting, state.idle_from));
             if state.buffer.is_empty() {
                 state.phase = Phase::Ended;
             } else {

@@ -126,8 +126,10 @@ where
             let socket = match &edge.tls {
                 None => ClientSocket::from(socket),
                 Some(tls) => {
+                    // Boxed, as HTTP/2 below: a connection's future has room for the largest of what it
+                    // may ever be, for as long as it lives.
                     let shaken = tokio::select! {
-                        shaken = handshake(tls, socket, &edge.metrics) => shaken,
+                        shaken = Box::pin(handshake(tls, socket, &edge.metrics)) => shaken,
                         // Nothing was asked as yet.
                         () = draining.notified() => None,
                     };
@@ -138,7 +140,7 @@ where
                     if session.alpn_protocol() == Some(b"h2") {
                         let peer = peer.map(|address| address.ip());
                         let client = h2::Client { http, tap: edge.tap, peer, certificate };
-                        h2::serve(stream, client, draining).await;
+                        Box::pin(h2::serve(stream, client, draining)).await;
                         drop(open);
                         return Ok(());
                     }

@@ -199,7 +199,7 @@ impl Upload {
     pub(super) async fn end(self, route: &Route, account: &mut Account) -> Result<Reply, Failed> {
         let Upload { job, bucket, operation, owner, upload_id, success, .. } = self;
         let end: UploadEnd = match job {
-            Job::Whole(job) => route.uploads.begin(|end| BeginUpload(*job, end)).await?,
+            Job::Whole(job) => route.uploads.begin(|end| BeginUpload(job, end)).await?,
             Job::Parts(job) => route.uploads.begin(|end| BeginSplit(*job, end)).await?,
         };
         account.bytes = end.volume.spliced + end.volume.copied;
