@@ -21,9 +21,10 @@ use std::time::{Duration, Instant};
 /// was read is hashed and written from there.
 pub const BLOCK: usize = 256 * 1024;
 
-/// Idle blocks of the whole process: 64 MiB, what a PutObject of the default threshold gives back
-/// when it is acknowledged. Past it blocks are freed at once.
-const MAX_IDLE: usize = 256;
+/// Idle blocks of the whole process: 512 MiB, what 32 parts of 16 MiB give back when they are
+/// acknowledged. Past it blocks are freed at once. No more are idle than were in use within the last
+/// seconds ([`trim`]), out of `replay.memory`.
+const MAX_IDLE: usize = 2048;
 
 /// Idle blocks that were not wanted for so long are freed.
 const KEEP: Duration = Duration::from_secs(1);

@@ -14,6 +14,7 @@ mod outlet;
 mod part;
 mod pipe;
 mod plan;
+mod turns;
 
 pub use allowance::PipeAllowance;
 pub use budget::ReplayBudget;
@@ -22,3 +23,4 @@ pub use kept::{Kept, ReplayResources};
 pub use part::{PartSource, SendError, Share, Volume};
 pub use pipe::{Pipe, PipeCache};
 pub use plan::{Plan, PlanInput, Reason, plan};
+pub use turns::Turns;

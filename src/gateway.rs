@@ -20,12 +20,13 @@ use mizuchi_actors::orphans::Ledger;
 use mizuchi_actors::s3::address::{BucketAddress, Router};
 use mizuchi_actors::s3_client_actor::S3ClientActor;
 use mizuchi_actors::tap::TapConfig;
-use mizuchi_actors::transfer::{PipeCache, ReplayResources};
+use mizuchi_actors::transfer::{PipeCache, ReplayResources, Turns};
 use mizuchi_actors::upload_supervisor::UploadSupervisor;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 use tokio::net::TcpSocket;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -257,6 +258,7 @@ fn route_builder(
                 pipes: Arc::new(PipeCache::new(pipe_size, Arc::clone(&engine.pipes))),
                 overflow: overflow.clone(),
                 memory_per_part,
+                turns: Arc::new(Turns::new(Instant::now())),
             },
             tap: Arc::clone(&tap),
             access_log,

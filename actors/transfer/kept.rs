@@ -9,6 +9,7 @@
 use super::budget::{Permit, ReplayBudget};
 use super::file::ReplayFile;
 use super::pipe::{PAGE, Pipe, PipeCache};
+use super::turns::Turns;
 use crate::blocks;
 use bytes::Bytes;
 use std::io;
@@ -36,6 +37,8 @@ pub struct ReplayResources {
     /// the overflow file (`replay.memory_per_part`): one body that may not be split would otherwise
     /// grow the process by all of `replay.memory`.
     pub memory_per_part: usize,
+    /// Of this worker.
+    pub turns: Arc<Turns>,
 }
 
 /// One piece of what is kept, in the order of the stream.
@@ -327,6 +330,7 @@ mod tests {
             )),
             overflow: overflow.then(std::env::temp_dir),
             memory_per_part: LIMIT,
+            turns: Arc::new(Turns::new(std::time::Instant::now())),
         })
     }
 

@@ -4,6 +4,7 @@ use super::intake::Intake;
 use super::kept::{Kept, ReplayResources, Segment};
 use super::outlet::Outlet;
 use super::pipe::{PAGE, Pipe};
+use super::turns;
 use crate::backend::{BackendError, Connection};
 use crate::blocks;
 use crate::payload::Md5;
@@ -11,13 +12,8 @@ use crate::s3::error::S3Error;
 use bytes::Bytes;
 use std::io;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
-
-/// Bytes after which a part lets others run: tokio's own budget counts operations, and one splice
-/// moves up to a megabyte. A small upload beside large ones waits for the turns of all of them, several
-/// times over; at 512 KiB it waits a quarter as long as at 2 MiB, and a gigabyte costs the same.
-const YIELD_EVERY: usize = 512 * 1024;
 
 /// Why an attempt did not bring the whole part to the backend.
 #[derive(Debug)]
@@ -160,6 +156,7 @@ impl PartSource {
             intake.look_ahead().await?;
         }
         self.hand_on();
+        self.note_size();
         Ok(())
     }
 
@@ -199,6 +196,7 @@ impl PartSource {
         } else {
             self.pump_copied(&mut out).await?;
         }
+        self.note_size();
         out.close();
         Ok(())
     }
@@ -237,22 +235,19 @@ impl PartSource {
     }
 
     async fn pump_copied(&mut self, out: &mut Outlet<'_>) -> Result<(), SendError> {
-        let mut since_yield = 0;
+        let mut moved_in_turn = 0;
         let mut batch = Vec::new();
         while out.unless_answered(self.next_copied(&mut batch)).await?? {
             self.kept.keep_bytes(&batch).await.map_err(SendError::Internal)?;
             fail::fail_point!("part::copied");
-            since_yield += batch.iter().map(Bytes::len).sum::<usize>();
+            moved_in_turn += batch.iter().map(Bytes::len).sum::<usize>();
             if self.is_taken() {
                 out.offer();
             }
             self.hand_on();
             out.write(&batch).await?;
             batch.drain(..).for_each(blocks::give);
-            if since_yield >= YIELD_EVERY {
-                since_yield = 0;
-                tokio::task::yield_now().await;
-            }
+            self.take_turns(&mut moved_in_turn).await;
         }
         Ok(())
     }
@@ -276,7 +271,7 @@ impl PartSource {
     }
 
     async fn pump_spliced(&mut self, out: &mut Outlet<'_>) -> Result<(), SendError> {
-        let mut since_yield = 0;
+        let mut moved_in_turn = 0;
         while !self.is_taken() {
             let room = self.room();
             let Some(intake) = &mut self.intake else { break };
@@ -299,13 +294,10 @@ impl PartSource {
                 // The host has no pipes to give: this much goes through memory.
                 let Some(bytes) = out.unless_answered(intake.read(room)).await?? else { continue };
                 self.volume.copied += bytes.len() as u64;
-                since_yield += bytes.len();
+                moved_in_turn += bytes.len();
                 self.took(bytes.len());
                 self.keep_and_write(bytes, out).await?;
-                if since_yield >= YIELD_EVERY {
-                    since_yield = 0;
-                    tokio::task::yield_now().await;
-                }
+                self.take_turns(&mut moved_in_turn).await;
                 continue;
             };
             let most = (slots * PAGE).min(usize::try_from(room).unwrap_or(usize::MAX));
@@ -313,15 +305,12 @@ impl PartSource {
             self.pending = moved;
             self.volume.spliced += moved as u64;
             self.volume.splices += 1;
-            since_yield += moved;
+            moved_in_turn += moved;
             let last = intake.is_done() || room == moved as u64;
             self.took(moved);
             fail::fail_point!("part::spliced");
             self.pass_pending(moved, last, out).await?;
-            if since_yield >= YIELD_EVERY {
-                since_yield = 0;
-                tokio::task::yield_now().await;
-            }
+            self.take_turns(&mut moved_in_turn).await;
         }
         if let Some(pipe) = self.ingest.take() {
             self.kept.resources().pipes.put(pipe);
@@ -366,6 +355,21 @@ impl PartSource {
         let bytes = pipe.take(moved).map_err(SendError::Internal)?;
         self.pending = 0;
         self.keep_and_write(bytes, out).await
+    }
+
+    /// Lets others run when the turn is over.
+    async fn take_turns(&self, moved: &mut usize) {
+        if self.kept.resources().turns.is_over(*moved, Instant::now()) {
+            *moved = 0;
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Others wait less while bodies like this one come.
+    fn note_size(&self) {
+        if self.taken <= turns::SMALL {
+            self.kept.resources().turns.note_small(Instant::now());
+        }
     }
 
     async fn keep_and_write(
