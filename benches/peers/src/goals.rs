@@ -1,6 +1,6 @@
 //! What is to be reached, and whether it was.
 
-use crate::groups::{GIB, KIB, MIB, Name, cell_name, half_load};
+use crate::groups::{EXPECTING, GIB, KIB, MIB, Name, cell_name, half_load};
 use crate::results::{Group, Metric, Spread};
 
 /// How a goal's figure is computed from its cell.
@@ -127,8 +127,8 @@ fn all() -> Vec<Goal> {
         let text = format!("{key}, peak RSS, MiB");
         goals.push(goal(&text, at(), Metric::PeakMib, Value(key), AtMost(96.0)));
     }
-    let text = "kept pages against replay.memory: 1 GiB, MiB";
-    goals.push(goal(text, at(), Metric::PagesMib, Value("gw-past"), AtMost(1024.0)));
+    let text = "kept pages against replay.memory: 256 MiB, MiB";
+    goals.push(goal(text, at(), Metric::PagesMib, Value("gw-past"), AtMost(256.0)));
     let figure = Across("gw-inside", cell_name(64 * MIB, 64));
     let text = "peak RSS over that at 64 MiB";
     goals.push(goal(text, at(), Metric::PeakMib, figure, AtMost(1.1)));
@@ -138,9 +138,11 @@ fn all() -> Vec<Goal> {
     let at = (Name::Idle, "10000 idle connections, plain".to_owned());
     let kib = Metric::KibPerConnection;
     goals.push(goal("KiB each", at, kib, Value("gw"), AtMost(25.0)));
-    let at = (Name::Overload, cell_name(8 * MIB, 640));
-    let figure = Across("gw-limited", cell_name(8 * MIB, 64));
-    goals.push(goal("goodput over the peak", at, Metric::PerSecond, figure, AtLeast(0.8)));
+    for more in ["", EXPECTING] {
+        let at = (Name::Overload, format!("{}{more}", cell_name(8 * MIB, 640)));
+        let figure = Across("gw-limited", cell_name(8 * MIB, 64));
+        goals.push(goal("goodput over the peak", at, Metric::PerSecond, figure, AtLeast(0.8)));
+    }
     goals
 }
 

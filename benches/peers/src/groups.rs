@@ -11,6 +11,7 @@ use crate::results::{Cell, Metric};
 use crate::subjects::{Behind, Settings, Spec};
 use clap::ValueEnum;
 
+pub(crate) use memory::EXPECTING;
 pub(crate) use small::half_load;
 
 pub(crate) const KIB: u64 = 1 << 10;
@@ -93,6 +94,15 @@ fn ours_whole() -> Spec {
 fn ours_copying() -> Spec {
     let settings =
         Settings { split: true, splice: false, more: ROOMY, ..Settings::new("gw-copy", "copy") };
+    Spec::Gateway(settings)
+}
+
+/// Every body is copied, and can only be sent once: what replay costs there is the difference.
+fn ours_forgetting() -> Spec {
+    let label = "copy, nothing kept (`replay.overflow: none`)";
+    let more = "replay:\n  memory: 1MiB\n  overflow: none\n";
+    let settings =
+        Settings { split: true, splice: false, more, ..Settings::new("gw-forgets", label) };
     Spec::Gateway(settings)
 }
 

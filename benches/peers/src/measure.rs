@@ -82,11 +82,25 @@ pub(crate) struct Runner {
     pub(crate) most: Option<u64>,
     /// Peers that are absent, and errors: what must be said.
     pub(crate) notes: Vec<String>,
+    /// What a cell's name must have in it.
+    cell: Option<String>,
+    /// The only subjects, if any are named.
+    subjects: Vec<String>,
 }
 
 impl Runner {
     pub(crate) fn new(bench: Bench, rounds: Option<usize>, most: Option<u64>) -> Runner {
-        Runner { bench, started: Vec::new(), rounds, most, notes: Vec::new() }
+        let (started, notes, subjects) = (Vec::new(), Vec::new(), Vec::new());
+        Runner { bench, started, rounds, most, notes, cell: None, subjects }
+    }
+
+    /// Measures no other cells and subjects than these.
+    pub(crate) fn only(&mut self, cell: Option<String>, subjects: Vec<String>) {
+        (self.cell, self.subjects) = (cell, subjects);
+    }
+
+    fn is_wanted(&self, spec: &Spec) -> bool {
+        self.subjects.is_empty() || self.subjects.contains(&spec.key())
     }
 
     /// Ends all subjects.
@@ -131,14 +145,17 @@ impl Runner {
         let mut shape = work.shape;
         shape.window = shape.window.min(self.most.unwrap_or(u64::MAX));
         let mut rows = Vec::new();
-        for spec in &work.specs {
-            if self.start(spec)? {
+        let is_wanted = self.cell.as_ref().is_none_or(|text| work.name.contains(text));
+        let specs = if is_wanted { &work.specs[..] } else { &[] };
+        for spec in specs {
+            if self.is_wanted(spec) && self.start(spec)? {
                 let warm = Shape { window: shape.window.min(200), ..shape.clone() };
                 self.round(spec, &warm)?;
                 let (subject, label) = (spec.key(), spec.label());
                 rows.push((spec, Row { subject, label, rounds: Vec::new() }));
             }
         }
+        let rounds = if rows.is_empty() { 0 } else { rounds };
         for number in 1..=rounds {
             eprintln!("  {}: round {number} of {rounds}", work.name);
             for (spec, row) in &mut rows {

@@ -32,6 +32,12 @@ pub(crate) struct Options {
     /// One round of each cell, short: to see that it works. Nothing is kept or written.
     #[arg(long)]
     quick: bool,
+    /// Only cells whose name has this in it, to look closer at them. Nothing is kept or written.
+    #[arg(long)]
+    cell: Option<String>,
+    /// Only these subjects, by key (gw, bare-splice, haproxy-1m …). Nothing is kept or written.
+    #[arg(long, value_delimiter = ',')]
+    subject: Vec<String>,
     /// Measures nothing: writes the document from what the last runs found.
     #[arg(long)]
     write: bool,
@@ -41,6 +47,13 @@ pub(crate) struct Options {
     /// What was found, as JSON, one file a group.
     #[arg(long, default_value = "target/bench-peers")]
     results: PathBuf,
+}
+
+impl Options {
+    /// Whether what is measured may stand for the group.
+    fn is_whole(&self) -> bool {
+        !self.quick && self.cell.is_none() && self.subject.is_empty()
+    }
 }
 
 fn file(options: &Options, name: Name) -> PathBuf {
@@ -65,6 +78,7 @@ fn measure(options: &Options, name: Name) -> Result<Group> {
     let bench = Bench::new(options.binary.clone(), options.installed.clone())?;
     let rounds = options.rounds.or(options.quick.then_some(1));
     let mut runner = Runner::new(bench, rounds, options.quick.then_some(QUICK));
+    runner.only(options.cell.clone(), options.subject.clone());
     let cells = name.run(&mut runner)?;
     let seconds = started.elapsed().as_secs_f64();
     Ok(Group { name: name.text(), cells, notes: runner.notes, context, seconds })
@@ -96,15 +110,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         for name in names {
             let group = measure(options, name)?;
             println!("\n## {}\n\n{}", group.name, report::group(&group)?);
-            if !options.quick {
+            if options.is_whole() {
                 std::fs::write(file(options, name), serde_json::to_string(&group)?)?;
             }
             measured.push(group);
         }
     }
-    let groups = if options.quick { measured } else { found(options)? };
+    let groups = if options.is_whole() { found(options)? } else { measured };
     println!("\n## goals\n\n{}", report::goals(&goals::verdicts(&groups), &groups)?);
     // Figures of a quick run are none.
-    let document = options.document.as_deref().filter(|_| !options.quick);
+    let document = options.document.as_deref().filter(|_| options.is_whole());
     document.map_or(Ok(()), |document| write(document, &groups))
 }

@@ -73,7 +73,7 @@ pub(super) fn plans(runner: &mut Runner) -> Result<Vec<Cell>> {
     let works = plans.map(|(name, plan)| Work {
         name: format!("{}, {name}", cell_name(64 * MIB, 1)),
         shape: Shape { plan, ..Shape::new(64 * MIB, 1, 1000) },
-        specs: vec![bare_copy(), Spec::Sha256, ours(), Spec::S3s],
+        specs: vec![bare_copy(), Spec::Sha256, ours(), ours_forgetting(), Spec::S3s],
         columns: BODIES.to_vec(),
         rounds: 5,
     });
@@ -82,7 +82,7 @@ pub(super) fn plans(runner: &mut Runner) -> Result<Vec<Cell>> {
     let works = [small_chunks, trailer].map(|(name, plan)| Work {
         name: format!("{}, {name}", cell_name(MIB, 32)),
         shape: Shape { plan, ..Shape::new(MIB, 32, 1000) },
-        specs: vec![bare_copy(), Spec::Sha256, ours()],
+        specs: vec![bare_copy(), Spec::Sha256, ours(), ours_forgetting()],
         columns: BODIES.to_vec(),
         rounds: 3,
     });

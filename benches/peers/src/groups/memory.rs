@@ -1,7 +1,7 @@
 //! Groups about memory, and about too much of everything.
 
 use super::*;
-use crate::load::Pace;
+use crate::load::{Pace, Plan};
 use crate::machine;
 use crate::measure::Shape;
 use crate::results::Row;
@@ -13,6 +13,8 @@ const IDLE: usize = 10_000;
 const SPARE: usize = 100;
 /// Permits of the gateway that is overloaded.
 const PERMITS: usize = 64;
+/// What a cell is called whose clients ask before they send.
+pub(crate) const EXPECTING: &str = ", Expect: 100-continue";
 /// The memory that it has, MiB.
 const LIMIT: u64 = 512;
 
@@ -30,11 +32,12 @@ pub(super) fn memory(runner: &mut Runner) -> Result<Vec<Cell>> {
     };
     let inside =
         new("gw-inside", "inside the budget (8 GiB)", "replay:\n  memory: 8GiB\n  pipes: 65536\n");
-    let past = new("gw-past", "past it (1 GiB), the rest in files", "replay:\n  memory: 1GiB\n");
+    let past =
+        new("gw-past", "past it (256 MiB), the rest in files", "replay:\n  memory: 256MiB\n");
     let none = new(
         "gw-none",
-        "past it (1 GiB), the rest given up",
-        "replay:\n  memory: 1GiB\n  overflow: none\n",
+        "past it (256 MiB), the rest given up",
+        "replay:\n  memory: 256MiB\n  overflow: none\n",
     );
     let works = [64 * MIB, GIB].map(|size| Work {
         name: cell_name(size, 64),
@@ -94,10 +97,23 @@ pub(super) fn overload(runner: &mut Runner) -> Result<Vec<Cell>> {
         Metric::P99,
         Metric::CpuPerGb,
     ];
-    let works = [PERMITS, 10 * PERMITS].map(|connections| Work {
-        name: cell_name(8 * MIB, connections),
+    let many = 10 * PERMITS;
+    let at_once = cell_name(8 * MIB, many);
+    let asking = format!("{at_once}{EXPECTING}");
+    let works = [
+        (cell_name(8 * MIB, PERMITS), PERMITS, Plan::Plain),
+        (at_once, many, Plan::Plain),
+        (asking, many, Plan::Expecting),
+    ]
+    .map(|(name, connections, plan)| Work {
+        name,
         // The first second is that in which nobody has waited long enough to be refused.
-        shape: Shape { warm: 1500, may_refuse: true, ..Shape::new(8 * MIB, connections, 8000) },
+        shape: Shape {
+            warm: 1500,
+            may_refuse: true,
+            plan,
+            ..Shape::new(8 * MIB, connections, 8000)
+        },
         specs: vec![limited.clone()],
         columns: columns.clone(),
         rounds: 1,

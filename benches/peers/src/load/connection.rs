@@ -41,12 +41,14 @@ pub(super) struct Connection {
     busy: Option<Instant>,
     /// Bytes of head and body that are sent.
     sent: u64,
+    /// 100 Continue has come.
+    continued: bool,
     answer: Vec<u8>,
 }
 
 impl Connection {
     pub(super) fn new(wire: Wire) -> Connection {
-        Connection { wire, busy: None, sent: 0, answer: Vec::new() }
+        Connection { wire, busy: None, sent: 0, continued: false, answer: Vec::new() }
     }
 
     pub(super) fn is_busy(&self) -> bool {
@@ -56,6 +58,7 @@ impl Connection {
     pub(super) fn begin(&mut self, since: Instant) {
         self.busy = Some(since);
         self.sent = 0;
+        self.continued = false;
         self.answer.clear();
     }
 
@@ -115,6 +118,9 @@ impl Connection {
                 self.sent += self.wire.send(rest)? as u64;
                 continue;
             }
+            if template.expects() && !self.continued {
+                return Ok(true);
+            }
             let at = self.sent - first.len() as u64;
             self.sent += match template.body() {
                 Body::InFirst => return Ok(true),
@@ -152,6 +158,11 @@ impl Connection {
                 Ok(None) => continue,
                 Err(error) => return Ok(Step::Failed(error.to_string())),
             };
+            if head.status == 100 {
+                self.answer.drain(..head.length);
+                self.continued = true;
+                return Ok(Step::More);
+            }
             if self.answer.len() as u64 >= head.length as u64 + head.content_length {
                 let sent = self.sent == template.length();
                 let reusable = sent && !head.closes;

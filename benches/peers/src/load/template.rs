@@ -33,6 +33,8 @@ pub(crate) enum Plan {
     Raw,
     /// As it is: UNSIGNED-PAYLOAD.
     Plain,
+    /// The same, sent only after 100 Continue (RFC 9110, 10.1.1), as SDKs and aws-cli do.
+    Expecting,
     /// STREAMING-AWS4-HMAC-SHA256-PAYLOAD in chunks of so many bytes.
     SignedChunks(u64),
     /// STREAMING-UNSIGNED-PAYLOAD-TRAILER with x-amz-checksum-crc32.
@@ -46,7 +48,7 @@ impl Plan {
         match self {
             Plan::TrailerCrc32 => Some(ChecksumAlgorithm::Crc32),
             Plan::TrailerCrc64 => Some(ChecksumAlgorithm::Crc64Nvme),
-            Plan::Raw | Plan::Plain | Plan::SignedChunks(_) => None,
+            Plan::Raw | Plan::Plain | Plan::Expecting | Plan::SignedChunks(_) => None,
         }
     }
 }
@@ -90,6 +92,11 @@ impl Template {
         &self.body
     }
 
+    /// Whether the body is to wait for 100 Continue.
+    pub(super) fn expects(&self) -> bool {
+        self.plan == Plan::Expecting
+    }
+
     /// Bytes of head and body.
     pub(super) fn length(&self) -> u64 {
         self.length
@@ -121,8 +128,11 @@ impl Template {
                 add("x-amz-trailer", algorithm.header().to_owned());
             }
         }
+        if self.expects() {
+            request.headers.push(("expect".to_owned(), b"100-continue".to_vec()));
+        }
         let hash = match self.plan {
-            Plan::Raw | Plan::Plain => PayloadHash::Unsigned,
+            Plan::Raw | Plan::Plain | Plan::Expecting => PayloadHash::Unsigned,
             Plan::SignedChunks(_) => PayloadHash::SignedChunks,
             Plan::TrailerCrc32 | Plan::TrailerCrc64 => PayloadHash::UnsignedTrailer,
         };
