@@ -1,6 +1,6 @@
 //! One part on its way: what is taken from the client, and each attempt to send it.
 
-use super::intake::Intake;
+use super::intake::{COPY_READ, Intake};
 use super::kept::{Kept, ReplayResources, Segment};
 use super::outlet::Outlet;
 use super::pipe::{PAGE, Pipe};
@@ -300,7 +300,12 @@ impl PartSource {
                 self.take_turns(&mut moved_in_turn).await;
                 continue;
             };
-            let most = (slots * PAGE).min(usize::try_from(room).unwrap_or(usize::MAX));
+            // What goes to the overflow file stands in memory on its way there.
+            let piece = match self.kept.file() {
+                Some(_) => COPY_READ,
+                None => slots * PAGE,
+            };
+            let most = piece.min(usize::try_from(room).unwrap_or(usize::MAX));
             let moved = out.unless_answered(intake.splice_into(pipe.writer(), most)).await??;
             self.pending = moved;
             self.volume.spliced += moved as u64;
