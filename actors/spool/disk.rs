@@ -77,14 +77,15 @@ impl Folder {
     /// Blocks. Errors say which path.
     pub fn open(path: &Path) -> io::Result<Folder> {
         let bodies = path.join(BODIES);
+        let above = || path.ancestors().skip(1).map(named);
+        let made = above().take_while(|folder| !folder.is_dir()).count();
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&bodies)
             .map_err(|error| about(&bodies, error))?;
-        // Its own names, and the one it has: all that a power cut could take away.
-        for folder in [Some(path), path.parent()].into_iter().flatten() {
-            let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        // All names that are new, and its own: what a power cut could take away.
+        for folder in std::iter::once(path).chain(above().take(made + 1)) {
             sync(folder).map_err(|error| about(folder, error))?;
         }
         let opened = File::open(&bodies).map_err(|error| about(&bodies, error))?;
@@ -98,6 +99,11 @@ impl Folder {
 
 fn about(path: &Path, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+/// The last one of a relative path's ancestors has no name.
+fn named(folder: &Path) -> &Path {
+    if folder.as_os_str().is_empty() { Path::new(".") } else { folder }
 }
 
 fn sync(folder: &Path) -> io::Result<()> {

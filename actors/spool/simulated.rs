@@ -17,6 +17,9 @@ use std::time::Duration;
 /// What a disk writes whole or not at all.
 const SECTOR: usize = 512;
 
+/// How long anybody waits for anybody.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// The disk. Clones are the same one.
 #[derive(Debug, Clone)]
 pub(crate) struct Simulated(Arc<Shared>);
@@ -107,6 +110,11 @@ impl Simulated {
         self.state().now.clone()
     }
 
+    /// The bytes of a body, as the process reads them.
+    pub(crate) fn body(&self, id: BodyId) -> Option<Vec<u8>> {
+        self.state().now.bodies.get(&id).cloned()
+    }
+
     pub(crate) fn syncs(&self) -> u64 {
         self.state().syncs
     }
@@ -139,10 +147,9 @@ impl Simulated {
 
     /// Blocks until a sync waits.
     pub(crate) fn wait_for_held(&self) {
-        let patience = Duration::from_secs(20);
         let state = self.state();
         let (_state, timeout) =
-            self.0.changed.wait_timeout_while(state, patience, |state| state.waiting == 0).unwrap();
+            self.0.changed.wait_timeout_while(state, PATIENCE, |state| state.waiting == 0).unwrap();
         assert!(!timeout.timed_out(), "nobody syncs");
     }
 
@@ -157,7 +164,9 @@ impl Simulated {
         }
         state.waiting += 1;
         self.0.changed.notify_all();
-        let mut state = self.0.changed.wait_while(state, |state| state.held).unwrap();
+        // Not for ever: a test that has failed drops its spool, which waits for this.
+        let (mut state, _) =
+            self.0.changed.wait_timeout_while(state, PATIENCE, |state| state.held).unwrap();
         state.waiting -= 1;
         state.log.push(Event::Sync(what));
         Ok(())

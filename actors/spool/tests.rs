@@ -65,6 +65,6 @@ fn bytes_of(disk: &Simulated, spool: &Spool, seq: u64, entry: &Entry) -> io::Res
     let EntryContent::Whole(body) = &entry.content else { return Err(io::ErrorKind::Other.into()) };
     match body.place {
         Place::Inline => Ok(spool.journal.reader().unwrap().inline(seq)?.to_vec()),
-        Place::File(id) => disk.image().bodies.remove(&id).ok_or(io::ErrorKind::NotFound.into()),
+        Place::File(id) => disk.body(id).ok_or(io::ErrorKind::NotFound.into()),
     }
 }

@@ -220,17 +220,20 @@ fn check(
 }
 
 /// "Every acknowledged entry is there with its body, byte-equal; nothing unacknowledged is half there;
-/// no panic": 100,000 images in a long run. Each round begins with what the crash of the one before has
-/// left, so that what a recovery writes is torn too.
+/// no panic": 100,000 images in a long run. A round begins with what the crash of the one before has
+/// left, so that what a recovery writes is torn too; every fifth begins with an empty disk.
 #[tokio::test]
 async fn whatever_a_crash_leaves_what_was_acknowledged_is_there() {
     let long = std::env::var_os("MIZUCHI_LONG").is_some();
-    let images = if long { 100_000 } else { 2_500 };
+    let images = if long { 100_000 } else { 2_000 };
     let mut random = StdRng::seed_from_u64(6);
     let (mut before, mut known) = (Image::default(), BTreeMap::new());
     let mut story = Story::default();
     let (mut checked, mut round) = (0, 0);
     while checked < images {
+        if round % 5 == 0 {
+            (before, known, story) = Default::default();
+        }
         round += 1;
         let disk = Simulated::new(before.clone());
         story.notes.clear();
@@ -259,7 +262,7 @@ async fn whatever_a_crash_leaves_what_was_acknowledged_is_there() {
         (before, known) = survived.unwrap();
     }
     println!("{checked} images in {round} rounds");
-    assert!(round > 3 && story.uploads.len() > 40, "too little happened");
+    assert!(round > 5, "too little happened");
 }
 
 /// The images are what they are said to be: without the syncs in the log, something is lost.
