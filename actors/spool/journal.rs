@@ -590,6 +590,20 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
     }
 
+    /// "Never a second fsync of the same data", whatever redb would try.
+    #[test]
+    fn a_file_that_failed_is_not_touched_again() {
+        let disk = Simulated::new(Image::default());
+        let fenced = Fenced { inner: disk.journal().unwrap(), failed: AtomicBool::new(false) };
+        fenced.write(0, b"abc").unwrap();
+        disk.fail_after(0);
+        fenced.sync_data().unwrap_err();
+        fenced.sync_data().unwrap_err();
+        fenced.write(0, b"xyz").unwrap_err();
+        fenced.set_len(0).unwrap_err();
+        assert_eq!((disk.failed().unwrap().1, &disk.image().journal[..]), (0, &b"abc"[..]));
+    }
+
     #[test]
     fn numbers_are_never_given_twice() {
         let disk = Simulated::new(Image::default());

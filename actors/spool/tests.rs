@@ -40,7 +40,7 @@ fn entry(key: &str, length: usize, place: Place) -> Entry {
 fn body_file(spool: &Spool, bytes: &[u8]) -> io::Result<BodyId> {
     let id = spool.new_body();
     let mut file = spool.disk().create(id, Some(bytes.len() as u64))?;
-    for piece in bytes.chunks(1000) {
+    for piece in bytes.chunks(20_000) {
         file.append(&[Bytes::copy_from_slice(piece)])?;
     }
     file.sync().inspect_err(|error| spool.latch(error.to_string()))?;

@@ -262,7 +262,7 @@ async fn whatever_a_crash_leaves_what_was_acknowledged_is_there() {
         (before, known) = survived.unwrap();
     }
     println!("{checked} images in {round} rounds");
-    assert!(round > 5, "too little happened");
+    assert!(round > 2, "too little happened");
 }
 
 /// The images are what they are said to be: without the syncs in the log, something is lost.
