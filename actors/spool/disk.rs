@@ -3,6 +3,7 @@
 
 use super::entry::BodyId;
 use super::limits::Free;
+use crate::platform;
 use bytes::Bytes;
 use nix::errno::Errno;
 use nix::sys::statvfs::statvfs;
@@ -19,6 +20,10 @@ const JOURNAL: &str = "journal.redb";
 
 /// The name of the folder with the bodies' files.
 const BODIES: &str = "bodies";
+
+/// Bytes of a body after which the kernel is told to write them: a disk that is at work all the while
+/// leaves little to the sync at the end, and no more of it stands dirty in memory.
+const WRITE_EVERY: u64 = 8 * 1024 * 1024;
 
 /// A place for the journal and the bodies. Every method may block.
 pub trait Disk: Debug + Send + Sync {
@@ -168,7 +173,7 @@ impl Disk for Folder {
             let _ = std::fs::remove_file(&path);
             return Err(error);
         }
-        Ok(Box::new(Writing { file }))
+        Ok(Box::new(Writing { file, length: 0, begun: 0 }))
     }
 
     fn open(&self, id: BodyId) -> io::Result<File> {
@@ -215,6 +220,10 @@ impl Disk for Folder {
 #[derive(Debug)]
 struct Writing {
     file: File,
+    /// Bytes that were appended.
+    length: u64,
+    /// Of them, those that the kernel was told to write.
+    begun: u64,
 }
 
 impl BodyFile for Writing {
@@ -226,10 +235,17 @@ impl BodyFile for Writing {
         while !rest.is_empty() {
             match self.file.write_vectored(rest) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => IoSlice::advance_slices(&mut rest, written),
+                Ok(written) => {
+                    IoSlice::advance_slices(&mut rest, written);
+                    self.length += written as u64;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
+        }
+        if self.length - self.begun >= WRITE_EVERY {
+            platform::begin_writing(&self.file, self.begun, self.length - self.begun);
+            self.begun = self.length;
         }
         Ok(())
     }
