@@ -34,10 +34,12 @@
 //! bodies that nobody was told are stored, and of entries that were delivered. An entry whose file is
 //! missing or too short is in quarantine then.
 
+pub mod check;
 mod claim;
 mod disk;
 mod entry;
 mod index;
+mod ingest;
 mod janitor;
 mod journal;
 mod limits;
@@ -67,6 +69,7 @@ use tokio::sync::futures::Notified;
 pub use claim::Claim;
 pub use disk::{BodyFile, Disk, Folder};
 pub use entry::{Body, BodyId, Entry, EntryContent, PartBody, Place, Quarantine};
+pub use ingest::{BATCH, Draft, INLINE, IngestError, Ingested, ingest};
 pub use limits::{Free, Limits, Reservation};
 
 /// The spool. One in a process; its last owner waits for its threads when it drops it.
