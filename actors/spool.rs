@@ -43,6 +43,7 @@ mod ingest;
 mod janitor;
 mod journal;
 mod limits;
+mod md5;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]

@@ -4,6 +4,7 @@
 //! What is checked and what is sent afterwards come through the same open file, and mostly out of the
 //! same pages of the kernel's cache.
 
+use super::md5::LargeMd5;
 use super::{Body, BodyId, Disk};
 use crate::blocks::BLOCK;
 use crate::payload::Md5;
@@ -66,7 +67,7 @@ fn look(file: &File, length: u64, md5: [u8; 16], wanted: &AtomicBool) -> io::Res
     if found != length {
         return Ok(wrong_length(found, length));
     }
-    let mut computed = Md5::new();
+    let mut computed = LargeMd5::new()?;
     let mut space = vec![0; BLOCK];
     let mut at = 0;
     while at < length && wanted.load(Ordering::Relaxed) {
@@ -76,7 +77,7 @@ fn look(file: &File, length: u64, md5: [u8; 16], wanted: &AtomicBool) -> io::Res
             // It became shorter while it was read.
             Ok(0) => return Ok(wrong_length(at, length)),
             Ok(count) => {
-                computed.update(part.get(..count).unwrap_or_default());
+                computed.update(part.get(..count).unwrap_or_default())?;
                 at += count as u64;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -86,7 +87,7 @@ fn look(file: &File, length: u64, md5: [u8; 16], wanted: &AtomicBool) -> io::Res
     if at < length {
         return Err(io::Error::other("the check was given up"));
     }
-    Ok(compare(computed.finish(), md5))
+    Ok(compare(computed.finish()?, md5))
 }
 
 fn compare(found: [u8; 16], recorded: [u8; 16]) -> Checked {

@@ -173,7 +173,7 @@ impl Taking<'_> {
         mut batch: Vec<Bytes>,
         mut reservation: Reservation,
     ) -> Result<Taken, S3Error> {
-        let mut lanes = Lanes::new(draft);
+        let mut lanes = Lanes::new(draft).map_err(lane_failed)?;
         // What is set aside or written shows in what the disk has left.
         reservation.placed(self.length.unwrap_or_default());
         let mut under_way = 0;

@@ -6,7 +6,7 @@
 
 use super::draft::Draft;
 use crate::blocks;
-use crate::payload::Md5;
+use crate::spool::md5::LargeMd5;
 use bytes::Bytes;
 use std::io;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 #[derive(Debug)]
 pub(super) struct Lanes {
     file: Lane<Draft>,
-    md5: Lane<Md5>,
+    md5: Lane<LargeMd5>,
     /// What both are at.
     batch: Option<Arc<Vec<Bytes>>>,
 }
@@ -28,13 +28,14 @@ pub(super) enum LaneError {
     Append(io::Error),
     /// The file's data may not be on stable storage; the spool is latched.
     Sync,
-    /// A thread panicked, or the process ends.
+    /// A thread panicked, the process ends, or there is no MD5.
     Ended(io::Error),
 }
 
 impl Lanes {
-    pub(super) fn new(draft: Draft) -> Self {
-        Lanes { file: Lane::new(draft), md5: Lane::new(Md5::new()), batch: None }
+    pub(super) fn new(draft: Draft) -> Result<Self, LaneError> {
+        let md5 = LargeMd5::new().map_err(LaneError::Ended)?;
+        Ok(Lanes { file: Lane::new(draft), md5: Lane::new(md5), batch: None })
     }
 
     /// Whether a batch can be started without waiting for the one before.
@@ -49,10 +50,7 @@ impl Lanes {
         let (appended, hashed) = (Arc::clone(&batch), Arc::clone(&batch));
         self.batch = Some(batch);
         self.file.start(move |draft| draft.append(&appended));
-        self.md5.start(move |md5| {
-            hashed.iter().for_each(|bytes| md5.update(bytes));
-            Ok(())
-        });
+        self.md5.start(move |md5| hashed.iter().try_for_each(|bytes| md5.update(bytes)));
         Ok(())
     }
 
@@ -76,7 +74,7 @@ impl Lanes {
         let ended = || LaneError::Ended(io::Error::other("a lane has lost its state"));
         let draft = self.file.state.take().ok_or_else(ended)?;
         let md5 = self.md5.state.take().ok_or_else(ended)?;
-        Ok((draft, md5.finish()))
+        Ok((draft, md5.finish().map_err(LaneError::Ended)?))
     }
 }
 
