@@ -4,6 +4,8 @@ use super::*;
 use crate::http::Framing;
 use crate::metrics::Counted;
 use crate::payload::{BodyMode, BodySpec, BodyVerifier, ChecksumAlgorithm, Hasher, PayloadLength};
+mod whole_way;
+
 use crate::spool::{self, BodyFile, BodyId, Disk, Folder, Free, Limits};
 use crate::tap::{ClientSocket, Feeder, RequestBody, TapConfig, TapStream, fed_body};
 use redb::StorageBackend;
@@ -110,7 +112,7 @@ struct Place {
     spool: Arc<Spool>,
     behaviour: Arc<Behaviour>,
     turns: Turns,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Place {
@@ -122,7 +124,7 @@ impl Place {
         let limits = Limits { entries: 100, bytes: 1 << 40, free_bytes: 0, free_files: 0 };
         let opened = spawn_blocking(move || Spool::open(disk, limits)).await;
         let (spool, turns) = (opened.unwrap().unwrap(), Turns::new(Instant::now()));
-        Place { spool, behaviour, turns, _directory: directory }
+        Place { spool, behaviour, turns, directory }
     }
 
     fn behave(&self, change: impl FnOnce(&mut Faults)) {
