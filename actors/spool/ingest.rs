@@ -2,7 +2,7 @@
 //!
 //! Small ones stay in memory, to be written with their record; larger ones go to a file, which is on
 //! stable storage when this is done. The thread that calls only reads the client's socket: appending
-//! and hashing are others' work ([`lanes`]), one batch at a time.
+//! and hashing are others' work ([`lanes`]), a batch at a time.
 //!
 //! Until an entry names it the file is a [`Draft`]: whatever becomes of the upload, a draft that is
 //! dropped is removed.
@@ -28,9 +28,9 @@ use tokio::task::spawn_blocking;
 /// the sync and the removal of a file cost more than the journal's second copy.
 pub const INLINE: usize = 64 * 1024;
 
-/// Bytes of the largest batch. One is gathered while another is written and hashed, so a body holds
-/// twice as many, and what one read brings ([`blocks::BLOCK`]), however slow the disk is.
-pub const BATCH: usize = 1024 * 1024;
+/// Bytes of the largest batch. One is gathered while two are written and hashed, so a body holds
+/// thrice as many, and what one read brings ([`blocks::BLOCK`]), however slow the disk is.
+pub const BATCH: usize = 512 * 1024;
 
 /// Bytes that are worth a trip to other threads, when those have nothing to do.
 const LEAST_BATCH: usize = 256 * 1024;
@@ -176,7 +176,6 @@ impl Taking<'_> {
         let mut lanes = Lanes::new(draft).map_err(lane_failed)?;
         // What is set aside or written shows in what the disk has left.
         reservation.placed(self.length.unwrap_or_default());
-        let mut under_way = 0;
         while self.next(&mut batch).await? {
             self.fit(&mut reservation)?;
             let bytes = size(&batch);
@@ -186,7 +185,8 @@ impl Taking<'_> {
             {
                 let started = lanes.start(std::mem::take(&mut batch)).await;
                 started.map_err(lane_failed)?;
-                reservation.placed(std::mem::replace(&mut under_way, bytes as u64));
+                // Written by now or in a moment: as little as that the disk may be asked too early for.
+                reservation.placed(bytes as u64);
             }
         }
         self.is_whole()?;
