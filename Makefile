@@ -57,6 +57,7 @@ faults:
 ## faults-long: the same with the rounds of docs/reliability.md, and FUZZ_SECONDS of each fuzz target
 faults-long: fuzz
 	MIZUCHI_LONG=1 $(CARGO) test --test integration -- --nocapture $(FAULTS)
+	MIZUCHI_LONG=1 $(CARGO) test -p mizuchi-actors --lib spool::tests::crash -- --nocapture
 
 FAULTS := backend_ faults fuzz jwks overload races replay scale splits streaming
 

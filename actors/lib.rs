@@ -32,6 +32,7 @@ pub mod s3;
 pub mod s3_client_actor;
 pub mod secret;
 pub mod sigv4;
+pub mod spool;
 pub mod sts;
 pub mod tap;
 mod tls_io;

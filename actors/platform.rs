@@ -8,14 +8,16 @@
 mod linux;
 #[cfg(all(target_os = "linux", not(feature = "portable")))]
 pub use linux::{
-    ZERO_COPY, grow_pipe, holds_unsent, new_pipe, splice, tee, total_memory, unnamed_file,
+    ZERO_COPY, begin_writing, grow_pipe, holds_unsent, new_pipe, splice, splice_file, tee,
+    total_memory, unnamed_file, will_need,
 };
 
 #[cfg(not(all(target_os = "linux", not(feature = "portable"))))]
 mod portable;
 #[cfg(not(all(target_os = "linux", not(feature = "portable"))))]
 pub use portable::{
-    ZERO_COPY, grow_pipe, holds_unsent, new_pipe, splice, tee, total_memory, unnamed_file,
+    ZERO_COPY, begin_writing, grow_pipe, holds_unsent, new_pipe, splice, splice_file, tee,
+    total_memory, unnamed_file, will_need,
 };
 
 #[cfg(test)]

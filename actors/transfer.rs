@@ -3,7 +3,8 @@
 //! No actix in here: the `PartWorker` decides when an attempt is made, this does it. A part's
 //! [`PartSource`] outlives the attempts: it holds the client's body and everything that was taken
 //! from it so far ([`Kept`]), so that an attempt may fail, or panic, at any point and the next one
-//! sends the same bytes again and goes on where the client is.
+//! sends the same bytes again and goes on where the client is. A part of a body that is stored
+//! already has no client, and is sent from its file (`stored`).
 
 mod allowance;
 mod budget;
@@ -14,6 +15,7 @@ mod outlet;
 mod part;
 mod pipe;
 mod plan;
+mod stored;
 mod turns;
 
 pub use allowance::PipeAllowance;
@@ -23,4 +25,5 @@ pub use kept::{Kept, ReplayResources};
 pub use part::{PartSource, SendError, Share, Volume};
 pub use pipe::{Pipe, PipeCache};
 pub use plan::{Plan, PlanInput, Reason, plan};
+pub(crate) use turns::SMALL;
 pub use turns::Turns;

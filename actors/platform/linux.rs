@@ -1,6 +1,6 @@
 //! Linux: splice(2), tee(2), pipe(7), open(2) with O_TMPFILE, tcp(7) with TCP_INFO.
 
-use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, PosixFadviseAdvice, SpliceFFlags, fcntl, posix_fadvise};
 use nix::libc;
 use nix::sys::socket::getsockopt;
 use nix::unistd::pipe2;
@@ -40,6 +40,36 @@ pub fn splice(from: impl AsFd, to: impl AsFd, length: usize, more: bool) -> io::
         flags |= SpliceFFlags::SPLICE_F_MORE;
     }
     Ok(nix::fcntl::splice(from, None, to, None, length, flags)?)
+}
+
+/// Moves up to `length` bytes at `offset` of a file into a pipe, which must have room. Returns 0 at the
+/// file's end. Waits for the disk: for the blocking pool.
+pub fn splice_file(file: &File, offset: u64, pipe: impl AsFd, length: usize) -> io::Result<usize> {
+    let mut at = i64::try_from(offset).map_err(io::Error::other)?;
+    let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
+    Ok(nix::fcntl::splice(file, Some(&mut at), pipe, None, length, flags)?)
+}
+
+/// Has the kernel read a range of a file before it is wanted. Only a hint; may wait for a queue of the
+/// disk.
+pub fn will_need(file: &File, offset: u64, length: usize) {
+    advise(file, offset, length as u64, PosixFadviseAdvice::POSIX_FADV_WILLNEED);
+}
+
+/// Has the kernel begin to write a range that was just written to a file, so that less is left for
+/// the fdatasync(2) at its end. Proves nothing, and hides no error from that.
+///
+/// POSIX_FADV_DONTNEED begins the writing of what is dirty, and lets go only of what is not
+/// (posix_fadvise(2); sync_file_range(2) would take `unsafe` here).
+pub fn begin_writing(file: &File, offset: u64, length: u64) {
+    advise(file, offset, length, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+}
+
+fn advise(file: &File, offset: u64, length: u64, advice: PosixFadviseAdvice) {
+    if let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) {
+        // Whoever does not know it does without.
+        let _ = posix_fadvise(file, offset, length, advice);
+    }
 }
 
 /// Duplicates up to `length` bytes from the front of a pipe to the back of another, consuming

@@ -33,6 +33,22 @@ pub fn tee(_from: impl AsFd, _to: impl AsFd, _length: usize) -> io::Result<usize
     Err(io::ErrorKind::Unsupported.into())
 }
 
+/// It is not here: Unsupported.
+pub fn splice_file(
+    _file: &File,
+    _offset: u64,
+    _pipe: impl AsFd,
+    _length: usize,
+) -> io::Result<usize> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Nobody tells the kernel here.
+pub fn will_need(_file: &File, _offset: u64, _length: usize) {}
+
+/// Nobody tells the kernel here.
+pub fn begin_writing(_file: &File, _offset: u64, _length: u64) {}
+
 /// A file in `directory`, mode 0600, whose name is taken away at once. Blocks.
 pub fn unnamed_file(directory: &Path) -> io::Result<File> {
     let mut tries = 0;

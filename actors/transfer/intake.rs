@@ -92,7 +92,7 @@ impl Intake {
     }
 
     /// Payload bytes, without framing, that came through memory since this was last asked.
-    pub(super) fn newly_copied(&mut self) -> u64 {
+    pub(crate) fn newly_copied(&mut self) -> u64 {
         match &mut self.way {
             Way::Splice => 0,
             Way::Copy(copy) => std::mem::take(&mut copy.untold),
@@ -101,7 +101,7 @@ impl Intake {
 
     /// Waits for the first byte of the body (`100 Continue` is sent to a client that asked), so
     /// that no backend connection is held for a client that sends nothing.
-    pub(super) async fn ready(&mut self) -> Result<(), SendError> {
+    pub(crate) async fn ready(&mut self) -> Result<(), SendError> {
         if matches!(&self.way, Way::Copy(copy) if !copy.ready.is_empty() || copy.finished) {
             return Ok(());
         }
@@ -111,7 +111,7 @@ impl Intake {
     /// Appends the next verified bytes of the copy path to `batch`, at most `most` (> 0): what is
     /// there after one read. Nothing: the body is complete and verified. Dropped while it waits, it has
     /// lost nothing.
-    pub(super) async fn next(
+    pub(crate) async fn next(
         &mut self,
         most: u64,
         batch: &mut Vec<Bytes>,
@@ -184,14 +184,14 @@ impl Intake {
 
     /// Bytes of the splice path that stand in memory already, at most `most` (they came along with
     /// the head); None when there are none, which is not the end.
-    pub(super) fn take_buffered(&mut self, most: u64) -> Result<Option<Bytes>, SendError> {
+    pub(crate) fn take_buffered(&mut self, most: u64) -> Result<Option<Bytes>, SendError> {
         let most = usize::try_from(most).unwrap_or(usize::MAX).min(COPY_READ);
         self.body.take_buffered(most).map_err(client_fault)
     }
 
     /// Reads bytes of the splice path into memory, at most `most` (> 0), for want of a pipe; None:
     /// the body is complete.
-    pub(super) async fn read(&mut self, most: u64) -> Result<Option<Bytes>, SendError> {
+    pub(crate) async fn read(&mut self, most: u64) -> Result<Option<Bytes>, SendError> {
         let most = usize::try_from(most).unwrap_or(usize::MAX).min(COPY_READ);
         self.body.read(most).await.map_err(client_fault)
     }

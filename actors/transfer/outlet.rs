@@ -5,6 +5,7 @@ use super::kept::{Kept, ReplayResources, Segment};
 use super::part::SendError;
 use super::pipe::Pipe;
 use crate::backend::{BackendError, Connection};
+use crate::platform;
 use bytes::Bytes;
 use std::future::Future;
 use std::io;
@@ -99,12 +100,33 @@ impl<'a> Outlet<'a> {
         more: bool,
     ) -> Result<(), SendError> {
         let Some(pipe) = self.pipe.take() else { return Ok(()) };
+        self.send_filled(pipe, length, more).await
+    }
+
+    /// An empty pipe to fill elsewhere, for [`Outlet::send_filled`]. None: the host has none to give, or
+    /// what goes to this backend cannot be spliced.
+    pub(super) fn take_pipe(&mut self) -> Option<Pipe> {
+        if !platform::ZERO_COPY || self.connection.descriptor().is_none() {
+            return None;
+        }
+        self.pipe.take().or_else(|| self.resources.pipes.moving())
+    }
+
+    /// Sends the `length` bytes that stand in the pipe, and keeps it for the next ones.
+    pub(super) async fn send_filled(
+        &mut self,
+        pipe: Pipe,
+        length: usize,
+        more: bool,
+    ) -> Result<(), SendError> {
         let mut left = length;
         while left > 0 {
             // An error drops the pipe: what stands in it belongs to this attempt alone.
             left -= self.send_pipe(&pipe, left, more).await?;
         }
-        self.pipe = Some(pipe);
+        if let Some(other) = self.pipe.replace(pipe) {
+            self.resources.pipes.put(other);
+        }
         Ok(())
     }
 

@@ -4,13 +4,16 @@ use super::intake::{COPY_READ, Intake};
 use super::kept::{Kept, ReplayResources, Segment};
 use super::outlet::Outlet;
 use super::pipe::{PAGE, Pipe};
+use super::stored::Stored;
 use super::turns;
 use crate::backend::{BackendError, Connection};
 use crate::blocks;
 use crate::payload::Md5;
 use crate::s3::error::S3Error;
 use bytes::Bytes;
+use std::fs::File;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -64,6 +67,8 @@ pub enum Share {
 pub struct PartSource {
     /// None: the part is taken, and the intake has gone on.
     intake: Option<Intake>,
+    /// What is sent instead, of a part that has no client.
+    stored: Option<Stored>,
     share: Share,
     /// What is on its way from the client into `kept`: `pending` bytes stand in the pipe.
     ingest: Option<Pipe>,
@@ -79,8 +84,35 @@ pub struct PartSource {
 impl PartSource {
     /// A part that takes its share of what `intake` brings.
     pub fn new(intake: Intake, share: Share, resources: ReplayResources) -> Self {
+        PartSource { intake: Some(intake), ..PartSource::empty(share, resources) }
+    }
+
+    /// A part of `length` bytes at `offset` of a file that nobody writes to any more. It has no client,
+    /// can be sent as often as it takes, and uses no replay budget.
+    pub fn stored(file: Arc<File>, offset: u64, length: u64, resources: ReplayResources) -> Self {
+        PartSource::of_stored(Stored::file(file, offset, length), resources)
+    }
+
+    /// As [`PartSource::stored`], of bytes in memory.
+    pub fn stored_bytes(bytes: Bytes, resources: ReplayResources) -> Self {
+        PartSource::of_stored(Stored::Bytes(bytes), resources)
+    }
+
+    fn of_stored(stored: Stored, resources: ReplayResources) -> Self {
+        // What stands in memory has come through it; a file is counted as it goes.
+        let copied = stored.as_bytes().map_or(0, |bytes| bytes.len() as u64);
         PartSource {
-            intake: Some(intake),
+            taken: stored.len(),
+            stored: Some(stored),
+            volume: Volume { copied, ..Volume::default() },
+            ..PartSource::empty(Share::Rest, resources)
+        }
+    }
+
+    fn empty(share: Share, resources: ReplayResources) -> Self {
+        PartSource {
+            intake: None,
+            stored: None,
             share,
             ingest: None,
             pending: 0,
@@ -113,7 +145,7 @@ impl PartSource {
         self.md5.clone().map(Md5::finish)
     }
 
-    /// Bytes that were taken so far.
+    /// Bytes that were taken so far; of a stored part, all.
     pub fn taken_bytes(&self) -> u64 {
         self.taken
     }
@@ -162,6 +194,9 @@ impl PartSource {
 
     /// The part as one piece of memory, when it was taken whole and is small enough to be one.
     pub fn as_bytes(&self) -> Option<Bytes> {
+        if let Some(stored) = &self.stored {
+            return stored.as_bytes();
+        }
         match (self.is_taken() && self.can_replay(), self.kept.segments()) {
             (true, []) => Some(Bytes::new()),
             (true, [Segment::Bytes { bytes, .. }]) => Some(bytes.clone()),
@@ -187,6 +222,12 @@ impl PartSource {
         self.keep_pending().await?;
         self.hand_on();
         let mut out = Outlet::new(connection, stall, offered, &self.kept);
+        if let Some(stored) = &mut self.stored {
+            stored.send(&mut out, &mut self.volume).await?;
+            self.note_size();
+            out.close();
+            return Ok(());
+        }
         if self.is_taken() {
             out.offer();
         }

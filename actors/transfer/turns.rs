@@ -17,7 +17,7 @@ const SHORT: usize = 512 * 1024;
 const LONG: usize = 16 * 1024 * 1024;
 
 /// A body of so many bytes at most is small: its latency is its cost, not its transfer.
-pub(super) const SMALL: u64 = 256 * 1024;
+pub(crate) const SMALL: u64 = 256 * 1024;
 
 /// Turns stay short for so long after the last small body.
 const WHILE: Duration = Duration::from_millis(100);
@@ -37,12 +37,12 @@ impl Turns {
     }
 
     /// A small body was through at `now`.
-    pub(super) fn note_small(&self, now: Instant) {
+    pub(crate) fn note_small(&self, now: Instant) {
         self.small.store(self.since_start(now) + 1, Ordering::Relaxed);
     }
 
     /// Whether a part that has moved `bytes` since its turn began is to let others run.
-    pub(super) fn is_over(&self, bytes: usize, now: Instant) -> bool {
+    pub(crate) fn is_over(&self, bytes: usize, now: Instant) -> bool {
         bytes >= LONG || bytes >= SHORT && self.is_shared(now)
     }
 

@@ -1,0 +1,355 @@
+//! What clients were told is stored, and the backend does not have yet.
+//!
+//! The promise: whoever was answered 2xx has the body and the record of it on stable storage, and it is
+//! delivered, whatever becomes of the process. The order that keeps it:
+//!
+//! ```text
+//!  reserve ─▶ create, append … , sync (fdatasync)      the body's file, or its bytes stay in memory
+//!          ─▶ commit: sync_folder (fsync), journal     one for all that wait: group commit
+//!          ─▶ 2xx                                      the entry is in the index, and due
+//!  claim   ─▶ the backend answers 200
+//!          ─▶ delivered: journal                       a crash before it: the entry is sent again
+//!          ─▶ the key's next entry is due ─▶ unlink    a crash before it: the next start unlinks
+//! ```
+//!
+//! Entries of one key go in the order of their numbers, one at a time: what was acknowledged last is
+//! what the backend has in the end, also if a crash makes an older one come again first. The first
+//! failing write or sync latches the spool: nothing is acknowledged from then on, and nothing is synced
+//! a second time; the next start finds out what is there.
+//!
+//! On disk, format 1 (an unknown one is refused):
+//!
+//! ```text
+//!  <spool>/                      0700; one process (the journal is locked)
+//!  ├── journal.redb              redb 4, checksummed; commits are atomic
+//!  │   ├── meta      str → u64     "version" = 1; "run" = how often it was opened
+//!  │   ├── entries   u64 → bytes   number → format (1 byte), JSON (entry.rs)
+//!  │   └── bodies    u64 → bytes   number → the body of a small PutObject
+//!  └── bodies/
+//!      └── 0000010000000001      a body; no header, no trailer: it is sent by splice(2)
+//! ```
+//!
+//! A number (of an entry, or a body's name) is the run in its upper 24 bits and a count in the lower
+//! 40: it is never used twice, and grows. At the start files that no entry names are removed: they are
+//! bodies that nobody was told are stored, and of entries that were delivered. An entry whose file is
+//! missing or too short is in quarantine then.
+
+pub mod check;
+mod claim;
+mod disk;
+mod entry;
+mod index;
+mod ingest;
+mod janitor;
+mod journal;
+mod limits;
+mod md5;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod simulated;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests;
+
+use crate::orphans::wall_clock;
+use crate::s3::error::{ErrorCode, S3Error};
+use bytes::Bytes;
+use index::Index;
+use janitor::Janitor;
+use journal::{Journal, Latch, Opened, wait};
+use limits::Account;
+use std::collections::HashSet;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
+pub use claim::Claim;
+pub use disk::{BodyFile, Disk, Folder};
+pub use entry::{Body, BodyId, Entry, EntryContent, PartBody, Place, Quarantine};
+pub use ingest::{BATCH, Draft, INLINE, IngestError, Ingested, ingest};
+pub use limits::{Free, Limits, Reservation};
+
+/// The spool. One in a process; its last owner waits for its threads when it drops it.
+#[derive(Debug)]
+pub struct Spool {
+    // Dropped first: its thread uses what stands below.
+    journal: Journal,
+    state: Arc<State>,
+    disk: Arc<dyn Disk>,
+    next_body: AtomicU64,
+}
+
+/// What the journal's thread changes too.
+#[derive(Debug)]
+struct State {
+    index: Mutex<Index>,
+    account: limits::Shared,
+    latch: Arc<Latch>,
+    changed: Notify,
+    janitor: Janitor,
+    unreadable: u64,
+}
+
+/// What the spool holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// Entries, those in quarantine included.
+    pub entries: u64,
+    /// Bytes of their bodies.
+    pub bytes: u64,
+    /// Files of their bodies.
+    pub files: u64,
+    /// Entries that are not delivered.
+    pub quarantined: u64,
+    /// Records that this version cannot read; they and all files are kept.
+    pub unreadable: u64,
+    /// When the one was accepted that waits longest for its delivery: milliseconds since 1970.
+    pub oldest: Option<u64>,
+    /// Nothing more is acknowledged until the process starts again.
+    pub latched: bool,
+}
+
+impl Spool {
+    /// Opens the spool, and puts in order what a crash has left. What it finds is due at once. Blocks.
+    ///
+    /// Errors: `ResourceBusy`: another process has it; the disk fails; the journal is damaged
+    /// (`InvalidData`), or a newer version's (`Unsupported`).
+    pub fn open(disk: Arc<dyn Disk>, limits: Limits) -> io::Result<Arc<Spool>> {
+        let opened = Opened::open(&*disk)?;
+        let found = recover(&*disk, &opened)?;
+        let mut account = Account::new(limits);
+        let mut index = Index::default();
+        for (seq, entry) in found.entries {
+            account.store(entry.length());
+            index.insert(seq, entry);
+        }
+        let (account, latch) = (Arc::new(Mutex::new(account)), Arc::new(Latch::default()));
+        let janitor = Janitor::start(Arc::clone(&disk), Arc::clone(&account))?;
+        let state = State {
+            index: Mutex::new(index),
+            account,
+            latch: Arc::clone(&latch),
+            changed: Notify::new(),
+            janitor,
+            unreadable: found.unreadable,
+        };
+        let next_body = AtomicU64::new(opened.first() + 1);
+        let journal = opened.start(Arc::clone(&disk), latch)?;
+        Ok(Arc::new(Spool { journal, state: Arc::new(state), disk, next_body }))
+    }
+
+    /// A place for an entry whose body has this length, before the body is read: [`Reservation::grow`]
+    /// where it is not known.
+    ///
+    /// Errors: 503 SlowDown: too much waits for its delivery, the disk is full, or the spool is latched.
+    pub fn reserve(&self, length: u64) -> Result<Reservation, S3Error> {
+        if self.state.latch.reason().is_some() {
+            let message =
+                "The gateway's disk has failed: it stores nothing until it is started again.";
+            return Err(S3Error::new(ErrorCode::SlowDown, message));
+        }
+        Reservation::take(&self.state.account, length).map_err(S3Error::from)
+    }
+
+    /// A name for a body's file that no other had before or will have.
+    pub fn new_body(&self) -> BodyId {
+        BodyId(self.next_body.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Where the bodies are.
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
+    }
+
+    /// Puts an entry on record. When it returns, the entry is durable and in the index; its files must
+    /// have been synced before. `inline`: the bytes of its body if their place is [`Place::Inline`].
+    /// The number is taken at the first poll; from then on it goes on when the future is dropped.
+    ///
+    /// Errors: the spool is latched, and the entry may be on record or not. Its files must stay: the next
+    /// start removes them if nothing names them.
+    pub async fn commit(
+        self: &Arc<Self>,
+        entry: Entry,
+        inline: Option<Bytes>,
+        reservation: Reservation,
+    ) -> io::Result<u64> {
+        let record = entry.encode()?;
+        let files = entry.files().next().is_some();
+        let (state, entry) = (Arc::clone(&self.state), Arc::new(entry));
+        let applied = move |seq| state.committed(seq, entry, reservation);
+        let (seq, done) = self.journal.add(record, inline, files, applied)?;
+        wait(done).await?;
+        Ok(seq)
+    }
+
+    /// Stops all acknowledgements: a body's sync has failed, say.
+    pub fn latch(&self, reason: impl Into<String>) {
+        self.state.latch.set(reason.into());
+    }
+
+    /// Has the files of bodies removed that no entry was to name: a client that went away. Does not
+    /// block.
+    pub fn discard(&self, bodies: Vec<BodyId>) {
+        self.state.janitor.remove(bodies);
+    }
+
+    /// Whether something of this key is still to be delivered.
+    pub fn is_pending(&self, bucket: &str, key: &str) -> bool {
+        self.state.index().is_pending(bucket, key)
+    }
+
+    /// Ends when nothing of this key is still to be delivered.
+    pub async fn delivered_all(&self, bucket: &str, key: &str) {
+        loop {
+            let Some(mut ended) = self.state.index().ended(bucket, key) else { return };
+            // Nothing is ever sent: it is closed.
+            while ended.changed().await.is_ok() {}
+        }
+    }
+
+    /// The oldest entry that is due, whose key has no older one pending, and that nobody has.
+    pub fn claim(self: &Arc<Self>, now: Instant) -> Option<Claim> {
+        let claimed = self.state.index().claim(now)?;
+        Some(Claim::new(self, claimed))
+    }
+
+    /// When [`Spool::claim`] may have something, if nothing else happens: `now` if it has.
+    pub fn next_due(&self, now: Instant) -> Option<Instant> {
+        self.state.index().next_due(now)
+    }
+
+    /// Ends when something became claimable, or when [`Spool::next_due`] may have changed; sometimes for
+    /// nothing. Taken before `claim` is asked it misses nothing.
+    pub fn changed(&self) -> Notified<'_> {
+        self.state.changed.notified()
+    }
+
+    /// The body of an entry that is inline.
+    pub async fn inline(&self, seq: u64) -> io::Result<Bytes> {
+        let reader = self.journal.reader().ok_or(io::ErrorKind::BrokenPipe)?;
+        tokio::task::spawn_blocking(move || reader.inline(seq)).await.map_err(io::Error::other)?
+    }
+
+    /// What there is.
+    pub fn totals(&self) -> Totals {
+        let counts = self.state.index().counts();
+        Totals {
+            entries: counts.entries,
+            bytes: counts.bytes,
+            files: counts.files,
+            quarantined: counts.quarantined,
+            unreadable: self.state.unreadable,
+            oldest: counts.oldest,
+            latched: self.state.latch.reason().is_some(),
+        }
+    }
+
+    /// At most `most` entries whose numbers are greater than `after`, in their order.
+    pub fn list(&self, after: u64, most: usize) -> Vec<(u64, Arc<Entry>)> {
+        self.state.index().list(after, most)
+    }
+}
+
+impl State {
+    fn index(&self) -> MutexGuard<'_, Index> {
+        // No panic leaves it half changed: it makes none.
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn notify(&self) {
+        self.changed.notify_waiters();
+        // For whoever is between its claim and its wait.
+        self.changed.notify_one();
+    }
+
+    fn committed(&self, seq: u64, entry: Arc<Entry>, reservation: Reservation) {
+        reservation.store(entry.length());
+        self.index().insert(seq, entry);
+        self.notify();
+    }
+
+    fn delivered(&self, seq: u64) {
+        let entry = self.index().remove(seq);
+        if let Some(entry) = entry {
+            limits::lock(&self.account).unstore(entry.length());
+            self.janitor.remove(entry.files().collect());
+        }
+        self.notify();
+    }
+
+    fn replace(&self, seq: u64, entry: Arc<Entry>) {
+        self.index().replace(seq, entry);
+        self.notify();
+    }
+
+    fn release(&self, seq: u64, due: Option<Instant>) {
+        self.index().release(seq, due);
+        self.notify();
+    }
+}
+
+/// What [`recover`] finds.
+struct Found {
+    entries: Vec<(u64, Arc<Entry>)>,
+    unreadable: u64,
+}
+
+/// Reads the journal, and brings files and entries in line.
+fn recover(disk: &dyn Disk, opened: &Opened) -> io::Result<Found> {
+    let (mut entries, mut lame, mut unreadable) = (Vec::new(), Vec::new(), 0);
+    for (seq, record) in opened.read()? {
+        let mut entry = match record {
+            Ok(entry) => entry,
+            Err(error) => {
+                log::error!("spool: record {seq} cannot be read, and is kept: {error}");
+                unreadable += 1;
+                continue;
+            }
+        };
+        let reason = if entry.quarantined.is_none() { missing(disk, &entry) } else { None };
+        let is_lame = reason.is_some();
+        if let Some(reason) = reason {
+            log::error!("spool: {}: entry {seq} is in quarantine: {reason}", entry.bucket);
+            entry.quarantined = Some(Quarantine { reason, at: wall_clock() });
+        }
+        let entry = Arc::new(entry);
+        lame.extend(is_lame.then(|| (seq, Arc::clone(&entry))));
+        entries.push((seq, entry));
+    }
+    opened.rewrite(&lame)?;
+    let bodies = disk.bodies()?;
+    if unreadable > 0 {
+        log::error!("spool: no file is removed, {unreadable} records may name any of them");
+        return Ok(Found { entries, unreadable });
+    }
+    let named: HashSet<BodyId> = entries.iter().flat_map(|(_, entry)| entry.files()).collect();
+    for id in bodies.into_iter().filter(|id| !named.contains(id)) {
+        janitor::remove(disk, id);
+    }
+    Ok(Found { entries, unreadable })
+}
+
+/// What is wrong with the files of an entry.
+fn missing(disk: &dyn Disk, entry: &Entry) -> Option<String> {
+    entry.bodies().find_map(|body| {
+        let Place::File(id) = body.place else { return None };
+        match disk.length(id) {
+            Ok(length) if length < body.length => {
+                Some(format!("its file {id} has {length} bytes instead of {}", body.length))
+            }
+            Ok(_) => None,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Some(format!("its file {id} is missing"))
+            }
+            // Nothing is proven: whoever reads it will see.
+            Err(error) => {
+                log::error!("spool: file {id} cannot be looked at: {error}");
+                None
+            }
+        }
+    })
+}

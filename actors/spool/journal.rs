@@ -1,0 +1,634 @@
+//! The records on disk: a redb database, written by one thread that commits whatever has come together
+//! since its last commit. The first error of a write or a sync ends it: nothing is acknowledged after
+//! that, and nothing is synced a second time, since a kernel that failed to write a page may drop it
+//! and call the next sync a success.
+
+use super::disk::Disk;
+use super::entry::Entry;
+use bytes::Bytes;
+use redb::{
+    BackendError, Builder, Database, DatabaseError, Durability, ReadableDatabase, ReadableTable,
+    StorageBackend, TableDefinition,
+};
+use std::io;
+use std::ops::Bound;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::thread::JoinHandle;
+use tokio::sync::oneshot;
+
+/// What is known of the whole: [`VERSION_KEY`] and [`RUN_KEY`].
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+
+/// Number to record ([`Entry::encode`]).
+const ENTRIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("entries");
+
+/// Number to the bytes of a body that is in no file.
+const BODIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("bodies");
+
+/// The format of the tables, and of what lies beside the journal.
+const VERSION: u64 = 1;
+const VERSION_KEY: &str = "version";
+
+/// How often the spool was opened.
+const RUN_KEY: &str = "run";
+
+/// Bits of a number that are counted within a run; those above are the run's. So no number is ever
+/// given twice, also not one whose record was never written.
+const RUN_SHIFT: u32 = 40;
+
+/// Runs that there are numbers for.
+const MAX_RUN: u64 = (1 << (64 - RUN_SHIFT)) - 1;
+
+/// Changes that one commit takes at most.
+const MAX_BATCH: usize = 1024;
+
+/// Bytes of bodies after which a commit takes no further change: they are in memory twice until it has
+/// ended.
+const BATCH_BYTES: usize = 16 << 20;
+
+/// Memory for redb's pages. Each record is read once, so that keeping more helps nobody.
+const CACHE: usize = 32 << 20;
+
+/// Bytes of redb's magic number, of its pages, and of what is read at a time to see whether a journal
+/// is empty.
+const MAGIC: usize = 9;
+const PAGE: u64 = 4096;
+const BLOCK: usize = 256 << 10;
+
+/// Why nothing more is acknowledged. It is set once, and stays until the process ends.
+#[derive(Debug, Default)]
+pub(super) struct Latch(OnceLock<String>);
+
+impl Latch {
+    pub(super) fn set(&self, reason: String) {
+        if let Err(reason) = self.0.set(reason.clone()) {
+            log::error!("the spool, which takes nothing more: {reason}");
+            return;
+        }
+        log::error!(
+            "the spool takes nothing more until the gateway is started again, on a sound disk: {reason}"
+        );
+    }
+
+    pub(super) fn reason(&self) -> Option<&str> {
+        self.0.get().map(String::as_str)
+    }
+
+    fn error(&self) -> Option<io::Error> {
+        self.reason().map(|reason| io::Error::other(format!("the spool takes nothing: {reason}")))
+    }
+}
+
+/// One change of the records.
+#[derive(Debug)]
+pub(super) enum Change {
+    /// A new entry; `files`: its bodies' names must be durable before it is.
+    Add { record: Vec<u8>, inline: Option<Bytes>, files: bool },
+    /// Another record for an entry.
+    Replace { record: Vec<u8> },
+    /// The entry and its inline body go.
+    Remove,
+}
+
+/// A change in the queue.
+struct Submitted {
+    seq: u64,
+    change: Change,
+    /// Runs when the change is durable, before anybody is told.
+    applied: Box<dyn FnOnce() + Send>,
+    done: oneshot::Sender<io::Result<()>>,
+}
+
+/// A journal that was opened and that nobody writes to yet.
+#[derive(Debug)]
+pub(super) struct Opened {
+    database: Database,
+    run: u64,
+}
+
+/// What [`Opened::read`] finds: by number, and an error for what cannot be read.
+pub(super) type Records = Vec<(u64, io::Result<Entry>)>;
+
+impl Opened {
+    /// Opens the journal, or makes it. Blocks.
+    ///
+    /// Errors: another process has it open; it is damaged, or a newer version's.
+    pub(super) fn open(disk: &dyn Disk) -> io::Result<Opened> {
+        let backend = Fenced { inner: disk.journal()?, failed: AtomicBool::new(false) };
+        let begun_anew = unfinished(&backend)
+            .and_then(|unfinished| if unfinished { backend.set_len(0) } else { Ok(()) });
+        if let Err(error) = begun_anew {
+            // Whatever that says: the file is closed.
+            let _ = backend.close();
+            return Err(error);
+        }
+        let database = Builder::new().set_cache_size(CACHE).create_with_backend(backend);
+        let database = database.map_err(|error| match error {
+            DatabaseError::DatabaseAlreadyOpen => io::ErrorKind::ResourceBusy.into(),
+            error => unusable(error.into()),
+        })?;
+        let run = begin_run(&database)?;
+        Ok(Opened { database, run })
+    }
+
+    /// The first number of this run.
+    pub(super) fn first(&self) -> u64 {
+        self.run << RUN_SHIFT
+    }
+
+    /// All records, by ascending number.
+    pub(super) fn read(&self) -> io::Result<Records> {
+        let read = || -> Result<Records, redb::Error> {
+            let table = self.database.begin_read()?.open_table(ENTRIES)?;
+            let mut records = Vec::new();
+            for row in table.iter()? {
+                let (seq, record) = row?;
+                records.push((seq.value(), Entry::decode(record.value())));
+            }
+            Ok(records)
+        };
+        read().map_err(unusable)
+    }
+
+    /// Writes these records anew; they are durable when it returns.
+    pub(super) fn rewrite(&self, entries: &[(u64, Arc<Entry>)]) -> io::Result<()> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let write = || -> Result<(), redb::Error> {
+            let begun = self.database.begin_write()?;
+            {
+                let mut table = begun.open_table(ENTRIES)?;
+                for (seq, entry) in entries {
+                    table.insert(seq, entry.encode()?.as_slice())?;
+                }
+            }
+            Ok(begun.commit()?)
+        };
+        write().map_err(io::Error::other)
+    }
+
+    /// Starts the thread that writes from now on.
+    pub(super) fn start(self, disk: Arc<dyn Disk>, latch: Arc<Latch>) -> io::Result<Journal> {
+        let next = self.first() + 1;
+        let database = Arc::new(self.database);
+        let (sender, incoming) = mpsc::channel();
+        let writer =
+            Writer { database: Arc::clone(&database), disk, latch: Arc::clone(&latch), incoming };
+        let thread = std::thread::Builder::new()
+            .name("spool-journal".to_owned())
+            .spawn(move || writer.run())?;
+        let queue = Mutex::new(Some(Queue { next, sender }));
+        Ok(Journal { queue, database: Some(database), latch, thread: Some(thread) })
+    }
+}
+
+fn damaged(error: &dyn std::error::Error) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!(
+            "the spool's journal cannot be used: {error}. Uploads that clients were told are stored may \
+             be in it: keep the folder, and move it away to start with an empty one"
+        ),
+    )
+}
+
+/// Whether a crash has left a journal that was being made: redb, which writes its first bytes last,
+/// refuses what has a length and not those bytes. Such a one holds nothing beyond its first page. What
+/// does is damaged, and must not be taken for an empty one.
+fn unfinished(backend: &dyn StorageBackend) -> io::Result<bool> {
+    let length = backend.len()?;
+    let mut begin = vec![0; usize::try_from(length).unwrap_or(usize::MAX).min(MAGIC)];
+    backend.read(0, &mut begin)?;
+    let mut at = PAGE;
+    let mut block = vec![0; BLOCK];
+    let mut empty = length > 0 && begin.iter().all(|byte| *byte == 0);
+    while empty && at < length {
+        let rest = usize::try_from(length - at).unwrap_or(BLOCK).min(BLOCK);
+        let block = block.get_mut(..rest).unwrap_or_default();
+        backend.read(at, block)?;
+        empty = block.iter().all(|byte| *byte == 0);
+        at += BLOCK as u64;
+    }
+    Ok(empty)
+}
+
+/// An error of the disk is not the journal's fault.
+fn unusable(error: redb::Error) -> io::Error {
+    match error {
+        redb::Error::Io(error) if error.kind() != io::ErrorKind::InvalidData => error,
+        error => damaged(&error),
+    }
+}
+
+/// Checks the version, makes what a new journal must have, and counts this run.
+fn begin_run(database: &Database) -> io::Result<u64> {
+    let begin = || -> Result<Result<u64, io::Error>, redb::Error> {
+        let begun = database.begin_write()?;
+        let run;
+        {
+            let mut meta = begun.open_table(META)?;
+            let version = meta.get(VERSION_KEY)?.map(|version| version.value());
+            match version {
+                Some(VERSION) => {}
+                None => drop(meta.insert(VERSION_KEY, VERSION)?),
+                Some(version) => return Ok(Err(other_version(version))),
+            }
+            run = meta.get(RUN_KEY)?.map_or(0, |run| run.value()) + 1;
+            if run > MAX_RUN {
+                return Ok(Err(io::Error::other(
+                    "the spool was opened too often: start a new one",
+                )));
+            }
+            meta.insert(RUN_KEY, run)?;
+            // Made here, so that reading them later cannot fail for want of them.
+            begun.open_table(ENTRIES)?;
+            begun.open_table(BODIES)?;
+        }
+        begun.commit()?;
+        Ok(Ok(run))
+    };
+    begin().map_err(unusable)?
+}
+
+fn other_version(version: u64) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::Unsupported,
+        format!(
+            "the spool has format {version}, and this version of the gateway knows {VERSION}: start \
+             the version that wrote it, let it deliver everything, and then this one"
+        ),
+    )
+}
+
+/// The running journal. Dropping it waits for what is queued: at most a few commits.
+#[derive(Debug)]
+pub(super) struct Journal {
+    queue: Mutex<Option<Queue>>,
+    /// To read inline bodies. None: it is being dropped.
+    database: Option<Arc<Database>>,
+    latch: Arc<Latch>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Queue {
+    next: u64,
+    sender: mpsc::Sender<Submitted>,
+}
+
+/// Ends when a change is durable or has failed.
+pub(super) type Done = oneshot::Receiver<io::Result<()>>;
+
+impl Journal {
+    /// Queues a new entry under the next number; `applied` runs with it when it is durable, whether or
+    /// not anybody still waits.
+    pub(super) fn add(
+        &self,
+        record: Vec<u8>,
+        inline: Option<Bytes>,
+        files: bool,
+        applied: impl FnOnce(u64) + Send + 'static,
+    ) -> io::Result<(u64, Done)> {
+        let add = Change::Add { record, inline, files };
+        // The order of the numbers is that of the queue: both under one lock.
+        self.submit(None, add, applied)
+    }
+
+    /// Queues a change of an entry.
+    pub(super) fn change(
+        &self,
+        seq: u64,
+        change: Change,
+        applied: impl FnOnce() + Send + 'static,
+    ) -> io::Result<Done> {
+        self.submit(Some(seq), change, move |_| applied()).map(|(_, done)| done)
+    }
+
+    fn submit(
+        &self,
+        seq: Option<u64>,
+        change: Change,
+        applied: impl FnOnce(u64) + Send + 'static,
+    ) -> io::Result<(u64, Done)> {
+        if let Some(error) = self.latch.error() {
+            return Err(error);
+        }
+        let (done, receiver) = oneshot::channel();
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let queue = queue.as_mut().ok_or_else(ended)?;
+        let seq = seq.unwrap_or_else(|| {
+            queue.next += 1;
+            queue.next - 1
+        });
+        let applied = Box::new(move || applied(seq));
+        queue.sender.send(Submitted { seq, change, applied, done }).map_err(|_| ended())?;
+        Ok((seq, receiver))
+    }
+
+    /// Reads inline bodies, from whichever thread.
+    pub(super) fn reader(&self) -> Option<Reader> {
+        self.database.clone().map(Reader)
+    }
+}
+
+fn ended() -> io::Error {
+    io::Error::other("the spool's journal has ended")
+}
+
+/// Waits for a change.
+pub(super) async fn wait(done: Done) -> io::Result<()> {
+    done.await.unwrap_or_else(|_| Err(ended()))
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        self.database = None;
+        *self.queue.get_mut().unwrap_or_else(PoisonError::into_inner) = None;
+        if let Some(thread) = self.thread.take() {
+            // It has said itself what it died of.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Reads from the journal. Blocks.
+#[derive(Debug)]
+pub(super) struct Reader(Arc<Database>);
+
+impl Reader {
+    /// The inline body of an entry. Errors: `NotFound`.
+    pub(super) fn inline(&self, seq: u64) -> io::Result<Bytes> {
+        let read = || -> Result<Option<Bytes>, redb::Error> {
+            let table = self.0.begin_read()?.open_table(BODIES)?;
+            Ok(table.get(seq)?.map(|bytes| Bytes::copy_from_slice(bytes.value())))
+        };
+        read().map_err(io::Error::other)?.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+/// What the thread has.
+struct Writer {
+    database: Arc<Database>,
+    disk: Arc<dyn Disk>,
+    latch: Arc<Latch>,
+    incoming: mpsc::Receiver<Submitted>,
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.latch.set("the journal's thread has panicked".to_owned());
+        }
+    }
+}
+
+impl Writer {
+    fn run(self) {
+        while let Ok(first) = self.incoming.recv() {
+            let batch = self.batch(first);
+            let result = match self.latch.error() {
+                Some(error) => Err(error),
+                None => self.commit(&batch).inspect_err(|error| self.latch.set(error.to_string())),
+            };
+            for submitted in batch {
+                let result = match &result {
+                    Ok(()) => {
+                        (submitted.applied)();
+                        Ok(())
+                    }
+                    Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+                };
+                // Whoever asked may be gone.
+                let _ = submitted.done.send(result);
+            }
+        }
+    }
+
+    fn batch(&self, first: Submitted) -> Vec<Submitted> {
+        let mut bytes = first.change.bytes();
+        let mut batch = vec![first];
+        while batch.len() < MAX_BATCH && bytes < BATCH_BYTES {
+            let Ok(next) = self.incoming.try_recv() else { break };
+            bytes += next.change.bytes();
+            batch.push(next);
+        }
+        batch
+    }
+
+    fn commit(&self, batch: &[Submitted]) -> io::Result<()> {
+        if batch.iter().any(|submitted| matches!(submitted.change, Change::Add { files: true, .. }))
+        {
+            self.disk.sync_folder()?;
+        }
+        self.write(batch).map_err(|error| match error {
+            redb::Error::Io(error) => error,
+            error => io::Error::other(error),
+        })
+    }
+
+    fn write(&self, batch: &[Submitted]) -> Result<(), redb::Error> {
+        let mut begun = self.database.begin_write()?;
+        begun.set_durability(Durability::Immediate)?;
+        {
+            let mut entries = begun.open_table(ENTRIES)?;
+            let mut bodies = begun.open_table(BODIES)?;
+            for Submitted { seq, change, .. } in batch {
+                match change {
+                    Change::Add { record, inline, .. } => {
+                        entries.insert(seq, record.as_slice())?;
+                        if let Some(inline) = inline {
+                            bodies.insert(seq, inline.as_ref())?;
+                        }
+                    }
+                    Change::Replace { record } => drop(entries.insert(seq, record.as_slice())?),
+                    Change::Remove => {
+                        entries.remove(seq)?;
+                        bodies.remove(seq)?;
+                    }
+                }
+            }
+        }
+        Ok(begun.commit()?)
+    }
+}
+
+impl Change {
+    fn bytes(&self) -> usize {
+        match self {
+            Change::Add { record, inline, .. } => {
+                record.len() + inline.as_ref().map_or(0, Bytes::len)
+            }
+            Change::Replace { record } => record.len(),
+            Change::Remove => 0,
+        }
+    }
+}
+
+/// A backend that takes nothing more after a write or a sync has failed, whatever redb tries, also
+/// when the database is closed.
+#[derive(Debug)]
+struct Fenced {
+    inner: Box<dyn StorageBackend>,
+    failed: AtomicBool,
+}
+
+impl Fenced {
+    fn unless_failed(&self, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        if self.failed.load(Ordering::Acquire) {
+            return Err(io::Error::other("the journal failed before"));
+        }
+        work().inspect_err(|_| self.failed.store(true, Ordering::Release))
+    }
+}
+
+impl StorageBackend for Fenced {
+    fn len(&self) -> io::Result<u64> {
+        self.inner.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.inner.read(offset, out)
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.unless_failed(|| self.inner.set_len(length))
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.unless_failed(|| self.inner.sync_data())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.unless_failed(|| self.inner.write(offset, data))
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.inner.close()
+    }
+
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.inner.try_lock_range(start, end)
+    }
+
+    fn try_lock_shared_range(
+        &self,
+        start: Bound<u64>,
+        end: Bound<u64>,
+    ) -> Result<bool, BackendError> {
+        self.inner.try_lock_shared_range(start, end)
+    }
+
+    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.inner.lock_range(start, end)
+    }
+
+    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.inner.lock_shared_range(start, end)
+    }
+
+    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.inner.unlock_range(start, end)
+    }
+
+    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.inner.query_lock_range(start, end)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+    use crate::spool::simulated::{Image, Simulated};
+    use crate::spool::tests::{LIMITS, put};
+    use crate::spool::{BodyId, Spool};
+
+    fn changed(disk: &Simulated, change: impl FnOnce(&Database)) {
+        let fenced = Fenced { inner: disk.journal().unwrap(), failed: AtomicBool::new(false) };
+        change(&Builder::new().create_with_backend(fenced).unwrap());
+    }
+
+    /// "An unknown newer one is refused with a message that says what to do."
+    #[test]
+    fn a_newer_format_is_refused_and_left_as_it_is() {
+        let disk = Simulated::new(Image::default());
+        drop(Opened::open(&disk).unwrap());
+        changed(&disk, |database| {
+            let begun = database.begin_write().unwrap();
+            begun.open_table(META).unwrap().insert(VERSION_KEY, 2).unwrap();
+            begun.commit().unwrap();
+        });
+        for _ in 0..2 {
+            let error = Spool::open(Arc::new(disk.clone()), LIMITS).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+            assert!(error.to_string().contains("format 2"), "{error}");
+            assert!(error.to_string().contains("start the version that wrote it"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_journal_is_refused_and_left_as_it_is() {
+        let disk = Simulated::new(Image { journal: vec![7; 5000], ..Image::default() });
+        let error = Opened::open(&disk).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+        assert!(error.to_string().contains("move it away"), "{error}");
+        assert_eq!(disk.image().journal, vec![7; 5000]);
+    }
+
+    /// A journal whose first bytes are gone is damaged: it is not begun anew as if it had been empty.
+    #[tokio::test]
+    async fn a_journal_that_lost_its_beginning_is_not_taken_for_an_empty_one() {
+        let disk = Simulated::new(Image::default());
+        let spool = Spool::open(Arc::new(disk.clone()), LIMITS).unwrap();
+        put(&spool, "a", b"inline", false).await.unwrap();
+        drop(spool);
+        let mut image = disk.image();
+        image.journal[..4096].fill(0);
+        let error = Opened::open(&Simulated::new(image)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+    }
+
+    /// "Never a second fsync of the same data", whatever redb would try.
+    #[test]
+    fn a_file_that_failed_is_not_touched_again() {
+        let disk = Simulated::new(Image::default());
+        let fenced = Fenced { inner: disk.journal().unwrap(), failed: AtomicBool::new(false) };
+        fenced.write(0, b"abc").unwrap();
+        disk.fail_after(0);
+        fenced.sync_data().unwrap_err();
+        fenced.sync_data().unwrap_err();
+        fenced.write(0, b"xyz").unwrap_err();
+        fenced.set_len(0).unwrap_err();
+        assert_eq!((disk.failed().unwrap().1, &disk.image().journal[..]), (0, &b"abc"[..]));
+    }
+
+    #[test]
+    fn numbers_are_never_given_twice() {
+        let disk = Simulated::new(Image::default());
+        let firsts: Vec<u64> = (0..3).map(|_| Opened::open(&disk).unwrap().first()).collect();
+        assert_eq!(firsts, [1 << 40, 2 << 40, 3 << 40]);
+    }
+
+    /// A record that cannot be read blocks no other, and may name any file.
+    #[tokio::test]
+    async fn an_unreadable_record_keeps_all_files_and_blocks_no_other() {
+        let disk = Simulated::new(Image::default());
+        let spool = Spool::open(Arc::new(disk.clone()), LIMITS).unwrap();
+        let seq = put(&spool, "a", b"inline", false).await.unwrap();
+        disk.create(BodyId(7), None).unwrap().append(&[Bytes::from_static(b"x")]).unwrap();
+        drop(spool);
+        changed(&disk, |database| {
+            let begun = database.begin_write().unwrap();
+            begun.open_table(ENTRIES).unwrap().insert(5, &b"\x01{}"[..]).unwrap();
+            begun.commit().unwrap();
+        });
+        for _ in 0..2 {
+            let spool = Spool::open(Arc::new(disk.clone()), LIMITS).unwrap();
+            assert_eq!((spool.totals().unreadable, spool.totals().entries), (1, 1));
+            assert_eq!(spool.claim(std::time::Instant::now()).unwrap().seq(), seq);
+            assert_eq!(disk.bodies().unwrap(), [BodyId(7)]);
+        }
+    }
+}

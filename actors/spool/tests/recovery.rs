@@ -1,0 +1,110 @@
+//! What the start makes of what it finds.
+
+use super::*;
+
+/// "An entry whose file is missing or shorter than recorded goes to quarantine with that reason (never
+/// panics, never blocks the others)"; the next start leaves it there.
+#[tokio::test]
+async fn an_entry_without_its_file_is_in_quarantine_and_blocks_nobody() {
+    let (disk, spool) = spool();
+    for key in ["missing", "short", "short", "sound"] {
+        put(&spool, key, b"in a file", true).await.unwrap();
+    }
+    let files: Vec<BodyId> = spool.list(0, 9).iter().flat_map(|(_, entry)| entry.files()).collect();
+    drop(spool);
+    let mut image = disk.image();
+    image.bodies.remove(&files[0]).unwrap();
+    image.bodies.get_mut(&files[1]).unwrap().pop().unwrap();
+    let disk = Simulated::new(image);
+    for _ in 0..2 {
+        let spool = open(&disk);
+        let entries = spool.list(0, 9);
+        let reason = |n: usize| Some(&entries[n].1.quarantined.as_ref()?.reason);
+        assert_eq!(reason(0).unwrap(), &format!("its file {} is missing", files[0]));
+        assert!(reason(1).unwrap().contains("8 bytes instead of 9"), "{:?}", reason(1));
+        assert_eq!((reason(2), reason(3)), (None, None));
+        assert_eq!((spool.totals().quarantined, spool.totals().entries), (2, 4));
+        assert!(!spool.is_pending("bucket", "missing"));
+        let now = Instant::now();
+        let (first, second) = (spool.claim(now).unwrap(), spool.claim(now).unwrap());
+        assert_eq!((&*first.entry().key, &*second.entry().key), ("short", "sound"));
+        assert!(spool.claim(now).is_none());
+        assert_eq!(disk.bodies().unwrap(), files[1..]);
+    }
+}
+
+/// "Removes body files that no entry names."
+#[tokio::test]
+async fn files_that_nobody_names_are_gone_after_the_start() {
+    let (disk, spool) = spool();
+    put(&spool, "a", b"in a file", true).await.unwrap();
+    let kept = disk.bodies().unwrap();
+    let left = body_file(&spool, b"a body whose client went away").unwrap();
+    assert_eq!(disk.bodies().unwrap().len(), 2);
+    drop(spool);
+    let spool = open(&disk);
+    assert_eq!(disk.bodies().unwrap(), kept);
+    // And its name is not given again.
+    assert!(spool.new_body() > left);
+}
+
+/// The files of what was delivered, and of what is discarded, go while it runs.
+#[tokio::test]
+async fn nothing_is_left_of_what_was_delivered_or_discarded() {
+    let (disk, spool) = spool();
+    put(&spool, "a", b"in a file", true).await.unwrap();
+    let left = body_file(&spool, b"a body whose client went away").unwrap();
+    spool.claim(Instant::now()).unwrap().delivered().await.unwrap();
+    spool.discard(vec![left]);
+    let begun = Instant::now();
+    while !disk.bodies().unwrap().is_empty() {
+        assert!(begun.elapsed().as_secs() < 10, "{:?}", disk.bodies());
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(spool.totals(), Totals::default());
+}
+
+/// All of it once more where it really stands.
+#[tokio::test]
+async fn a_folder_keeps_what_was_acknowledged() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a/spool");
+    let open = || Spool::open(Arc::new(Folder::open(&path)?), LIMITS);
+    let spool = open().unwrap();
+    let inline = put(&spool, "a", b"inline", false).await.unwrap();
+    put(&spool, "b", b"in a file", true).await.unwrap();
+    assert_eq!(open().unwrap_err().kind(), io::ErrorKind::ResourceBusy);
+    drop(spool);
+    let spool = open().unwrap();
+    assert_eq!(&spool.inline(inline).await.unwrap()[..], b"inline");
+    let totals = spool.totals();
+    assert_eq!((totals.entries, totals.bytes, totals.files, totals.quarantined), (2, 15, 1, 0));
+    while let Some(claim) = spool.claim(Instant::now()) {
+        claim.delivered().await.unwrap();
+    }
+    drop(spool);
+    assert_eq!(std::fs::read_dir(path.join("bodies")).unwrap().count(), 0);
+    assert_eq!(open().unwrap().totals(), Totals::default());
+}
+
+/// A multipart upload is one entry with a file for each part.
+#[tokio::test]
+async fn parts_are_kept_and_removed_together() {
+    let (disk, spool) = spool();
+    let reservation = spool.reserve(30).unwrap();
+    let part = |number| {
+        let id = body_file(&spool, &[7; 10]).unwrap();
+        PartBody { number, body: Body { length: 10, md5: [0; 16], place: Place::File(id) } }
+    };
+    let mut whole = entry("key", 0, Place::Inline);
+    whole.content = EntryContent::Parts([1, 5, 9].map(part).to_vec());
+    spool.commit(whole.clone(), None, reservation).await.unwrap();
+    drop(spool);
+    let spool = open(&disk);
+    assert_eq!((spool.totals().bytes, spool.totals().files), (30, 3));
+    let claim = spool.claim(Instant::now()).unwrap();
+    assert_eq!(**claim.entry(), whole);
+    claim.delivered().await.unwrap();
+    drop(spool);
+    assert_eq!(disk.bodies().unwrap(), []);
+}
