@@ -59,7 +59,7 @@ faults-long: fuzz
 	MIZUCHI_LONG=1 $(CARGO) test --test integration -- --nocapture $(FAULTS)
 	MIZUCHI_LONG=1 $(CARGO) test -p mizuchi-actors --lib spool::tests::crash -- --nocapture
 
-FAULTS := backend_ faults fuzz jwks overload races replay scale splits streaming
+FAULTS := backend_ faults fuzz jwks overload races replay scale splits streaming write_back
 
 ## fuzz: each target for FUZZ_SECONDS (3600) with libFuzzer; needs cargo-fuzz, and no nightly Rust
 FUZZ_SECONDS ?= 3600

@@ -10,6 +10,7 @@ use crate::s3::cors::CorsRule;
 use crate::s3::headers::Permissions;
 use crate::s3::upload_id::UploadIdSealer;
 use crate::sigv4::{BackendKeys, Verifier};
+use crate::spool::Spool;
 use crate::sts::Sts;
 use crate::transfer::{PipeAllowance, ReplayBudget};
 use crate::upload::RestartPolicy;
@@ -36,6 +37,10 @@ pub struct Engine {
     pub sts: Option<Sts>,
     /// Multipart uploads that somebody must end.
     pub ledger: Arc<Ledger>,
+    /// What was acknowledged and is not at its backend yet; None: no bucket ever writes back.
+    pub spool: Option<Arc<Spool>>,
+    /// `spool.wait`: how long a write that goes through waits for those of its key.
+    pub spool_wait: Duration,
     /// The process's metrics.
     pub metrics: Metrics,
 }
@@ -89,9 +94,22 @@ pub struct Authentication {
     pub certificates: Option<CertificateRules>,
 }
 
+/// `buckets[].upload.mode`: when an upload is acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// When the backend has it.
+    WriteThrough,
+    /// When it is on stable storage here.
+    WriteBack,
+}
+
 /// `buckets[].upload`.
 #[derive(Debug)]
 pub struct UploadRules {
+    /// When a PutObject is acknowledged.
+    pub mode: Mode,
+    /// Whether a request may say so itself (`x-mizuchi-mode`).
+    pub mode_header: bool,
     /// Bytes of the largest PutObject.
     pub max_object_size: u64,
     /// False: `overwrite: deny`, every PutObject and Complete carries `If-None-Match: *`.

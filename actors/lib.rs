@@ -13,6 +13,7 @@ pub mod blocks;
 pub mod certificate;
 pub mod claims;
 pub mod config;
+pub mod delivery_actor;
 pub mod form;
 pub mod grants;
 pub mod guardian;

@@ -77,6 +77,28 @@ metrics! {
     /// Time of one spliced part.
     zero_copy_duration: Histogram = Histogram::with_opts(
         duration("mizuchi_zero_copy_duration_seconds", "Time of a part's attempt on the splice path"));
+    /// Ends of deliveries from the spool.
+    spool_deliveries: IntCounterVec = IntCounterVec::new(
+        Opts::new("mizuchi_spool_deliveries_total", "Deliveries of acknowledged uploads, by outcome: delivered, retried, quarantined"),
+        &["outcome"]);
+    /// Uploads that were acknowledged and wait for their backend.
+    spool_entries: IntGauge = IntGauge::new(
+        "mizuchi_spool_entries", "Acknowledged uploads that are not at their backend yet");
+    /// Their bytes.
+    spool_bytes: IntGauge = IntGauge::new(
+        "mizuchi_spool_bytes", "Bytes of acknowledged uploads that are not at their backend yet");
+    /// Uploads set aside.
+    spool_quarantined: IntGauge = IntGauge::new(
+        "mizuchi_spool_quarantined", "Acknowledged uploads that are set aside: mizuchi spool ls");
+    /// Age of the oldest.
+    spool_oldest: IntGauge = IntGauge::new(
+        "mizuchi_spool_oldest_seconds", "Age of the oldest acknowledged upload that waits for its backend");
+    /// 1 when the spool takes nothing until a restart.
+    spool_latched: IntGauge = IntGauge::new(
+        "mizuchi_spool_latched", "1: a write to the spool's disk failed, and nothing is acknowledged until a restart");
+    /// Time of a commit.
+    spool_commit: Histogram = Histogram::with_opts(
+        duration("mizuchi_spool_commit_seconds", "Time from a stored body to its record on stable storage"));
     /// Pipes that the host did not give.
     pipes_refused: IntCounterVec = IntCounterVec::new(
         Opts::new("mizuchi_pipes_refused_total", "Pipes that the host did not give, by what was done: a smaller one, bytes copied, or pages kept in memory"),

@@ -20,6 +20,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use mizuchi_actors::config::Engine;
+use mizuchi_actors::orphans::wall_clock;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -244,6 +245,16 @@ fn metrics(admin: &Admin) -> Vec<u8> {
     shown.replay_pages.set(gauge(engine.replay.pages_in_use()));
     shown.replay_pipes.set(gauge(engine.replay.pipes_in_use()));
     shown.replay_file_bytes.set(gauge(engine.replay.file_bytes_in_use()));
+    if let Some(spool) = &engine.spool {
+        let totals = spool.totals();
+        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        shown.spool_entries.set(gauge(totals.entries));
+        shown.spool_bytes.set(gauge(totals.bytes));
+        shown.spool_quarantined.set(gauge(totals.quarantined));
+        shown.spool_latched.set(i64::from(totals.latched));
+        let age = totals.oldest.map_or(0, |oldest| wall_clock().saturating_sub(oldest) / 1000);
+        shown.spool_oldest.set(gauge(age));
+    }
     let now = OffsetDateTime::now_utc();
     for bucket in &engine.buckets {
         if let Some(left) = bucket.backend.keys.seconds_left(now) {

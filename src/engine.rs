@@ -11,7 +11,8 @@ use mizuchi_actors::backend::{
     Authorities, Endpoint, EndpointHealth, RetryBudget, TlsClient, TrustError,
 };
 use mizuchi_actors::config::{
-    Backend, BackendEndpoint, Bucket, Engine, SplitRules, Timeouts, UploadRules, Verifies, ZeroCopy,
+    Backend, BackendEndpoint, Bucket, Engine, Mode, SplitRules, Timeouts, UploadRules, Verifies,
+    ZeroCopy,
 };
 use mizuchi_actors::metrics::Metrics;
 use mizuchi_actors::orphans::Ledger;
@@ -20,6 +21,7 @@ use mizuchi_actors::s3::upload_id::UploadIdSealer;
 use mizuchi_actors::secret::Secret;
 use mizuchi_actors::sigv4::BackendKeys;
 use mizuchi_actors::sigv4::session::SessionSealer;
+use mizuchi_actors::spool::{Folder, Limits, Spool};
 use mizuchi_actors::sts::Sts;
 use mizuchi_actors::transfer::{PipeAllowance, ReplayBudget};
 use mizuchi_actors::upload::RestartPolicy;
@@ -93,9 +95,12 @@ pub(crate) async fn engine(
         sealer,
         longest: settings.sts.max_duration,
     });
+    let spool = open_spool(settings).await?;
     Ok(Engine {
         buckets,
         ledger,
+        spool,
+        spool_wait: settings.spool.wait,
         sealer: UploadIdSealer::new(key),
         sts,
         replay: ReplayBudget::new(replay.memory, replay.pipes, replay.overflow_limit),
@@ -111,6 +116,33 @@ pub(crate) async fn engine(
         },
         metrics,
     })
+}
+
+/// Files (inodes) that are left free on the spool's disk: others need some too.
+const MIN_FREE_FILES: u64 = 1024;
+
+/// The spool, where a bucket may write back; also where none does any more, as long as it is there: what
+/// was acknowledged is delivered.
+async fn open_spool(settings: &Settings) -> io::Result<Option<Arc<Spool>>> {
+    let rules = settings.spool.clone();
+    let of_bucket = |bucket: &BucketSettings| {
+        bucket.upload.mode == Mode::WriteBack || bucket.upload.mode_header
+    };
+    let wanted = settings.buckets.iter().any(of_bucket);
+    let opened = tokio::task::spawn_blocking(move || {
+        if !wanted && !rules.directory.exists() {
+            return Ok(None);
+        }
+        let disk = Arc::new(Folder::open(&rules.directory)?);
+        let limits = Limits {
+            entries: rules.max_entries,
+            bytes: rules.max_bytes,
+            free_bytes: rules.min_free,
+            free_files: MIN_FREE_FILES,
+        };
+        Spool::open(disk, limits).map(Some)
+    });
+    opened.await.map_err(io::Error::other)?
 }
 
 /// Where the embedded backend listens, and its keys.
@@ -224,6 +256,8 @@ pub(crate) fn engine_bucket(
             idle_timeout: s3.pool.idle_timeout,
         },
         upload: UploadRules {
+            mode: upload.mode,
+            mode_header: upload.mode_header,
             max_object_size: upload.max_object_size,
             overwrite: upload.overwrite,
             complete_keepalive: upload.complete_keepalive,

@@ -13,6 +13,7 @@ use crate::tls::{LiveTls, TlsFiles};
 use actix_server::{Server, ServerHandle};
 use mizuchi_actors::auth_actor::AuthActor;
 use mizuchi_actors::config::Engine;
+use mizuchi_actors::delivery_actor::{DeliveryActor, Pace};
 use mizuchi_actors::guardian::{ActorRef, Guardian};
 use mizuchi_actors::metrics::Metrics;
 use mizuchi_actors::orphan_sweeper::OrphanSweeper;
@@ -29,6 +30,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use tokio::net::TcpSocket;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 /// A running gateway.
@@ -224,6 +226,11 @@ fn route_builder(
     let pipe_size = engine.zero_copy.pipe_buffer_size;
     let access_log = crate::logging::format(settings);
     let tap = Arc::new(tap(settings));
+    let pace = Pace {
+        permits: Arc::new(Semaphore::new(settings.spool.deliveries)),
+        backoff_base: settings.spool.backoff_base,
+        backoff_cap: settings.spool.backoff_cap,
+    };
     let host_id: Arc<str> = Arc::from(format!("{:032x}", rand::random::<u128>()));
     Arc::new(move |guardian| {
         let auth = ActorRef::new("auth actor");
@@ -243,6 +250,19 @@ fn route_builder(
         guardian.child(uploads.clone(), move || {
             UploadSupervisor::new(Arc::clone(&of_uploads), clients.clone())
         });
+        let replay = ReplayResources {
+            budget: Arc::clone(&engine.replay),
+            pipes: Arc::new(PipeCache::new(pipe_size, Arc::clone(&engine.pipes))),
+            overflow: overflow.clone(),
+            memory_per_part,
+            turns: Arc::new(Turns::new(Instant::now())),
+        };
+        let (of_delivery, uploads_of_delivery) = (Arc::clone(&engine), uploads.clone());
+        let (replay_of_delivery, pace) = (replay.clone(), pace.clone());
+        guardian.child(ActorRef::new("delivery actor"), move || {
+            let (engine, uploads) = (Arc::clone(&of_delivery), uploads_of_delivery.clone());
+            DeliveryActor::new(engine, uploads, replay_of_delivery.clone(), pace.clone())
+        });
         guardian.child(ActorRef::new("orphan sweeper"), move || {
             OrphanSweeper::new(Arc::clone(&of_sweeper), clients_of_sweeper.clone())
         });
@@ -253,13 +273,7 @@ fn route_builder(
             admission: Arc::clone(&admission),
             auth,
             uploads,
-            replay: ReplayResources {
-                budget: Arc::clone(&engine.replay),
-                pipes: Arc::new(PipeCache::new(pipe_size, Arc::clone(&engine.pipes))),
-                overflow: overflow.clone(),
-                memory_per_part,
-                turns: Arc::new(Turns::new(Instant::now())),
-            },
+            replay,
             tap: Arc::clone(&tap),
             access_log,
             audit: audit.clone(),

@@ -16,6 +16,7 @@ mod reply;
 mod request;
 mod route;
 mod sts;
+mod write_back;
 
 pub use access_log::Format as AccessLogFormat;
 pub use edge::{Edge, EdgeTls, service};

@@ -58,7 +58,8 @@ pub use load::{Loaded, load, load_text};
 pub use mizuchi_actors::backend::Endpoint;
 pub use network::Cidr;
 pub use process::{
-    AdmissionSettings, EmbeddedSettings, LogFormat, LoggingSettings, ReplaySettings, StsSettings,
+    AdmissionSettings, EmbeddedSettings, LogFormat, LoggingSettings, ReplaySettings, SpoolSettings,
+    StsSettings,
 };
 pub use server::{BodyProgress, Drain, SealKey, ServerSettings, ZeroCopySettings};
 
@@ -71,6 +72,8 @@ pub struct Settings {
     pub admission: AdmissionSettings,
     /// What is kept of a part until the backend has it.
     pub replay: ReplaySettings,
+    /// Where write-back uploads wait.
+    pub spool: SpoolSettings,
     /// Metrics and health.
     pub admin: AdminSettings,
     /// Log lines.

@@ -39,3 +39,4 @@ mod secrets;
 mod sigv4;
 mod splits;
 mod tls;
+mod write_back;

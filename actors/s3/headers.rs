@@ -13,6 +13,9 @@ use bytes::Bytes;
 /// Bytes of user metadata, names and values (S3 User Guide, "User-defined object metadata").
 pub const MAX_METADATA: usize = 2 * 1024;
 
+/// The header in which a request says when it wants to be acknowledged (`buckets[].upload.mode`).
+pub const MODE: &str = "x-mizuchi-mode";
+
 /// `upload.allow`: the headers with power over others' data.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Permissions {
@@ -35,6 +38,8 @@ enum Fate {
     With(fn(&Permissions) -> bool),
     /// The gateway's own business.
     Consume,
+    /// The gateway's own, and signed like what passes: it says what becomes of the object.
+    Own,
     /// 400: key material over a plaintext connection.
     Plaintext,
     /// 501.
@@ -114,6 +119,7 @@ fn fate(name: &str) -> Fate {
         | "x-amz-trailer"
         | "x-amz-user-agent"
         | "x-amz-te" => Fate::Consume,
+        MODE => Fate::Own,
         _ if ChecksumAlgorithm::from_header(name).is_some() => Fate::Pass(Scope::Checksum),
         _ if name.starts_with("x-amz-meta-") => Fate::Pass(Scope::Object),
         _ if name.starts_with("x-amz-grant-") => Fate::With(|allow| allow.acl),
@@ -124,8 +130,8 @@ fn fate(name: &str) -> Fate {
     }
 }
 
-/// Whether a client's header of this name (in lower case) means something here, and may go on to the
-/// backend: no token can stand in it.
+/// Whether a client's header of this name (in lower case) means something for the object: it must be
+/// signed, and no token can stand in it.
 pub fn passes_on(name: &str) -> bool {
     !matches!(fate(name), Fate::Consume)
 }
@@ -146,7 +152,7 @@ pub fn plan(
     for (name, value) in head.headers() {
         let name = name.to_ascii_lowercase();
         let scope = match fate(&name) {
-            Fate::Consume => continue,
+            Fate::Consume | Fate::Own => continue,
             Fate::Pass(scope) => scope,
             Fate::With(permission) if permission(allowed) => Scope::Object,
             Fate::With(_) => {
@@ -288,6 +294,7 @@ pub fn response_headers(headers: &[(String, Bytes)]) -> Vec<(String, Vec<u8>)> {
             matches!(
                 name.as_str(),
                 "etag"
+                    | MODE
                     | "x-amz-version-id"
                     | "x-amz-expiration"
                     | "x-amz-request-charged"

@@ -1,6 +1,6 @@
 //! Signs what goes to the backend, and presigns URLs.
 
-use super::canonical::{self, Canonical, hex, hex_digits, uri_encode};
+use super::canonical::{self, Canonical, hex, hex_digits, unhex, uri_encode};
 use super::key::SigningKey;
 use super::presigned::MAX_EXPIRES;
 use super::verifier::sign;
@@ -43,6 +43,11 @@ impl PayloadHash {
     /// The hash of a payload that is at hand.
     pub fn of(payload: &[u8]) -> Self {
         PayloadHash::Hash(Sha256::digest(payload).into())
+    }
+
+    /// The hash that these 64 hex digits are; None: they are not.
+    pub fn from_hex(digits: &[u8]) -> Option<Self> {
+        unhex(std::str::from_utf8(digits).ok()?).map(PayloadHash::Hash)
     }
 
     fn value(self) -> Cow<'static, str> {

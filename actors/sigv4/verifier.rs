@@ -12,6 +12,7 @@ use super::{ALGORITHM, SERVICE, TERMINATOR};
 use crate::http::RequestHead;
 use crate::identity::Identity;
 use crate::s3::error::{ErrorCode, S3Error};
+use crate::s3::headers::MODE;
 use crate::secret::Secret;
 use arc_swap::ArcSwap;
 use std::borrow::Cow;
@@ -305,13 +306,15 @@ pub(super) fn wrong_scope<'s>(scope: &'s str, timestamp: &str, region: &str) -> 
         .then(|| "incorrect terminator: expecting \"aws4_request\".".to_owned())
 }
 
-/// `host` and every `x-amz-*` header that is there must be signed: an unsigned one was added on the
-/// way, by whoever wanted it there.
+/// `host`, every `x-amz-*` header that is there, and the gateway's own `x-mizuchi-mode`, must be signed:
+/// an unsigned one was added on the way, by whoever wanted it there.
 fn check_signed_headers(head: &RequestHead, signed: &SignedHeaders<'_>) -> Result<(), S3Error> {
-    let amazon =
-        |name: &[u8]| name.get(..6).is_some_and(|prefix| prefix.eq_ignore_ascii_case(b"x-amz-"));
+    let matters = |name: &[u8]| {
+        name.get(..6).is_some_and(|prefix| prefix.eq_ignore_ascii_case(b"x-amz-"))
+            || name.eq_ignore_ascii_case(MODE.as_bytes())
+    };
     let all_signed =
-        signed.holds(b"host") && head.names().all(|name| !amazon(name) || signed.holds(name));
+        signed.holds(b"host") && head.names().all(|name| !matters(name) || signed.holds(name));
     if all_signed {
         return Ok(());
     }

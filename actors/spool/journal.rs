@@ -15,6 +15,7 @@ use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// What is known of the whole: [`VERSION_KEY`] and [`RUN_KEY`].
@@ -46,6 +47,9 @@ const MAX_BATCH: usize = 1024;
 /// Bytes of bodies after which a commit takes no further change: they are in memory twice until it has
 /// ended.
 const BATCH_BYTES: usize = 16 << 20;
+
+/// How long a removal waits for company: half of what a sync takes on a good disk.
+const LINGER: Duration = Duration::from_millis(1);
 
 /// Memory for redb's pages. Each record is read once, so that keeping more helps nobody.
 const CACHE: usize = 32 << 20;
@@ -406,12 +410,23 @@ impl Writer {
         }
     }
 
+    /// What has come together. No client waits for a removal: one that comes alone waits a little for
+    /// somebody who would sync anyway.
     fn batch(&self, first: Submitted) -> Vec<Submitted> {
         let mut bytes = first.change.bytes();
+        let mut until = first.change.is_removal().then(|| Instant::now() + LINGER);
         let mut batch = vec![first];
         while batch.len() < MAX_BATCH && bytes < BATCH_BYTES {
-            let Ok(next) = self.incoming.try_recv() else { break };
+            let next = match until {
+                None => self.incoming.try_recv().ok(),
+                Some(until) => {
+                    let left = until.saturating_duration_since(Instant::now());
+                    self.incoming.recv_timeout(left).ok()
+                }
+            };
+            let Some(next) = next else { break };
             bytes += next.change.bytes();
+            until = until.filter(|_| next.change.is_removal());
             batch.push(next);
         }
         batch
@@ -455,6 +470,10 @@ impl Writer {
 }
 
 impl Change {
+    fn is_removal(&self) -> bool {
+        matches!(self, Change::Remove)
+    }
+
     fn bytes(&self) -> usize {
         match self {
             Change::Add { record, inline, .. } => {

@@ -243,6 +243,34 @@ pub fn plan_parts(
     Ok(PlannedParts { intake, plan: chosen, whole, payload })
 }
 
+/// The body of a PutObject that is stored here, verified in every way its client gave: whoever
+/// acknowledges it answers for it. With it what x-amz-content-sha256 says upstream.
+pub fn plan_stored(
+    engine: &Engine,
+    bucket: &Bucket,
+    head: &RequestHead,
+    authorized: Authorized,
+    body: RequestBody,
+    length: PayloadLength,
+) -> Result<(Intake, PayloadHash), S3Error> {
+    trailers(head, &authorized.payload)?;
+    let checks = Checks::from_headers(&authorized.headers, true, |_| true);
+    let verify = matches!(authorized.payload, PayloadMode::Hash(_)) || !checks.is_empty();
+    let input = PlanInput {
+        tls: false,
+        ..plan_input(engine, &bucket.backend, &body, &authorized.payload, verify)
+    };
+    let payload = upstream_payload(&bucket.backend, &authorized.payload)?;
+    let intake = match plan(input).0 {
+        Plan::Splice => Intake::splice(body),
+        Plan::Copy => {
+            let verifier = verifier(head, authorized.payload, authorized.chunks, length, checks)?;
+            Intake::copy(body, verifier, None)
+        }
+    };
+    Ok((intake, payload))
+}
+
 /// The first checksum over the whole, in a header or announced as a trailer, that `passes`.
 fn whole_checksum(
     trailers: Vec<ChecksumAlgorithm>,

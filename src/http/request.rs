@@ -8,9 +8,10 @@ use super::render::{head_bucket, list_uploads, render};
 use super::reply::Reply;
 use super::route::Route;
 use super::sts;
+use super::write_back::{self, Incoming, StoreJob};
 use bytes::Bytes;
 use mizuchi_actors::auth_actor::{Authorize, Authorized};
-use mizuchi_actors::config::{Bucket, SplitRules};
+use mizuchi_actors::config::{Bucket, Mode, SplitRules};
 use mizuchi_actors::form::{self, PostForm, Success};
 use mizuchi_actors::guardian::NoAnswer;
 use mizuchi_actors::http::RequestHead;
@@ -198,9 +199,13 @@ impl Upload {
     /// Begins the upload and waits for its end.
     pub(super) async fn end(self, route: &Route, account: &mut Account) -> Result<Reply, Failed> {
         let Upload { job, bucket, operation, owner, upload_id, success, .. } = self;
+        if let (Some(spool), Some(key)) = (&route.engine.spool, job.writes_through(&operation)) {
+            write_back::wait_for_older(spool, &bucket.name, key, route.engine.spool_wait).await?;
+        }
         let end: UploadEnd = match job {
             Job::Whole(job) => route.uploads.begin(|end| BeginUpload(job, end)).await?,
             Job::Parts(job) => route.uploads.begin(|end| BeginSplit(*job, end)).await?,
+            Job::Store(job) => job.run(route).await,
         };
         account.bytes = end.volume.spliced + end.volume.copied;
         account.restarts = end.restarts;
@@ -250,6 +255,8 @@ fn kind_of(
 enum Job {
     Whole(Box<UploadJob>),
     Parts(Box<SplitJob>),
+    /// Acknowledged here.
+    Store(Box<StoreJob>),
 }
 
 impl Job {
@@ -257,6 +264,19 @@ impl Job {
         match self {
             Job::Whole(job) => job.plan.map_or("-", |(plan, _)| plan.as_str()),
             Job::Parts(job) => job.plan.0.as_str(),
+            Job::Store(_) => "spool",
+        }
+    }
+
+    /// The key at the backend at which it makes an object, if it does so before it is acknowledged.
+    fn writes_through(&self, operation: &Operation) -> Option<&str> {
+        match (self, operation) {
+            (Job::Parts(job), _) => Some(&job.put.key),
+            (
+                Job::Whole(job),
+                Operation::PutObject { .. } | Operation::CompleteMultipartUpload { .. },
+            ) => Some(&job.request.key),
+            (Job::Whole(_) | Job::Store(_), _) => None,
         }
     }
 }
@@ -330,6 +350,25 @@ fn body_job(
         prepare::upstream(bucket, operation, &mut authorized, PayloadHash::Unsigned, length);
     // The checks are read from the headers that pass on.
     authorized.headers.clone_from(&request.headers);
+    let mode = write_back::mode(bucket, head).map_err(close)?;
+    if let (Mode::WriteBack, Some(spool)) = (mode, &route.engine.spool)
+        && write_back::can_wait(bucket, operation, &request.headers, length)
+    {
+        let most = rules.most;
+        let incoming = Incoming {
+            route,
+            spool,
+            bucket,
+            head,
+            request,
+            authorized,
+            body,
+            length,
+            most,
+            permit,
+        };
+        return Ok(Job::Store(Box::new(StoreJob::new(incoming).map_err(close)?)));
+    }
     let way = way(&rules.split, operation, &authorized, length).map_err(close)?;
     let most = match (operation, way) {
         (Operation::PutObject { .. }, _) => rules.most,
@@ -417,7 +456,7 @@ fn way(
     parts::decide(split, input)
 }
 
-fn too_large() -> S3Error {
+pub(super) fn too_large() -> S3Error {
     let message = "Your proposed upload exceeds the maximum allowed size";
     S3Error::new(ErrorCode::EntityTooLarge, message)
 }

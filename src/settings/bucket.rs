@@ -9,6 +9,7 @@ use super::values::{
     GIB, MIB, TIB, boolean, choice, count, duration, integer, quote, size, text, text_where,
 };
 use config::Value;
+use mizuchi_actors::config::Mode;
 use mizuchi_actors::s3::cors::CorsRule;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -49,6 +50,10 @@ pub struct BucketSettings {
 /// `buckets[].upload`.
 #[derive(Debug, Clone)]
 pub struct UploadSettings {
+    /// When a PutObject is acknowledged.
+    pub mode: Mode,
+    /// Whether a request may say so itself.
+    pub mode_header: bool,
     /// Bytes of the largest PutObject, at most 5 TiB.
     pub max_object_size: u64,
     /// False (`overwrite: deny`): an existing object stays.
@@ -124,6 +129,9 @@ const PERMISSIONS: &[(&str, Permission)] = &[
     ("lock", Permission::Lock),
     ("redirect", Permission::Redirect),
 ];
+
+const MODES: &[(&str, Mode)] =
+    &[("write_through", Mode::WriteThrough), ("write_back", Mode::WriteBack)];
 
 /// Reads `buckets`; `auth` and `authorization` are the top-level ones, every bucket's default.
 pub(super) fn read_all<'t>(
@@ -202,6 +210,8 @@ fn warn_of_shadows(root: &Section<'_>, prefixes: &BTreeMap<String, String>) {
 }
 
 fn read_upload(s: &mut Section<'_>) -> Option<UploadSettings> {
+    let mode = s.required("mode", choice(MODES));
+    let mode_header = s.required("mode_header", choice(&[("allow", true), ("deny", false)]));
     let max_object_size = s.required("max_object_size", size(1..=MAX_OBJECT));
     let overwrite = s.required("overwrite", choice(&[("allow", true), ("deny", false)]));
     let complete_keepalive = s.required("complete_keepalive", duration(SECOND..=HOUR));
@@ -235,6 +245,8 @@ fn read_upload(s: &mut Section<'_>) -> Option<UploadSettings> {
     let list_multipart_uploads = s.required("list_multipart_uploads", boolean);
     let client_uploads_ttl = s.optional("client_uploads_ttl", duration(MINUTE..=365 * DAY));
     Some(UploadSettings {
+        mode: mode?,
+        mode_header: mode_header?,
         max_object_size: max_object_size?,
         overwrite: overwrite?,
         complete_keepalive: complete_keepalive?,

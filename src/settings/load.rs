@@ -232,6 +232,7 @@ fn read_settings(
     let admission = root.within("admission", process::read_admission);
     let state_directory = server.as_ref().map(|server| server.state_directory.as_path());
     let replay = root.within("replay", |s| process::read_replay(s, machine, state_directory));
+    let spool = root.within("spool", |s| process::read_spool(s, state_directory));
     let admin = root.within("admin", |s| admin::read(s, surroundings));
     let logging = root.within("logging", process::read_logging);
     let sts = root.within("sts", process::read_sts);
@@ -264,6 +265,7 @@ fn read_settings(
         server: server?,
         admission: admission?,
         replay: replay?,
+        spool: spool?,
         admin: admin?,
         logging: logging?,
         audit: audit?,

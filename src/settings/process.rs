@@ -1,14 +1,19 @@
-//! What concerns the whole process: `admission`, `replay`, `logging`, `embedded`.
+//! What concerns the whole process: `admission`, `replay`, `spool`, `logging`, `embedded`.
 
 use super::machine::Machine;
 use super::section::Section;
-use super::values::{KIB, TIB, boolean, choice, count, duration, path, size, text, text_where};
+use super::values::{
+    KIB, MIB, TIB, boolean, choice, count, duration, path, size, text, text_where,
+};
 use config::Value;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The longest `admission.queue_wait`: longer than clients wait themselves helps nobody.
 const MAX_QUEUE_WAIT: Duration = Duration::from_secs(60);
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// STS's shortest session and its longest.
 const MIN_SESSION: Duration = Duration::from_secs(900);
@@ -40,6 +45,27 @@ pub struct ReplaySettings {
     pub overflow: Option<PathBuf>,
     /// Bytes in overflow files of all parts together.
     pub overflow_limit: u64,
+}
+
+/// `spool`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpoolSettings {
+    /// Where it stands; need not exist yet.
+    pub directory: PathBuf,
+    /// Bytes that wait for the backend.
+    pub max_bytes: u64,
+    /// Uploads that wait.
+    pub max_entries: u64,
+    /// Bytes that are left free on its disk.
+    pub min_free: u64,
+    /// Deliveries at a time, at least 1.
+    pub deliveries: usize,
+    /// The pause after the first failure of a delivery.
+    pub backoff_base: Duration,
+    /// The longest such pause; at least `backoff_base`.
+    pub backoff_cap: Duration,
+    /// How long a write that goes through waits for those of its key.
+    pub wait: Duration,
 }
 
 /// `logging`.
@@ -108,6 +134,40 @@ pub(super) fn read_replay(
         pipes: pipes?,
         overflow: file?.then_some(directory),
         overflow_limit: overflow_limit?,
+    })
+}
+
+/// Reads `spool`; `state_directory` holds it unless its directory is set.
+pub(super) fn read_spool(
+    s: &mut Section<'_>,
+    state_directory: Option<&Path>,
+) -> Option<SpoolSettings> {
+    let directory = s.optional("directory", path);
+    let max_bytes = s.required("max_bytes", size(MIB..=1024 * TIB));
+    let max_entries = s.required("max_entries", count(1..=100_000_000));
+    let min_free = s.required("min_free", size(0..=1024 * TIB));
+    let deliveries = s.required("deliveries", count(1..=1024));
+    let base = s.required("backoff_base", duration(MILLISECOND..=HOUR));
+    let cap = s.required("backoff_cap", duration(MILLISECOND..=24 * HOUR));
+    if let (Some(base), Some(cap)) = (base, cap)
+        && base > cap
+    {
+        s.fail("backoff_base", "must not be longer than backoff_cap");
+    }
+    let wait = s.required("wait", duration(MILLISECOND..=HOUR));
+    let directory = match directory? {
+        Some(directory) => directory,
+        None => state_directory?.join("spool"),
+    };
+    Some(SpoolSettings {
+        directory,
+        max_bytes: max_bytes?,
+        max_entries: max_entries? as u64,
+        min_free: min_free?,
+        deliveries: deliveries?,
+        backoff_base: base?,
+        backoff_cap: cap?,
+        wait: wait?,
     })
 }
 

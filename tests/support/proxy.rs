@@ -1,6 +1,7 @@
 //! A fault proxy: passes bytes between the gateway and the backend, until it is told not to.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -31,6 +32,7 @@ pub enum Fault {
 pub struct Proxy {
     pub address: SocketAddr,
     plan: Arc<Mutex<Vec<Fault>>>,
+    away: Arc<AtomicBool>,
 }
 
 impl Proxy {
@@ -38,16 +40,22 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let plan: Arc<Mutex<Vec<Fault>>> = Arc::default();
-        let faults = Arc::clone(&plan);
+        let away = Arc::new(AtomicBool::new(false));
+        let (faults, gone) = (Arc::clone(&plan), Arc::clone(&away));
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let faults = Arc::clone(&faults);
+                let (faults, gone) = (Arc::clone(&faults), Arc::clone(&gone));
                 tokio::spawn(async move {
-                    let _ = serve(client, target, faults).await;
+                    let _ = serve(client, target, faults, gone).await;
                 });
             }
         });
-        Proxy { address, plan }
+        Proxy { address, plan, away }
+    }
+
+    /// While it is away, connections end when the first byte of a request comes.
+    pub fn set_away(&self, away: bool) {
+        self.away.store(away, Ordering::SeqCst);
     }
 
     /// The next requests that come meet these faults, in order; later ones none.
@@ -69,6 +77,7 @@ async fn serve(
     mut client: TcpStream,
     target: SocketAddr,
     plan: Arc<Mutex<Vec<Fault>>>,
+    away: Arc<AtomicBool>,
 ) -> std::io::Result<()> {
     let mut backend = TcpStream::connect(target).await?;
     client.set_nodelay(true)?;
@@ -80,7 +89,7 @@ async fn serve(
         tokio::select! {
             read = client.read(&mut up) => {
                 let count = read?;
-                if count == 0 {
+                if count == 0 || away.load(Ordering::SeqCst) {
                     return Ok(());
                 }
                 if fault.is_none() || answered > 0 {

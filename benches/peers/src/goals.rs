@@ -143,6 +143,12 @@ fn all() -> Vec<Goal> {
         let figure = Across("gw-limited", cell_name(8 * MIB, 64));
         goals.push(goal("goodput over the peak", at, Metric::PerSecond, figure, AtLeast(0.8)));
     }
+    for (size, connections, least) in [(4 * KIB, 64, 0.5), (64 * MIB, 4, 0.8)] {
+        let at = (Name::Durable, cell_name(size, connections));
+        let figure = Ratio("gw-back", vec!["append"]);
+        let text = "write-back, requests/s over append + fdatasync";
+        goals.push(goal(text, at, Metric::PerSecond, figure, AtLeast(least)));
+    }
     goals
 }
 

@@ -1,6 +1,7 @@
 //! The groups of a run: which work, done by whom.
 
 mod bodies;
+mod durable;
 mod memory;
 mod small;
 
@@ -47,6 +48,8 @@ pub(crate) enum Name {
     Idle,
     /// Ten times as many clients as permits, in 512 MiB.
     Overload,
+    /// Write-back beside what the disk itself can do.
+    Durable,
 }
 
 impl Name {
@@ -71,6 +74,7 @@ impl Name {
             Name::Memory => memory::memory(runner),
             Name::Idle => memory::idle(runner),
             Name::Overload => memory::overload(runner),
+            Name::Durable => durable::durable(runner),
         }
     }
 }

@@ -23,6 +23,8 @@ const SAMPLE: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_secs(120);
 /// What SHA-256 alone is fed at a time: the gateway's own reads are of this order.
 const HASHED: usize = 256 << 10;
+/// Bytes of one write of what only appends.
+const APPENDED: u64 = 1 << 20;
 
 /// One work: what the load does.
 #[derive(Debug, Clone)]
@@ -207,6 +209,9 @@ impl Runner {
         if *spec == Spec::Sha256 {
             return hash(Duration::from_millis(shape.window));
         }
+        if let Spec::Append { writes, size } = *spec {
+            return append(Duration::from_millis(shape.window), writes, size);
+        }
         let subject = self.subject(spec)?;
         let mut beside = None;
         if let Some(other) = &shape.beside {
@@ -347,6 +352,28 @@ fn hash(window: Duration) -> Result<Round> {
     let cpu = clock()?.saturating_sub(before).as_secs_f64();
     let seconds = started.elapsed().as_secs_f64();
     Ok(Round { cpu, seconds, bytes, ..Round::default() })
+}
+
+/// Appending for so long, in rounds of the same form as a subject's.
+fn append(window: Duration, writes: u32, size: u64) -> Result<Round> {
+    let folder = tempfile::tempdir()?;
+    let mut file = std::fs::File::create(folder.path().join("appended"))?;
+    let data = vec![7; size.min(APPENDED) as usize];
+    let (started, mut requests) = (Instant::now(), 0);
+    while started.elapsed() < window {
+        for _ in 0..writes {
+            let mut left = size;
+            while left > 0 {
+                let piece = data.get(..left.min(APPENDED) as usize).unwrap_or(&data);
+                file.write_all(piece)?;
+                left -= piece.len() as u64;
+            }
+        }
+        file.sync_data()?;
+        requests += u64::from(writes);
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    Ok(Round { seconds, load_seconds: seconds, requests, ..Round::default() })
 }
 
 /// Looks at what a gateway keeps for replay, and remembers the most.

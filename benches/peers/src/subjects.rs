@@ -32,6 +32,12 @@ pub(crate) enum Spec {
     Bare(Mode),
     /// SHA-256 over the payload in memory, and nothing else.
     Sha256,
+    /// Appends to a file, with one fdatasync(2) for so many writes, and nothing else.
+    Append {
+        writes: u32,
+        /// Bytes of each.
+        size: u64,
+    },
     /// This gateway.
     Gateway(Settings),
     /// HAProxy.
@@ -58,6 +64,7 @@ impl Spec {
             Spec::Bare(Mode::Splice) => "bare-splice".to_owned(),
             Spec::Bare(Mode::Copy) => "bare-copy".to_owned(),
             Spec::Sha256 => "sha256".to_owned(),
+            Spec::Append { .. } => "append".to_owned(),
             Spec::Gateway(settings) => settings.key.to_owned(),
             Spec::Haproxy { pipes, threads, tls } => {
                 let pipes = if pipes.is_some() { "-1m" } else { "" };
@@ -77,6 +84,8 @@ impl Spec {
             Spec::Bare(Mode::Splice) => "bare splice loop".to_owned(),
             Spec::Bare(Mode::Copy) => "bare copy loop".to_owned(),
             Spec::Sha256 => "SHA-256 alone".to_owned(),
+            Spec::Append { writes: 1, .. } => "append + fdatasync".to_owned(),
+            Spec::Append { writes, .. } => format!("append + fdatasync, {writes} at a time"),
             Spec::Gateway(settings) => format!("**Mizuchi**, {}", settings.label),
             Spec::Haproxy { pipes, threads, tls } => {
                 let mut label = "HAProxy".to_owned();
@@ -203,7 +212,7 @@ impl Bench {
             _folder: None,
         };
         match spec {
-            Spec::Direct(_) | Spec::Sha256 => {}
+            Spec::Direct(_) | Spec::Sha256 | Spec::Append { .. } => {}
             Spec::Bare(mode) => {
                 let mode = if *mode == Mode::Splice { "splice" } else { "copy" };
                 let arguments = ["relay", "--mode", mode, "--sink", &sink.to_string()];

@@ -3,11 +3,22 @@
 use super::*;
 use crate::settings::load::DEFAULTS;
 use crate::settings::values::{KIB, MIB, TIB};
+use mizuchi_actors::config::Mode;
 
 #[test]
 fn the_defaults_are_those_of_the_documentation() {
-    let Settings { server, admission, replay, admin, sts, logging, audit, embedded, buckets } =
-        settings(MINIMAL, &[]);
+    let Settings {
+        server,
+        admission,
+        replay,
+        spool,
+        admin,
+        sts,
+        logging,
+        audit,
+        embedded,
+        buckets,
+    } = settings(MINIMAL, &[]);
     assert_eq!(server.address, "0.0.0.0:8080".parse().unwrap());
     assert_eq!(server.workers, 6, "0 = cores");
     assert_eq!(server.shutdown_grace, 30 * SECOND);
@@ -36,6 +47,17 @@ fn the_defaults_are_those_of_the_documentation() {
         overflow_limit: 16 * GIB,
     };
     assert_eq!(replay, expected);
+    let expected = SpoolSettings {
+        directory: "./data/spool".into(),
+        max_bytes: 100 * GIB,
+        max_entries: 1_000_000,
+        min_free: GIB,
+        deliveries: 16,
+        backoff_base: SECOND,
+        backoff_cap: 3600 * SECOND,
+        wait: 30 * SECOND,
+    };
+    assert_eq!(spool, expected);
     assert_eq!(audit, AuditSettings { target: AuditTarget::None, required: false });
     assert_eq!(admin.address, "127.0.0.1:9090".parse().unwrap());
     assert!(admin.token.is_none() && admin.tls.is_none() && admin.open.is_empty());
@@ -73,6 +95,7 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!(s3.timeouts, timeouts);
     let pool = PoolSettings { idle_per_worker: 64, idle_timeout: 30 * SECOND };
     assert_eq!(s3.pool, pool);
+    assert_eq!((upload.mode, upload.mode_header), (Mode::WriteThrough, false));
     assert_eq!((upload.max_object_size, upload.overwrite), (5 * TIB, true));
     assert_eq!(upload.complete_keepalive, 10 * SECOND);
     assert_eq!(upload.allow, UploadPermissions::default());

@@ -1,0 +1,365 @@
+//! The DeliveryActor: one per worker thread, sharing the work. Takes what was acknowledged from the spool
+//! to its backend, as an upload of the UploadSupervisor's like any other: the same restarts, budgets and
+//! proofs. An upload that fails all the same is tried again later, for as long as it takes; one that the
+//! backend will never take is set aside for the operator (docs/durability.md).
+//!
+//! Of one key one is on its way at a time, the oldest first; the next may go when the journal has it that
+//! the one before was delivered. So whatever dies in between, the last acknowledged is the last written.
+
+use crate::config::{Bucket, Engine};
+use crate::guardian::ActorRef;
+use crate::s3::error::{ErrorCode, S3Error};
+use crate::s3::upstream::UpstreamTemplate;
+use crate::sigv4::PayloadHash;
+use crate::spool::check::{self, Checked};
+use crate::spool::{Body, Claim, Entry, EntryContent, Place, Spool};
+use crate::transfer::{PartSource, ReplayResources};
+use crate::upload::job::{Before, Content, Proof, UploadEnd, UploadJob};
+use crate::upload::machine::Kind;
+use crate::upload_supervisor::{BeginUpload, UploadSupervisor};
+use actix::prelude::*;
+use base64::Engine as _;
+use bytes::Bytes;
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+
+/// How deliveries are paced.
+#[derive(Debug, Clone)]
+pub struct Pace {
+    /// Deliveries at a time, in the whole process.
+    pub permits: Arc<Semaphore>,
+    /// The pause after the first failure.
+    pub backoff_base: Duration,
+    /// The longest pause.
+    pub backoff_cap: Duration,
+}
+
+impl Pace {
+    /// The pause after `attempts` failures (1 and more): doubled each time, between half and all of it, so
+    /// that what failed together does not come back together. `random`: any number.
+    fn pause(&self, attempts: u32, random: u64) -> Duration {
+        let doubled = self.backoff_base.saturating_mul(1 << attempts.saturating_sub(1).min(30));
+        let pause = doubled.min(self.backoff_cap);
+        let part = 500 + u32::try_from(random % 501).unwrap_or(0);
+        pause.saturating_mul(part) / 1000
+    }
+}
+
+/// See the module.
+pub struct DeliveryActor {
+    courier: Option<Courier>,
+}
+
+/// What a delivery needs.
+#[derive(Clone)]
+struct Courier {
+    engine: Arc<Engine>,
+    spool: Arc<Spool>,
+    uploads: ActorRef<UploadSupervisor>,
+    replay: ReplayResources,
+    pace: Pace,
+}
+
+impl DeliveryActor {
+    /// One that delivers through `uploads`; idle where the engine has no spool.
+    pub fn new(
+        engine: Arc<Engine>,
+        uploads: ActorRef<UploadSupervisor>,
+        replay: ReplayResources,
+        pace: Pace,
+    ) -> Self {
+        let spool = engine.spool.clone();
+        let courier = spool.map(|spool| Courier { engine, spool, uploads, replay, pace });
+        DeliveryActor { courier }
+    }
+}
+
+impl Actor for DeliveryActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        if let Some(courier) = self.courier.clone() {
+            context.spawn(courier.run().into_actor(self));
+        }
+    }
+}
+
+impl Courier {
+    /// Delivers for ever. What is under way ends with it; its claims are due again then.
+    async fn run(self) {
+        let mut under_way = JoinSet::new();
+        loop {
+            let Ok(permit) = Arc::clone(&self.pace.permits).acquire_owned().await else { return };
+            let claim = self.next(&mut under_way).await;
+            under_way.spawn_local(self.clone().deliver(claim, permit));
+        }
+    }
+
+    /// The next that is due.
+    async fn next(&self, under_way: &mut JoinSet<()>) -> Claim {
+        loop {
+            while let Some(ended) = under_way.try_join_next() {
+                if let Err(error) = ended {
+                    log::error!("a delivery died: {error}");
+                }
+            }
+            // Before looking: what changes meanwhile is not missed.
+            let changed = self.spool.changed();
+            let now = Instant::now();
+            if let Some(claim) = self.spool.claim(now) {
+                return claim;
+            }
+            match self.spool.next_due(now) {
+                Some(due) => drop(tokio::time::timeout_at(due.into(), changed).await),
+                None => changed.await,
+            }
+        }
+    }
+
+    async fn deliver(self, claim: Claim, permit: OwnedSemaphorePermit) {
+        let entry = Arc::clone(claim.entry());
+        let what = format!("bucket {}: {:?}, accepted as {}", entry.bucket, entry.key, claim.seq());
+        let found = self.engine.buckets.iter().position(|bucket| bucket.name == entry.bucket);
+        let bucket = found.and_then(|index| Some((index, self.engine.buckets.get(index)?)));
+        let Some((index, bucket)) = bucket else {
+            let reason = "its bucket is not configured any more".to_owned();
+            return set_aside(claim, &what, reason).await;
+        };
+        let verdict = match self.send(index, bucket, &claim, &entry, permit).await {
+            Ok(end) => match end.result {
+                Ok(_) => Ok(()),
+                Err(error) if is_about_bytes(&error) => {
+                    Err(self.look_again(claim.seq(), &entry, &error).await)
+                }
+                Err(error) => Err(judge(&error)),
+            },
+            Err(Unsendable::Rotten(reason)) => Err(Verdict::Never(reason)),
+            Err(Unsendable::Io(error)) => Err(Verdict::Later(error.to_string())),
+        };
+        let metrics = &self.engine.metrics;
+        let outcome = match verdict {
+            Ok(()) => {
+                if let Err(error) = claim.delivered().await {
+                    log::error!("{what}: delivered, but that could not be recorded: {error}");
+                }
+                "delivered"
+            }
+            Err(Verdict::Later(reason)) => {
+                let pause = self.pace.pause(claim.attempts() + 1, rand::random());
+                log::warn!("{what}: not delivered, again in {}s: {reason}", pause.as_secs());
+                claim.failed(Instant::now() + pause);
+                "retried"
+            }
+            Err(Verdict::Never(reason)) => {
+                set_aside(claim, &what, reason).await;
+                "quarantined"
+            }
+        };
+        metrics.spool_deliveries.with_label_values(&[outcome]).inc();
+    }
+
+    async fn send(
+        &self,
+        bucket_index: usize,
+        bucket: &Arc<Bucket>,
+        claim: &Claim,
+        entry: &Entry,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<UploadEnd, Unsendable> {
+        let body = match &entry.content {
+            EntryContent::Whole(body) => body,
+            EntryContent::Parts(_) => {
+                let reason = "multipart uploads cannot be delivered by this version";
+                return Err(Unsendable::Rotten(reason.to_owned()));
+            }
+        };
+        let (source, before) = self.source(bucket, claim, body).await?;
+        let md5: String = body.md5.iter().map(|byte| format!("{byte:02x}")).collect();
+        let job = UploadJob {
+            bucket_index,
+            bucket: Arc::clone(bucket),
+            kind: Kind::PutObject { conditional: false },
+            request: request(entry, body),
+            content: Content::Body { source: Box::new(source), before },
+            plan: None,
+            proof: Proof::ETag(md5),
+            permit,
+        };
+        let job = Box::new(job);
+        let ended = self.uploads.begin(|end| BeginUpload(job, end)).await;
+        ended.map_err(|error| Unsendable::Io(io::Error::other(error.to_string())))
+    }
+
+    /// The body where it stands. One that its backend would not hold against its MD5 is read and held
+    /// against it here.
+    async fn source(
+        &self,
+        bucket: &Bucket,
+        claim: &Claim,
+        body: &Body,
+    ) -> Result<(PartSource, Before), Unsendable> {
+        let replay = self.replay.clone();
+        let verify = !bucket.backend.verifies.md5;
+        match self.open(claim.seq(), body).await.map_err(Unsendable::Io)? {
+            Opened::Bytes(bytes) => {
+                if verify {
+                    sound(check::check_bytes(&bytes, body))?;
+                }
+                Ok((PartSource::stored_bytes(bytes, replay), Before::All))
+            }
+            Opened::File(file) => {
+                if verify {
+                    sound(check::check_file(&file, body).await)?;
+                }
+                Ok((PartSource::stored(file, 0, body.length, replay), Before::First))
+            }
+        }
+    }
+
+    async fn open(&self, seq: u64, body: &Body) -> io::Result<Opened> {
+        match body.place {
+            Place::Inline => self.spool.inline(seq).await.map(Opened::Bytes),
+            Place::File(id) => check::open(self.spool.disk(), id).await.map(Opened::File),
+        }
+    }
+
+    /// The backend says that the bytes are not those of their MD5: they rotted here, or on the way.
+    async fn look_again(&self, seq: u64, entry: &Entry, refusal: &S3Error) -> Verdict {
+        for body in entry.bodies() {
+            let checked = match self.open(seq, body).await {
+                Ok(Opened::Bytes(bytes)) => check::check_bytes(&bytes, body),
+                Ok(Opened::File(file)) => check::check_file(&file, body).await,
+                Err(error) => Checked::Io(error),
+            };
+            match sound(checked) {
+                Ok(()) => {}
+                Err(Unsendable::Rotten(reason)) => return Verdict::Never(reason),
+                Err(Unsendable::Io(error)) => return Verdict::Later(error.to_string()),
+            }
+        }
+        Verdict::Later(refusal.to_string())
+    }
+}
+
+/// A body, where it can be read.
+enum Opened {
+    Bytes(Bytes),
+    File(Arc<File>),
+}
+
+fn sound(checked: Checked) -> Result<(), Unsendable> {
+    match checked {
+        Checked::Sound => Ok(()),
+        Checked::Rotten(how) => Err(Unsendable::Rotten(how)),
+        Checked::Io(error) => Err(Unsendable::Io(error)),
+    }
+}
+
+/// Why nothing could be sent.
+enum Unsendable {
+    /// It is damaged.
+    Rotten(String),
+    /// It could not be read, this time.
+    Io(io::Error),
+}
+
+/// What becomes of an upload that the backend did not take.
+enum Verdict {
+    Later(String),
+    Never(String),
+}
+
+/// The PutObject as its client sent it, with the MD5 that was acknowledged.
+fn request(entry: &Entry, body: &Body) -> UpstreamTemplate {
+    let mut headers = entry.headers.clone();
+    let hash = headers.iter().position(|(name, _)| name == "x-amz-content-sha256");
+    let payload = hash
+        .map(|at| headers.remove(at).1)
+        .and_then(|hex| PayloadHash::from_hex(&hex))
+        .unwrap_or(PayloadHash::Unsigned);
+    if !headers.iter().any(|(name, _)| name == "content-md5") {
+        let md5 = base64::engine::general_purpose::STANDARD.encode(body.md5);
+        headers.push(("content-md5".to_owned(), md5.into_bytes()));
+    }
+    UpstreamTemplate {
+        method: "PUT",
+        key: entry.key.clone(),
+        query: Vec::new(),
+        headers,
+        payload,
+        length: Some(body.length),
+    }
+}
+
+fn is_about_bytes(error: &S3Error) -> bool {
+    let codes = [ErrorCode::BadDigest, ErrorCode::XAmzContentSHA256Mismatch];
+    codes.iter().any(|code| error.code == code.as_str())
+}
+
+/// Whether trying again may help: every 4xx but those about time and load is for an operator to look at.
+fn judge(error: &S3Error) -> Verdict {
+    let text = error.to_string();
+    let is = |code: &ErrorCode| error.code == code.as_str();
+    let passes = matches!(error.status, 408 | 409 | 425 | 429)
+        || [ErrorCode::RequestTimeout, ErrorCode::RequestTimeTooSkewed, ErrorCode::ExpiredToken]
+            .iter()
+            .any(is);
+    if (400..500).contains(&error.status) && !error.retryable && !passes {
+        Verdict::Never(format!("the backend refuses it: {text}"))
+    } else {
+        Verdict::Later(text)
+    }
+}
+
+async fn set_aside(claim: Claim, what: &str, reason: String) {
+    log::error!("{what}: set aside, see mizuchi spool ls: {reason}");
+    if let Err(error) = claim.quarantine(reason).await {
+        log::error!("{what}: that could not be recorded: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_cap_with_jitter() {
+        let pace = Pace {
+            permits: Arc::new(Semaphore::new(1)),
+            backoff_base: Duration::from_secs(1),
+            backoff_cap: Duration::from_secs(60),
+        };
+        let span = |attempts| (pace.pause(attempts, 0), pace.pause(attempts, 500));
+        let seconds = Duration::from_secs_f64;
+        assert_eq!(span(1), (seconds(0.5), seconds(1.0)));
+        assert_eq!(span(3), (seconds(2.0), seconds(4.0)));
+        assert_eq!(span(7), (seconds(30.0), seconds(60.0)));
+        assert_eq!(span(u32::MAX), (seconds(30.0), seconds(60.0)));
+    }
+
+    #[test]
+    fn only_refusals_that_stay_are_set_aside() {
+        let never = |error: S3Error| matches!(judge(&error), Verdict::Never(_));
+        let backend =
+            |status, code: &str| S3Error::from_backend(status, code.to_owned(), String::new());
+        for (status, code) in
+            [(403, "AccessDenied"), (404, "NoSuchBucket"), (400, "InvalidArgument")]
+        {
+            assert!(never(backend(status, code)), "{code}");
+        }
+        for (status, code) in [
+            (503, "SlowDown"),
+            (500, "InternalError"),
+            (429, "TooManyRequests"),
+            (409, "OperationAborted"),
+            (400, "RequestTimeout"),
+        ] {
+            assert!(!never(backend(status, code)), "{code}");
+        }
+        assert!(!never(S3Error::new(ErrorCode::ServiceUnavailable, "no endpoint")));
+    }
+}
