@@ -44,6 +44,7 @@ mod janitor;
 mod journal;
 mod limits;
 mod md5;
+mod operator;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
@@ -72,6 +73,7 @@ pub use disk::{BodyFile, Disk, Folder};
 pub use entry::{Body, BodyId, Entry, EntryContent, PartBody, Place, Quarantine};
 pub use ingest::{BATCH, Draft, INLINE, IngestError, Ingested, ingest};
 pub use limits::{Free, Limits, Reservation};
+pub use operator::{Blocks, Retried, Verified};
 
 /// The spool. One in a process; its last owner waits for its threads when it drops it.
 #[derive(Debug)]

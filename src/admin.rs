@@ -1,38 +1,44 @@
 //! The admin listener: metrics, health and the gateway's state, never on the port that clients reach.
 //!
 //! It stands on hyper alone, HTTP/1.1 and one request a connection: nobody who reads here is in a
-//! hurry, and everything that a connection may hold or take has its bound.
+//! hurry, and everything that a connection may hold or take has its bound. What reads a body of the
+//! spool may take longer, as long as it goes on.
 
 mod access;
+mod spool;
 mod status;
 
 pub use access::Access;
 
+use self::spool::SpoolPage;
 use crate::http::Admission;
 use crate::tls::LiveTls;
 use access::Page;
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, ORIGIN, WWW_AUTHENTICATE};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use mizuchi_actors::config::Engine;
 use mizuchi_actors::orphans::wall_clock;
+use serde::Serialize;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
 /// Connections at a time: a few scrapers and probes. More wait to be accepted.
 const MAX_CONNECTIONS: usize = 64;
@@ -167,8 +173,10 @@ async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     certified: bool,
 ) {
+    let deadline = Deadline::new(MAX_TIME);
+    let shared = &deadline;
     let service = service_fn(|request: Request<Incoming>| async move {
-        Ok::<_, Infallible>(answer(admin, access, &request, certified))
+        Ok::<_, Infallible>(answer(admin, access, &request, certified, shared).await)
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -177,26 +185,55 @@ async fn exchange(
         .max_headers(MAX_HEADERS)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
-    if let Ok(Err(error)) = timeout(MAX_TIME, served).await {
-        log::debug!("admin: a connection failed: {error}");
+    let mut served = pin!(served);
+    loop {
+        let until = deadline.get();
+        match timeout_at(until, served.as_mut()).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => return log::debug!("admin: a connection failed: {error}"),
+            Err(_) if deadline.get() > until => {}
+            Err(_) => return log::debug!("admin: a connection took too long"),
+        }
+    }
+}
+
+/// When a connection ends at the latest.
+#[derive(Debug, Clone)]
+struct Deadline(Arc<Mutex<tokio::time::Instant>>);
+
+impl Deadline {
+    fn new(after: Duration) -> Deadline {
+        Deadline(Arc::new(Mutex::new(tokio::time::Instant::now() + after)))
+    }
+
+    fn get(&self) -> tokio::time::Instant {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Not before `after` from now.
+    fn extend(&self, after: Duration) {
+        let mut until = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *until = (*until).max(tokio::time::Instant::now() + after);
     }
 }
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
-fn answer<B>(
+/// What an answer's body is: bytes, or a body of the spool as it is read.
+type Sent = UnsyncBoxBody<Bytes, io::Error>;
+
+async fn answer<B>(
     admin: &Admin,
     access: &Access,
     request: &Request<B>,
     certified: bool,
-) -> Response<Full<Bytes>> {
+    deadline: &Deadline,
+) -> Response<Sent> {
     let Some(page) = Page::at(request.uri().path()) else {
         return plain(StatusCode::NOT_FOUND, "not found\n");
     };
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return response;
+    if let Some(refusal) = wrong_method(page, request.method()) {
+        return refusal;
     }
     if !access.allows(page, request.headers(), certified) {
         let mut response = plain(StatusCode::UNAUTHORIZED, access.missing());
@@ -204,30 +241,90 @@ fn answer<B>(
         response.headers_mut().insert(WWW_AUTHENTICATE, realm);
         return response;
     }
+    // Browsers say where they come from whenever they POST: another site's page must not act here.
+    if page.is_action() && request.headers().contains_key(ORIGIN) {
+        return plain(StatusCode::FORBIDDEN, "not from a browser\n");
+    }
+    if let Page::Spool(SpoolPage::Body(_)) = page
+        && !access.is_protected()
+    {
+        return plain(StatusCode::FORBIDDEN, UNPROTECTED);
+    }
     match page {
         Page::Alive => plain(StatusCode::OK, "ok\n"),
-        Page::Ready if admin.ready.load(Ordering::Acquire) => plain(StatusCode::OK, "ready\n"),
-        Page::Ready => plain(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+        Page::Ready => ready(admin),
         Page::Metrics => of_type("text/plain; version=0.0.4; charset=utf-8", metrics(admin)),
-        Page::Status => of_type("text/html; charset=utf-8", status::of(admin).html().into()),
-        Page::StatusJson => match status::of(admin).json() {
-            Ok(json) => of_type("application/json", json),
-            Err(error) => {
-                log::error!("the status could not be encoded: {error}");
-                plain(StatusCode::INTERNAL_SERVER_ERROR, "the status could not be encoded\n")
+        Page::Status => of_type("text/html; charset=utf-8", status::of(admin).html()),
+        Page::StatusJson => json(&status::of(admin)),
+        Page::Spool(page) => match &admin.engine.spool {
+            Some(spool) => {
+                spool::answer(spool, page, request.uri().query().unwrap_or_default(), deadline)
+                    .await
             }
+            None => plain(StatusCode::NOT_FOUND, "this gateway has no spool\n"),
         },
     }
 }
 
-fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
-    let mut response = of_type(TEXT, text.into());
+/// Whoever reaches this machine's loopback may not read what clients have uploaded.
+const UNPROTECTED: &str =
+    "bodies need admin.token or admin.tls.client_ca_file; or stop the gateway and export then\n";
+
+fn wrong_method(page: Page, method: &Method) -> Option<Response<Sent>> {
+    let (fits, allowed, text) = match page.is_action() {
+        true => (*method == Method::POST, "POST", "only POST\n"),
+        false => {
+            (matches!(*method, Method::GET | Method::HEAD), "GET, HEAD", "only GET and HEAD\n")
+        }
+    };
+    if fits {
+        return None;
+    }
+    let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, text);
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    Some(response)
+}
+
+fn ready(admin: &Admin) -> Response<Sent> {
+    let health = spool::health(&admin.engine);
+    let (status, text) = match (admin.ready.load(Ordering::Acquire), health.degraded) {
+        (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n".to_owned()),
+        (true, None) => (StatusCode::OK, "ready\n".to_owned()),
+        (true, Some(how)) if health.is_down => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {how}\n"))
+        }
+        (true, Some(how)) => (StatusCode::OK, format!("ready, degraded: {how}\n")),
+    };
+    answered(status, TEXT, text)
+}
+
+fn plain(status: StatusCode, text: &'static str) -> Response<Sent> {
+    answered(status, TEXT, text)
+}
+
+fn json(value: &impl Serialize) -> Response<Sent> {
+    match serde_json::to_vec_pretty(value) {
+        Ok(json) => of_type("application/json", json),
+        Err(error) => {
+            log::error!("admin: an answer could not be encoded: {error}");
+            plain(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be encoded\n")
+        }
+    }
+}
+
+fn of_type(kind: &'static str, body: impl Into<Bytes>) -> Response<Sent> {
+    answered(StatusCode::OK, kind, body)
+}
+
+fn answered(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Sent> {
+    let whole = Full::new(body.into()).map_err(|never| match never {});
+    let mut response = of_body(kind, Sent::new(whole));
     *response.status_mut() = status;
     response
 }
 
-fn of_type(kind: &'static str, body: Vec<u8>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+fn of_body(kind: &'static str, body: Sent) -> Response<Sent> {
+    let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

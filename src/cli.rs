@@ -4,14 +4,15 @@ use crate::development::Credentials;
 use crate::gateway::Gateway;
 use crate::host::{self, Demand, Facts};
 use crate::settings::{self, Loaded, Settings};
-use crate::{logging, probe};
+use crate::spool::advice;
+use crate::{logging, probe, spool};
 use clap::{Args, Parser, Subcommand};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// sysexits(3), EX_USAGE: the settings are wrong.
+/// sysexits(3), EX_USAGE: the settings are wrong, or the command is.
 const EXIT_SETTINGS: u8 = 64;
 /// sysexits(3), EX_SOFTWARE: the gateway could not start or ended with an error.
 const EXIT_FAILED: u8 = 70;
@@ -32,6 +33,17 @@ enum Command {
     Check(CheckArgs),
     /// Print a URL with which anybody may upload one object, for a while
     Presign(PresignArgs),
+    /// Look after what was acknowledged and is not at its backend yet, of a gateway that runs or of one
+    /// that is stopped
+    Spool(SpoolCommand),
+}
+
+#[derive(Args)]
+struct SpoolCommand {
+    #[command(flatten)]
+    settings: SettingsArgs,
+    #[command(flatten)]
+    spool: spool::SpoolArgs,
 }
 
 #[derive(Args)]
@@ -67,7 +79,7 @@ struct PresignArgs {
 #[derive(Args)]
 struct SettingsArgs {
     /// The settings file (YAML); settings/default.yaml documents every key
-    #[arg(long, value_name = "FILE", env = "MIZUCHI_SETTINGS")]
+    #[arg(long, value_name = "FILE", env = "MIZUCHI_SETTINGS", global = true)]
     settings: Option<PathBuf>,
 }
 
@@ -84,10 +96,22 @@ struct ServeArgs {
 pub fn run() -> ExitCode {
     // Failpoints exist only where the tests build them in; elsewhere this is nothing.
     let _failpoints = fail::FailScenario::setup();
-    match Cli::parse().command {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Also what was asked for: the help, the version.
+            let _ = error.print();
+            return if error.use_stderr() { EXIT_SETTINGS.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    match cli.command {
         Command::Serve(args) => serve(args),
         Command::Check(args) => check(&args),
         Command::Presign(args) => presign(&args),
+        Command::Spool(args) => match load(&args.settings, &environment()) {
+            Ok(loaded) => spool::run(&loaded.settings, args.spool),
+            Err(code) => code,
+        },
     }
 }
 
@@ -109,7 +133,7 @@ fn check(args: &CheckArgs) -> ExitCode {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
-    for warning in &loaded.warnings {
+    for warning in loaded.warnings.iter().chain(&advice::warnings(&loaded.settings)) {
         eprintln!("warning: {warning}");
     }
     println!("The settings are valid.");
@@ -117,6 +141,9 @@ fn check(args: &CheckArgs) -> ExitCode {
         if let Some(source) = &bucket.s3.credentials {
             println!("{}: the backend's credentials come from {source}", bucket.name);
         }
+    }
+    for line in advice::given_up(&loaded.settings) {
+        println!("{line}");
     }
     let (summary, found) = host_limits(&loaded.settings);
     println!("{summary}");

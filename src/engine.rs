@@ -7,12 +7,13 @@ use crate::host::Facts;
 use crate::reload::Watched;
 use crate::seal_key;
 use crate::settings::{BackendEndpoints, BucketSettings, Settings};
+use crate::spool::advice::may_write_back;
+use crate::spool::local::limits;
 use mizuchi_actors::backend::{
     Authorities, Endpoint, EndpointHealth, RetryBudget, TlsClient, TrustError,
 };
 use mizuchi_actors::config::{
-    Backend, BackendEndpoint, Bucket, Engine, Mode, SplitRules, Timeouts, UploadRules, Verifies,
-    ZeroCopy,
+    Backend, BackendEndpoint, Bucket, Engine, SplitRules, Timeouts, UploadRules, Verifies, ZeroCopy,
 };
 use mizuchi_actors::metrics::Metrics;
 use mizuchi_actors::orphans::Ledger;
@@ -21,7 +22,7 @@ use mizuchi_actors::s3::upload_id::UploadIdSealer;
 use mizuchi_actors::secret::Secret;
 use mizuchi_actors::sigv4::BackendKeys;
 use mizuchi_actors::sigv4::session::SessionSealer;
-use mizuchi_actors::spool::{Folder, Limits, Spool};
+use mizuchi_actors::spool::{Folder, Spool};
 use mizuchi_actors::sts::Sts;
 use mizuchi_actors::transfer::{PipeAllowance, ReplayBudget};
 use mizuchi_actors::upload::RestartPolicy;
@@ -118,29 +119,17 @@ pub(crate) async fn engine(
     })
 }
 
-/// Files (inodes) that are left free on the spool's disk: others need some too.
-const MIN_FREE_FILES: u64 = 1024;
-
 /// The spool, where a bucket may write back; also where none does any more, as long as it is there: what
 /// was acknowledged is delivered.
 async fn open_spool(settings: &Settings) -> io::Result<Option<Arc<Spool>>> {
     let rules = settings.spool.clone();
-    let of_bucket = |bucket: &BucketSettings| {
-        bucket.upload.mode == Mode::WriteBack || bucket.upload.mode_header
-    };
-    let wanted = settings.buckets.iter().any(of_bucket);
+    let wanted = settings.buckets.iter().any(may_write_back);
     let opened = tokio::task::spawn_blocking(move || {
         if !wanted && !rules.directory.exists() {
             return Ok(None);
         }
         let disk = Arc::new(Folder::open(&rules.directory)?);
-        let limits = Limits {
-            entries: rules.max_entries,
-            bytes: rules.max_bytes,
-            free_bytes: rules.min_free,
-            free_files: MIN_FREE_FILES,
-        };
-        Spool::open(disk, limits).map(Some)
+        Spool::open(disk, limits(&rules)).map(Some)
     });
     opened.await.map_err(io::Error::other)?
 }

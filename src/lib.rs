@@ -22,4 +22,5 @@ mod probe;
 mod reload;
 mod seal_key;
 pub mod settings;
+mod spool;
 pub mod tls;

@@ -38,5 +38,6 @@ mod scale;
 mod secrets;
 mod sigv4;
 mod splits;
+mod spool;
 mod tls;
 mod write_back;

@@ -97,6 +97,11 @@ impl Folder {
         Ok(Folder { path: path.to_owned(), bodies, opened })
     }
 
+    /// Whether a spool stands in this folder: whoever only looks must not make one. Blocks.
+    pub fn holds_spool(path: &Path) -> io::Result<bool> {
+        path.join(JOURNAL).try_exists().map_err(|error| about(path, error))
+    }
+
     fn file(&self, id: BodyId) -> PathBuf {
         self.bodies.join(id.to_string())
     }

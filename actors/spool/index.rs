@@ -19,6 +19,8 @@ pub(super) struct Index {
     ready: BTreeSet<u64>,
     /// Those that may be claimed later.
     waiting: BTreeSet<(Instant, u64)>,
+    /// Those in quarantine whose record is being written without it.
+    returning: BTreeSet<u64>,
     quarantined: u64,
     bytes: u64,
     files: u64,
@@ -218,6 +220,19 @@ impl Index {
         let was = std::mem::replace(&mut slot.state, State::Quarantined);
         self.quarantined += 1;
         self.leave_queue(seq, &entry, was);
+    }
+
+    /// An entry is about to leave the quarantine. False: it is not in it, or that has begun already.
+    pub(super) fn begin_return(&mut self, seq: u64) -> bool {
+        let slot = self.slots.get(&seq);
+        slot.is_some_and(|slot| slot.state == State::Quarantined) && self.returning.insert(seq)
+    }
+
+    /// An entry has left the quarantine: it is pending, at its number's place in the queue.
+    pub(super) fn end_return(&mut self, seq: u64, entry: Arc<Entry>) {
+        if self.returning.remove(&seq) && self.remove(seq).is_some() {
+            self.insert(seq, entry);
+        }
     }
 
     fn queue(&mut self, entry: &Entry) -> Option<&mut Queue> {

@@ -2,6 +2,7 @@
 
 mod crash;
 mod failing;
+mod operator;
 mod order;
 mod recovery;
 

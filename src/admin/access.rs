@@ -1,5 +1,6 @@
 //! Who may read which page of the admin listener.
 
+use super::spool::SpoolPage;
 use crate::settings::{AdminSettings, Open};
 use hyper::header::{AUTHORIZATION, HeaderMap};
 use mizuchi_actors::secret::Secret;
@@ -15,6 +16,8 @@ pub(super) enum Page {
     /// For people.
     Status,
     StatusJson,
+    /// What was acknowledged and is not delivered yet.
+    Spool(SpoolPage),
 }
 
 impl Page {
@@ -26,8 +29,13 @@ impl Page {
             "/metrics" => Page::Metrics,
             "/" => Page::Status,
             "/status.json" => Page::StatusJson,
-            _ => return None,
+            _ => Page::Spool(SpoolPage::at(path.strip_prefix("/spool")?)?),
         })
+    }
+
+    /// Whether it changes something.
+    pub(super) fn is_action(self) -> bool {
+        matches!(self, Page::Spool(page) if page.is_action())
     }
 }
 
@@ -53,9 +61,14 @@ impl Access {
         let open = match page {
             Page::Alive | Page::Ready => self.open.contains(&Open::Health),
             Page::Metrics => self.open.contains(&Open::Metrics),
-            Page::Status | Page::StatusJson => false,
+            Page::Status | Page::StatusJson | Page::Spool(_) => false,
         };
         !self.protected || open || certified || self.shows_token(headers)
+    }
+
+    /// Whether readers need a token or a certificate at all.
+    pub(super) fn is_protected(&self) -> bool {
+        self.protected
     }
 
     /// RFC 6750, 2.1; the scheme's case does not matter (RFC 9110, 11.1).
@@ -105,6 +118,9 @@ mod tests {
             (Page::Metrics, false),
             (Page::Status, false),
             (Page::StatusJson, false),
+            (Page::Spool(SpoolPage::Summary), false),
+            (Page::Spool(SpoolPage::Body(1)), false),
+            (Page::Spool(SpoolPage::RetryAll), false),
         ] {
             assert_eq!(access.allows(page, &none, false), open, "{page:?}");
             assert!(access.allows(page, &none, true), "{page:?}");

@@ -1,6 +1,7 @@
 //! The gateway's state at a moment, for people and for programs.
 
 use super::Admin;
+use crate::spool::shown::{Summary, age_text, size_text};
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
@@ -18,6 +19,8 @@ pub(super) struct Status {
     permits_in_use: usize,
     permits: usize,
     replay: Replay,
+    /// None: there is none.
+    spool: Option<Summary>,
     buckets: Vec<BucketStatus>,
 }
 
@@ -80,16 +83,12 @@ pub(super) fn of(admin: &Admin) -> Status {
             pipes: engine.replay.pipes_in_use(),
             file_bytes: engine.replay.file_bytes_in_use(),
         },
+        spool: engine.spool.as_ref().map(|spool| Summary::of(spool)),
         buckets: buckets.collect(),
     }
 }
 
 impl Status {
-    /// As JSON.
-    pub(super) fn json(&self) -> serde_json::Result<Vec<u8>> {
-        serde_json::to_vec_pretty(self)
-    }
-
     /// As a page, without a script.
     pub(super) fn html(&self) -> String {
         let mut page = String::from(
@@ -116,6 +115,9 @@ impl Status {
         ] {
             row(&mut page, "th", &[name, &value]);
         }
+        if let Some(spool) = &self.spool {
+            row(&mut page, "th", &["Spool", &in_words(spool)]);
+        }
         page.push_str("</table>\n<h2>Backends</h2>\n<table>\n");
         row(&mut page, "th", &["Bucket", "Endpoint", "Health"]);
         for bucket in &self.buckets {
@@ -131,6 +133,25 @@ impl Status {
         page.push_str("</table>\n</body></html>\n");
         page
     }
+}
+
+fn in_words(spool: &Summary) -> String {
+    let mut words = format!("{} wait, {}", spool.waiting, size_text(spool.bytes));
+    // Writing to a String cannot fail.
+    if let Some(oldest) = spool.oldest_seconds {
+        let _ = write!(words, ", the oldest for {}", age_text(oldest));
+    }
+    if spool.quarantined > 0 {
+        let _ = write!(words, "; {} set aside", spool.quarantined);
+    }
+    if spool.unreadable > 0 {
+        let _ = write!(words, "; {} unreadable", spool.unreadable);
+    }
+    if spool.latched {
+        let reason = spool.latched_reason.as_deref().unwrap_or_default();
+        let _ = write!(words, "; takes nothing until a restart: {reason}");
+    }
+    words
 }
 
 fn row(page: &mut String, first: &str, cells: &[&str]) {

@@ -1,0 +1,73 @@
+//! What an operator does.
+
+use super::*;
+
+async fn set_aside(spool: &Arc<Spool>) -> u64 {
+    let claim = spool.claim(Instant::now()).unwrap();
+    let seq = claim.seq();
+    claim.quarantine("refused".to_owned()).await.unwrap();
+    seq
+}
+
+/// "retry: takes the quarantine off (durably) so that it is delivered again", before what is newer of
+/// its key; of several at once only one does it.
+#[tokio::test]
+async fn what_was_set_aside_waits_again_in_its_old_place() {
+    let (disk, spool) = spool();
+    let old = put(&spool, "key", b"old", false).await.unwrap();
+    assert_eq!(set_aside(&spool).await, old);
+    let new = put(&spool, "key", b"new", false).await.unwrap();
+    assert_eq!(spool.retry(new).await.unwrap(), Retried::NotSetAside);
+    assert_eq!(spool.retry(new + 1).await.unwrap(), Retried::Unknown);
+    assert_eq!(spool.retry(0).await.unwrap(), Retried::Unknown);
+    let (first, second) = tokio::join!(spool.retry(old), spool.retry(old));
+    let mut ends = [first.unwrap(), second.unwrap()];
+    ends.sort_by_key(|end| *end == Retried::NotSetAside);
+    assert_eq!(ends, [Retried::Waits, Retried::NotSetAside]);
+    assert_eq!(spool.totals().quarantined, 0);
+    drop(spool);
+    let spool = open(&disk);
+    assert_eq!(spool.totals().quarantined, 0, "that was not durable");
+    let claim = spool.claim(Instant::now()).unwrap();
+    assert_eq!(claim.seq(), old);
+    assert!(spool.claim(Instant::now()).is_none(), "the newer one overtakes");
+    claim.delivered().await.unwrap();
+    assert_eq!(spool.claim(Instant::now()).unwrap().seq(), new);
+}
+
+/// A delivery that is under way is let be; what came back goes before whatever is tried again.
+#[tokio::test]
+async fn what_comes_back_waits_for_the_one_that_is_under_way() {
+    let (_disk, spool) = spool();
+    let old = put(&spool, "key", b"old", false).await.unwrap();
+    set_aside(&spool).await;
+    let new = put(&spool, "key", b"new", false).await.unwrap();
+    let claim = spool.claim(Instant::now()).unwrap();
+    assert_eq!(claim.seq(), new);
+    assert_eq!(spool.retry(old).await.unwrap(), Retried::Waits);
+    assert!(spool.claim(Instant::now()).is_none(), "two of a key at a time");
+    claim.failed(Instant::now());
+    let claim = spool.claim(Instant::now()).unwrap();
+    assert_eq!(claim.seq(), old);
+    claim.delivered().await.unwrap();
+    spool.claim(Instant::now()).unwrap().delivered().await.unwrap();
+    assert!(!spool.is_pending("bucket", "key"));
+    assert_eq!(spool.totals(), Totals::default());
+}
+
+/// What cannot be delivered stays where it is: it would be tried for ever.
+#[tokio::test]
+async fn one_whose_file_is_gone_stays_set_aside() {
+    let (_disk, spool) = spool();
+    for length in [20, 30, 40] {
+        put(&spool, &length.to_string(), &vec![1; length], true).await.unwrap();
+        set_aside(&spool).await;
+    }
+    let (gone, entry) = spool.list(0, 1).pop().unwrap();
+    spool.disk().remove(entry.files().next().unwrap()).unwrap();
+    assert!(matches!(spool.retry(gone).await.unwrap(), Retried::Lame(_)));
+    assert!(matches!(spool.verify(gone, || {}).await, Verified::Rotten(_)));
+    assert!(spool.bytes_of(gone).await.is_err());
+    assert_eq!(spool.retry_all(|| {}).await.unwrap(), (2, 1));
+    assert_eq!(spool.totals().quarantined, 1);
+}

@@ -1,0 +1,638 @@
+//! The operator's side of the spool: `mizuchi spool`, of a gateway that runs and of one that is stopped
+//! (docs/durability.md).
+
+use crate::support::authority::Authority;
+use crate::support::backend::Backend;
+use crate::support::client::{Answer, Client, Request};
+use crate::support::eventually;
+use crate::support::gateway::{ACCESS_KEY, Gateway, SECRET_KEY, Setup, get};
+use crate::support::payload;
+use crate::support::proxy::{Fault, Proxy};
+use bytes::Bytes;
+use md5::Digest as _;
+use mizuchi_actors::spool::{Body, Entry, EntryContent, Folder, Limits, PartBody, Place, Spool};
+use serde_json::Value;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+const TOKEN: &str = "canary-token-of-the-admin";
+
+struct Rig {
+    backend: Backend,
+    proxy: Proxy,
+    directory: tempfile::TempDir,
+    /// YAML inside `admin`, indented by two.
+    admin: String,
+    /// Where the gateway's admin listener is, or was.
+    address: SocketAddr,
+    gateway: Option<Gateway>,
+}
+
+/// What a command said.
+struct Ran {
+    code: Option<i32>,
+    stdout: Vec<u8>,
+    stderr: String,
+}
+
+impl Ran {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// Standard output, if all went well.
+    fn well(self) -> String {
+        assert_eq!(self.code, Some(0), "{}{}", self.text(), self.stderr);
+        self.text()
+    }
+
+    /// Standard error, if it ended with this.
+    fn failed(self, code: i32) -> String {
+        assert_eq!(self.code, Some(code), "{}{}", self.text(), self.stderr);
+        self.stderr
+    }
+}
+
+impl Rig {
+    async fn new(admin: &str) -> Rig {
+        let backend = Backend::start().await;
+        let proxy = Proxy::start(backend.s3.address).await;
+        let mut rig = Rig {
+            backend,
+            proxy,
+            directory: tempfile::tempdir().unwrap(),
+            admin: admin.to_owned(),
+            address: ([127, 0, 0, 1], 0).into(),
+            gateway: None,
+        };
+        rig.start().await;
+        rig
+    }
+
+    /// With a token, as an operator would have it.
+    async fn protected() -> Rig {
+        Rig::new(&format!("  token: {TOKEN}\n")).await
+    }
+
+    fn spool(&self) -> PathBuf {
+        self.directory.path().join("spool")
+    }
+
+    fn settings(&self, admin: SocketAddr) -> String {
+        format!(
+            "server:\n  address: 127.0.0.1:0\n  workers: 2\n  shutdown_grace: 10s\n  state_directory: \
+             {0}\nspool:\n  directory: {0}/spool\n  backoff_base: 20ms\n  backoff_cap: 100ms\n  min_free: 0\n\
+             admin:\n  address: {admin}\n{1}buckets:\n  - name: uploads\n    upload:\n      mode: write_back\n      \
+             restart:\n        max: 0\n    s3:\n      bucket: store\n      region: us-east-1\n      endpoint: http://{2}\n      \
+             path_style: true\n      verifies: []\n      access_key: {3}\n      secret_key: {4}\n    auth:\n      \
+             sigv4:\n        credentials:\n          - access_key: {ACCESS_KEY}\n            secret_key: {SECRET_KEY}\n            \
+             principal: tester\n",
+            self.directory.path().display(),
+            self.admin,
+            self.proxy.address,
+            self.backend.s3.access_key,
+            self.backend.s3.secret_key,
+        )
+    }
+
+    /// The spool of a gateway that is stopped.
+    fn opened(&self) -> Arc<Spool> {
+        let disk = Arc::new(Folder::open(&self.spool()).unwrap());
+        let limits = Limits { entries: 10_000, bytes: 1 << 30, free_bytes: 0, free_files: 0 };
+        Spool::open(disk, limits).unwrap()
+    }
+
+    async fn start(&mut self) {
+        let mut setup = Setup::new(&self.backend, self.proxy.address);
+        setup.settings = Some(self.settings(([127, 0, 0, 1], 0).into()));
+        let gateway = setup.start().await;
+        self.address = gateway.admin;
+        self.gateway = Some(gateway);
+    }
+
+    async fn stop(&mut self) {
+        let mut gateway = self.gateway.take().unwrap();
+        gateway.signal("TERM");
+        assert!(gateway.ended().await.success());
+    }
+
+    async fn put(&self, key: &str, body: &[u8]) {
+        let mut client = Client::connect(self.gateway.as_ref().unwrap()).await;
+        let request = Request::put(key, body.len()).header("x-amz-meta-colour", "blue");
+        let answer = client.send(request, body).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+
+    /// An upload that the backend refuses for good: it is set aside.
+    async fn put_refused(&self, key: &str, body: &[u8]) {
+        self.proxy.script([Fault::AnswerAfter(1, FORBIDDEN)]);
+        let before = self.status().await["quarantined"].as_u64().unwrap();
+        self.put(key, body).await;
+        eventually("it is set aside", async || {
+            self.status().await["quarantined"].as_u64().unwrap() == before + 1
+        })
+        .await;
+    }
+
+    async fn with(&self, settings: &str, arguments: &[&str]) -> Ran {
+        let file = self.directory.path().join(format!("{:016x}.yaml", rand::random::<u64>()));
+        std::fs::write(&file, settings).unwrap();
+        run(&file, arguments).await
+    }
+
+    async fn run(&self, arguments: &[&str]) -> Ran {
+        self.with(&self.settings(self.address), arguments).await
+    }
+
+    async fn status(&self) -> Value {
+        serde_json::from_str(&self.run(&["status", "--json"]).await.well()).unwrap()
+    }
+
+    /// `ls --json`, by key.
+    async fn number(&self, key: &str) -> String {
+        let lines = self.run(&["ls", "--json"]).await.well();
+        let rows = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let mut found = rows.filter(|row| row["key"] == key);
+        found.next().unwrap_or_else(|| panic!("{key}: {lines}"))["number"].to_string()
+    }
+
+    /// The only body's file.
+    fn file(&self) -> PathBuf {
+        let mut files = std::fs::read_dir(self.spool().join("bodies")).unwrap();
+        files.next().unwrap().unwrap().path()
+    }
+}
+
+/// `mizuchi spool …`
+async fn run(settings: &Path, arguments: &[&str]) -> Ran {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mizuchi"));
+    command.arg("spool").args(arguments).arg("--settings").arg(settings);
+    // The backend and the proxy run on this thread.
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    for said in [&stderr, &String::from_utf8_lossy(&output.stdout).into_owned()] {
+        assert!(!said.contains("canary"), "{arguments:?}: {said}");
+    }
+    Ran { code: output.status.code(), stdout: output.stdout, stderr }
+}
+
+const FORBIDDEN: &str = "HTTP/1.1 403 Forbidden\r\ncontent-type: application/xml\r\ncontent-length: 62\r\n\r\n\
+    <Error><Code>AccessDenied</Code><Message>no</Message></Error>\r\n";
+
+/// What passes with time, taken out.
+fn timeless(text: &str) -> String {
+    let lines =
+        text.lines().filter(|line| !line.starts_with("gateway") && !line.starts_with("oldest"));
+    let mut kept = String::new();
+    for line in lines {
+        match serde_json::from_str::<Value>(line) {
+            Ok(mut value) => {
+                value["age_seconds"] = Value::Null;
+                value["oldest_seconds"] = Value::Null;
+                kept.push_str(&value.to_string());
+            }
+            Err(_) => kept.push_str(line.split(" ago").next().unwrap()),
+        }
+        kept.push('\n');
+    }
+    kept
+}
+
+/// "Works against a stopped gateway and against a running one": the same commands say the same, and the
+/// bytes that come out are those that went in.
+#[tokio::test]
+async fn a_spool_is_the_same_from_both_sides() {
+    let mut rig = Rig::protected().await;
+    rig.put_refused("refused \u{1b}[2J", b"refused").await;
+    rig.proxy.set_away(true);
+    let large = payload(3_000_000);
+    rig.put("large", &large).await;
+    rig.put("empty", b"").await;
+    let (refused, number) = (rig.number("refused \u{1b}[2J").await, rig.number("large").await);
+    let empty = rig.number("empty").await;
+    let mut said = Vec::new();
+    for side in ["running", "stopped"] {
+        if side == "stopped" {
+            rig.stop().await;
+        }
+        let status = rig.status().await;
+        assert_eq!(
+            (status["waiting"].as_u64(), status["quarantined"].as_u64()),
+            (Some(2), Some(1))
+        );
+        assert_eq!(status["bytes"], large.len() + 7);
+        assert_eq!((&status["latched"], &status["unreadable"]), (&false.into(), &0.into()));
+        let mut all = String::new();
+        for arguments in [
+            &["status"][..],
+            &["status", "--json"],
+            &["ls", "--json"],
+            &["ls", "--quarantined", "--json"],
+            &["show", &number],
+            &["show", &refused, "--json"],
+            &["verify"],
+        ] {
+            all.push_str(&rig.run(arguments).await.well());
+        }
+        let ls = rig.run(&["ls"]).await.well();
+        assert!(ls.contains("uploads/large, waiting"), "{ls}");
+        assert!(ls.contains("set aside: the backend refuses it"), "{ls}");
+        assert!(!ls.contains('\u{1b}'), "it steers the terminal: {ls:?}");
+        assert_eq!(rig.run(&["ls", "--quarantined"]).await.well().lines().count(), 2);
+        assert!(all.contains("x-amz-meta-colour: blue"), "{all}");
+        said.push(timeless(&all));
+        let out = rig.directory.path().join(side);
+        rig.run(&["export", &number, out.to_str().unwrap()]).await.well();
+        assert!(std::fs::read(&out).unwrap() == large, "{side}");
+        let again = rig.run(&["export", &number, out.to_str().unwrap()]).await.failed(64);
+        assert!(again.contains("exists"), "{again}");
+        assert!(rig.run(&["export", &number, "-"]).await.stdout == large, "{side}");
+        assert_eq!(rig.run(&["export", &empty, "-"]).await.well(), "");
+        assert_eq!(rig.run(&["export", &refused, "-"]).await.well(), "refused");
+        for arguments in
+            [&["show", "1"][..], &["retry", "1"], &["export", "1", "-"], &["retry", &number]]
+        {
+            rig.run(arguments).await.failed(64);
+        }
+    }
+    assert_eq!(said[0], said[1]);
+}
+
+/// "retry: so that it is delivered again", "drain: waits until nothing waits".
+#[tokio::test]
+async fn what_was_set_aside_is_delivered_after_a_retry() {
+    let mut rig = Rig::protected().await;
+    for key in ["a", "b", "c"] {
+        rig.put_refused(key, key.as_bytes()).await;
+    }
+    assert!(rig.run(&["drain"]).await.well().contains("nothing waits; 3 are set aside"));
+    let number = rig.number("a").await;
+    rig.run(&["retry", &number]).await.well();
+    eventually("a arrives", async || rig.backend.object("a").is_some()).await;
+    assert!(rig.run(&["retry", "--all"]).await.well().starts_with("2 wait"));
+    rig.run(&["drain", "--timeout", "20s"]).await.well();
+    assert!(rig.backend.object("b").is_some() && rig.backend.object("c").is_some());
+    // While it is stopped.
+    rig.put_refused("d", b"d").await;
+    rig.put_refused("e", b"e").await;
+    rig.stop().await;
+    let number = rig.number("d").await;
+    rig.run(&["retry", &number]).await.well();
+    let error = rig.run(&["drain"]).await.failed(69);
+    assert!(error.contains("1 wait, and the gateway is stopped: start it"), "{error}");
+    assert!(rig.run(&["retry", "--all"]).await.well().starts_with("1 wait"));
+    rig.start().await;
+    assert!(rig.run(&["drain", "--timeout", "20s"]).await.well().starts_with("nothing waits\n"));
+    assert!(rig.backend.object("d").is_some() && rig.backend.object("e").is_some());
+    assert_eq!(rig.status().await["entries"], 0);
+}
+
+/// "drain … `--timeout`", "Exit codes: 1 something is wrong with the spool".
+#[tokio::test]
+async fn a_drain_waits_no_longer_than_it_was_told() {
+    let rig = Rig::protected().await;
+    rig.proxy.set_away(true);
+    rig.put("waits", b"x").await;
+    assert!(rig.run(&["drain", "--timeout", "1s"]).await.failed(1).contains("1 wait still"));
+    let waiting = rig.run(&["drain"]);
+    let back = async {
+        eventually("it asks", async || rig.status().await["waiting"] == 1).await;
+        rig.proxy.set_away(false);
+    };
+    let (drained, ()) = tokio::join!(waiting, back);
+    assert_eq!(drained.well(), "nothing waits\n");
+}
+
+/// "verify: every body re-read against its MD5, exit code 1 if any is rotten"; what is rotten is exported
+/// as nothing.
+#[tokio::test]
+async fn rot_is_found_on_both_sides() {
+    let mut rig = Rig::protected().await;
+    rig.proxy.set_away(true);
+    rig.put("rots", &payload(400_000)).await;
+    rig.put("sound", b"in the journal").await;
+    assert!(rig.run(&["verify"]).await.well().starts_with("2 sound, 0 rotten, 0 unknown"));
+    let file = rig.file();
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[399_999] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let number = rig.number("rots").await;
+    let out = rig.directory.path().join("out");
+    for side in ["running", "stopped"] {
+        if side == "stopped" {
+            rig.stop().await;
+        }
+        let verified = rig.run(&["verify"]).await;
+        assert!(
+            verified.text().contains("uploads/rots: rotten: its MD5 is"),
+            "{}",
+            verified.text()
+        );
+        assert!(verified.text().contains("1 sound, 1 rotten, 0 unknown"), "{}", verified.text());
+        verified.failed(1);
+        let error = rig.run(&["export", &number, out.to_str().unwrap()]).await.failed(1);
+        assert!(error.contains("the body is rotten"), "{error}");
+        assert!(!out.exists());
+    }
+    // A shorter one is noticed when the spool is opened; it stays what it is, whatever is tried.
+    std::fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(1000).unwrap();
+    assert_eq!(rig.status().await["quarantined"], 1);
+    assert!(rig.run(&["retry", &number]).await.failed(1).contains("stays set aside"));
+    assert!(rig.run(&["retry", "--all"]).await.failed(1).contains("1 stay set aside"));
+    rig.run(&["export", &number, out.to_str().unwrap()]).await.failed(1);
+    assert!(!out.exists() && file.exists());
+}
+
+/// "If that fails says so and what to do", exit status 69; a token is never shown ([`run`] looks).
+#[tokio::test]
+async fn what_cannot_be_reached_is_said() {
+    let mut rig = Rig::protected().await;
+    rig.put("one", b"x").await;
+    let asked =
+        |error: &str| error.contains("a gateway runs on this spool, and its admin listener at");
+    let good = rig.settings(rig.address);
+    let error =
+        rig.with(&good.replace(TOKEN, "canary-token-of-others"), &["status"]).await.failed(69);
+    assert!(asked(&error) && error.contains("it refuses admin.token"), "{error}");
+    let tokenless = good.replace(&rig.admin, "");
+    let error = rig.with(&tokenless, &["status"]).await.failed(69);
+    assert!(asked(&error) && error.contains("a token is needed"), "{error}");
+    let closed = rig.settings(([127, 0, 0, 1], 1).into());
+    let error = rig.with(&closed, &["ls"]).await.failed(69);
+    assert!(asked(&error) && error.contains("refused"), "{error}");
+    // What listens there is no admin listener: it gets no further than its answer.
+    let client_side = rig.settings(rig.gateway.as_ref().unwrap().address);
+    assert!(asked(&rig.with(&client_side, &["status"]).await.failed(69)));
+    rig.stop().await;
+    let elsewhere = good.replace("/spool\n", "/no-spool\n");
+    let error = rig.with(&elsewhere, &["status"]).await.failed(69);
+    assert!(error.contains("there is no spool in"), "{error}");
+    assert!(!rig.directory.path().join("no-spool").exists(), "looking made one");
+    rig.with("server: {adress: 1}\n", &["status"]).await.failed(64);
+    for arguments in
+        [&["retry"][..], &["retry", "1", "--all"], &["show", "x"], &["delete", "1"], &[]]
+    {
+        rig.run(arguments).await.failed(64);
+    }
+    // A record that is none: the journal is damaged.
+    std::fs::write(rig.spool().join("journal.redb"), [1; 8192]).unwrap();
+    assert!(rig.run(&["status"]).await.failed(1).contains("keep the folder"));
+}
+
+/// "address, token, TLS as settings/admin has them": the listener must be the one with the certificate of
+/// the settings, and a client certificate does where there is no token.
+#[tokio::test]
+async fn a_listener_with_tls_is_known_by_its_certificate() {
+    let authority = Authority::new();
+    authority.install(&authority.server());
+    let path = |name: &str| authority.path(name).display().to_string();
+    let rig = Rig::new(&format!(
+        "  tls:\n    cert_file: {}\n    key_file: {}\n    client_ca_file: {}\n",
+        path("server.pem"),
+        path("server.key"),
+        path("ca.pem")
+    ))
+    .await;
+    let pair = authority.client("operator", Vec::new(), false);
+    std::fs::write(path("client.pem"), &pair.cert).unwrap();
+    std::fs::write(path("client.key"), &pair.key).unwrap();
+    let own = ["--cert", &path("client.pem"), "--key", &path("client.key")];
+    let with = |arguments: &[&'static str]| {
+        arguments
+            .iter()
+            .copied()
+            .map(str::to_owned)
+            .chain(own.map(str::to_owned))
+            .collect::<Vec<_>>()
+    };
+    let status = with(&["status", "--json"]);
+    let status: Vec<&str> = status.iter().map(String::as_str).collect();
+    assert!(rig.run(&status).await.well().contains("\"latched\":false"));
+    let error = rig.run(&["status"]).await.failed(69);
+    assert!(error.contains("a client certificate is needed"), "{error}");
+    // Somebody else who listens there, and has a certificate of the same authority.
+    let other = authority.server();
+    std::fs::write(path("other.pem"), &other.cert).unwrap();
+    std::fs::write(path("other.key"), &other.key).unwrap();
+    let settings = rig.settings(rig.address);
+    let settings = settings.replace("server.pem", "other.pem").replace("server.key", "other.key");
+    let error = rig.with(&settings, &status).await.failed(69);
+    assert!(error.contains("certificate"), "{error}");
+}
+
+async fn ask(address: SocketAddr, method: &str, path: &str, lines: &str) -> Answer {
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: admin\r\n{lines}\r\n");
+    Client::to(address).await.raw(head.as_bytes(), b"").await
+}
+
+/// "Same access rules as the other pages; `admin.open` does not open these."
+#[tokio::test]
+async fn the_spool_s_pages_are_for_whoever_has_the_token() {
+    let rig = Rig::new(&format!("  token: {TOKEN}\n  open: [health, metrics]\n")).await;
+    rig.put_refused("refused", b"<script>").await;
+    let number = rig.number("refused").await;
+    let entry = format!("/spool/entries/{number}");
+    let token = format!("Authorization: Bearer {TOKEN}\r\n");
+    let pages = [
+        ("GET", "/spool".to_owned()),
+        ("GET", "/spool/entries?after=0&most=1".to_owned()),
+        ("GET", entry.clone()),
+        ("GET", format!("{entry}/body")),
+        ("GET", format!("{entry}/verify")),
+        ("POST", format!("{entry}/retry")),
+        ("POST", "/spool/retry".to_owned()),
+    ];
+    rig.proxy.set_away(true);
+    for (method, path) in &pages {
+        for line in ["", "Authorization: Bearer canary-token-of-the-admiN\r\n"] {
+            assert_eq!(ask(rig.address, method, path, line).await.status, 401, "{path}");
+        }
+        let other = if *method == "GET" { "POST" } else { "GET" };
+        for other in [other, "PUT", "DELETE", "OPTIONS"] {
+            let answer = ask(rig.address, other, path, &token).await;
+            assert_eq!(answer.status, 405, "{other} {path}");
+            assert!(answer.header("allow").is_some_and(|allow| allow.starts_with(method)));
+        }
+        // A page of another site, in the browser of somebody who may.
+        let from = format!("{token}Origin: https://elsewhere.example.com\r\n");
+        let status = ask(rig.address, method, path, &from).await.status;
+        assert_eq!(status, if *method == "POST" { 403 } else { 200 }, "{path}");
+    }
+    assert_eq!(rig.status().await["quarantined"], 1, "somebody had it retried");
+    let body = ask(rig.address, "GET", &format!("{entry}/body"), &token).await;
+    assert_eq!(body.text(), "<script>");
+    assert_eq!(body.header("content-type").as_deref(), Some("application/octet-stream"));
+    assert_eq!(body.header("x-content-type-options").as_deref(), Some("nosniff"));
+    assert_eq!(body.header("content-disposition").as_deref(), Some("attachment"));
+    for path in
+        ["/spool/", "/spool/entries/", "/spool/entries/1", "/spool/entries/../retry", "/spools"]
+    {
+        assert_eq!(ask(rig.address, "GET", path, &token).await.status, 404, "{path}");
+    }
+    let odd = ask(rig.address, "GET", "/spool/entries?most=x", &token).await;
+    assert_eq!(odd.status, 400);
+    for (method, path) in &pages {
+        assert_eq!(ask(rig.address, method, path, &token).await.status, 200, "{path}");
+    }
+    assert_eq!(rig.status().await["waiting"], 1);
+}
+
+/// What clients have uploaded is not for everybody who reaches the loopback.
+#[tokio::test]
+async fn bodies_are_given_to_nobody_where_nothing_is_asked_for() {
+    let rig = Rig::new("").await;
+    rig.proxy.set_away(true);
+    rig.put("body", b"x").await;
+    let number = rig.number("body").await;
+    let answer = ask(rig.address, "GET", &format!("/spool/entries/{number}/body"), "").await;
+    assert_eq!((answer.status, answer.text().contains("admin.token")), (403, true));
+    let error = rig.run(&["export", &number, "-"]).await.failed(69);
+    assert!(error.contains("bodies need admin.token"), "{error}");
+    rig.run(&["verify"]).await.well();
+}
+
+/// "/readyz stays 200 but its body says degraded"; the status page and its JSON tell the same.
+#[tokio::test]
+async fn what_is_set_aside_is_told_where_people_look() {
+    let rig = Rig::new("").await;
+    assert_eq!(get(rig.address, "/readyz").await, "ready\n");
+    rig.put_refused("refused", b"x").await;
+    let answer = ask(rig.address, "GET", "/readyz", "").await;
+    assert_eq!(
+        (answer.status, answer.text().as_str()),
+        (200, "ready, degraded: uploads set aside: 1\n")
+    );
+    let status: Value = serde_json::from_str(&get(rig.address, "/status.json").await).unwrap();
+    assert_eq!(status["spool"]["quarantined"], 1);
+    let page = get(rig.address, "/").await;
+    assert!(page.contains("<th>Spool</th><td>0 wait, 1 B; 1 set aside</td>"), "{page}");
+    // A gateway without a spool says nothing of one.
+    let plain = Setup::new(&rig.backend, rig.proxy.address).start().await;
+    assert!(!get(plain.admin, "/").await.contains("Spool"));
+    assert_eq!(ask(plain.admin, "GET", "/spool", "").await.status, 404);
+}
+
+fn entry(key: &str, content: EntryContent) -> Entry {
+    Entry {
+        bucket: "uploads".to_owned(),
+        key: key.to_owned(),
+        accepted: 1,
+        principal: "tester".to_owned(),
+        headers: Vec::new(),
+        content,
+        quarantined: None,
+        upload_id: None,
+    }
+}
+
+/// An upload in parts comes out as the object that it would be, each part held against its own MD5.
+#[tokio::test]
+async fn parts_come_out_one_after_the_other() {
+    let mut rig = Rig::protected().await;
+    rig.proxy.set_away(true);
+    rig.stop().await;
+    let spool = rig.opened();
+    let whole = payload(1_000_000);
+    let mut parts = Vec::new();
+    for (number, bytes) in [(3, &whole[..300_001]), (7, &whole[300_001..])] {
+        let id = spool.new_body();
+        let mut file = spool.disk().create(id, None).unwrap();
+        file.append(&[Bytes::copy_from_slice(bytes)]).unwrap();
+        file.sync().unwrap();
+        let md5 = md5::Md5::digest(bytes).into();
+        let body = Body { length: bytes.len() as u64, md5, place: Place::File(id) };
+        parts.push(PartBody { number, body });
+    }
+    let reservation = spool.reserve(whole.len() as u64).unwrap();
+    let entry = entry("in-parts", EntryContent::Parts(parts));
+    let number = spool.commit(entry, None, reservation).await.unwrap().to_string();
+    drop(spool);
+    for _ in ["stopped", "running"] {
+        assert!(rig.run(&["export", &number, "-"]).await.stdout == whole);
+        assert!(rig.run(&["show", &number]).await.well().contains("part 7 "));
+        assert!(rig.run(&["verify"]).await.well().starts_with("1 sound"));
+        if rig.gateway.is_none() {
+            rig.start().await;
+        }
+    }
+    // Whichever of them rots.
+    rig.stop().await;
+    let mut bytes = std::fs::read(rig.file()).unwrap();
+    bytes[0] ^= 1;
+    std::fs::write(rig.file(), bytes).unwrap();
+    assert!(rig.run(&["export", &number, "-"]).await.failed(1).contains("rotten"));
+    rig.run(&["verify"]).await.failed(1);
+}
+
+/// "ls: pages through all."
+#[tokio::test]
+async fn a_long_list_is_listed_whole() {
+    let mut rig = Rig::new("").await;
+    rig.proxy.set_away(true);
+    rig.stop().await;
+    let spool = rig.opened();
+    let mut commits = tokio::task::JoinSet::new();
+    for number in 0..1203 {
+        let spool = Arc::clone(&spool);
+        let body = Body { length: 1, md5: md5::Md5::digest(b"x").into(), place: Place::Inline };
+        let entry = entry(&format!("key-{number}"), EntryContent::Whole(body));
+        let reservation = spool.reserve(1).unwrap();
+        let body = Some(Bytes::from_static(b"x"));
+        commits.spawn(async move { spool.commit(entry, body, reservation).await.unwrap() });
+    }
+    commits.join_all().await;
+    drop(spool);
+    let mut listed = Vec::new();
+    for _ in ["stopped", "running"] {
+        let lines = rig.run(&["ls", "--json"]).await.well();
+        let rows: Vec<Value> =
+            lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let mut keys: Vec<String> = rows.iter().map(|row| row["key"].to_string()).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!((rows.len(), keys.len()), (1203, 1203));
+        listed.push(rows.iter().map(|row| row["number"].as_u64().unwrap()).collect::<Vec<_>>());
+        if rig.gateway.is_none() {
+            rig.start().await;
+        }
+    }
+    assert_eq!(listed[0], listed[1]);
+    assert!(listed[0].is_sorted());
+    let status = get(rig.address, "/readyz").await;
+    assert_eq!(status, "ready, degraded: uploads wait for more than an hour\n");
+}
+
+/// "`mizuchi check` says what write-back gives up, warns when spool.directory is on tmpfs and when the disk
+/// has less free than spool.max_bytes."
+#[tokio::test]
+async fn check_says_what_write_back_gives_up() {
+    let check = async |spool: &str, mode: &str| {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("settings.yaml");
+        let text = format!(
+            "spool:\n  {spool}\nbuckets:\n  - name: uploads\n    upload:\n      mode: {mode}\n    \
+             s3:\n      endpoint: http://127.0.0.1:1\n      region: r\n      access_key: a\n      secret_key: s\n    \
+             auth:\n      enabled: false\n"
+        );
+        std::fs::write(&file, text).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mizuchi"));
+        let output = command.arg("check").arg("--settings").arg(&file).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        let (stdout, stderr) = (text(output.stdout), text(output.stderr));
+        assert_eq!(output.status.code(), Some(0), "{stdout}{stderr}");
+        let stderr = stderr.lines().filter(|line| line.contains("spool.")).collect::<String>();
+        (stdout.matches("What that gives up: reading them at the backend").count(), stderr)
+    };
+    let small = "directory: /var/lib/none/spool\n  max_bytes: 1MiB\n  min_free: 0";
+    assert_eq!(check(small, "write_back").await, (1, String::new()));
+    let huge = "directory: /var/lib/none/spool\n  max_bytes: 1000TiB\n  min_free: 0";
+    let (given_up, warnings) = check(huge, "write_back").await;
+    assert_eq!(given_up, 1);
+    assert!(warnings.contains("warning: spool.max_bytes: 1000.0 TiB"), "{warnings}");
+    assert_eq!(check(huge, "write_through").await, (0, String::new()));
+    let memory = "directory: /dev/shm/none/spool\n  max_bytes: 1MiB\n  min_free: 0";
+    let (_, warnings) = check(memory, "write_back").await;
+    assert_eq!(warnings.contains("is in memory (tmpfs)"), cfg!(target_os = "linux"), "{warnings}");
+}
