@@ -82,7 +82,7 @@ pub(super) fn plans(runner: &mut Runner) -> Result<Vec<Cell>> {
     let works = [small_chunks, trailer].map(|(name, plan)| Work {
         name: format!("{}, {name}", cell_name(MIB, 32)),
         shape: Shape { plan, ..Shape::new(MIB, 32, 1000) },
-        specs: vec![bare_copy(), Spec::Sha256, ours(), ours_forgetting()],
+        specs: vec![bare_copy(), Spec::Sha256, ours()],
         columns: BODIES.to_vec(),
         rounds: 3,
     });
