@@ -8,10 +8,10 @@
 
 use crate::config::{Bucket, Engine};
 use crate::guardian::ActorRef;
-use crate::s3::error::{ErrorCode, S3Error};
 use crate::s3::upstream::UpstreamTemplate;
 use crate::sigv4::PayloadHash;
 use crate::spool::check::{self, Checked};
+use crate::spool::verdict::{self, Verdict};
 use crate::spool::{Body, Claim, Entry, EntryContent, Place, Spool};
 use crate::transfer::{PartSource, ReplayResources};
 use crate::upload::job::{Before, Content, Proof, UploadEnd, UploadJob};
@@ -127,34 +127,44 @@ impl Courier {
         let bucket = found.and_then(|index| Some((index, self.engine.buckets.get(index)?)));
         let Some((index, bucket)) = bucket else {
             let reason = "its bucket is not configured any more".to_owned();
+            self.engine.metrics.spool_deliveries.with_label_values(&["quarantined"]).inc();
             return set_aside(claim, &what, reason).await;
         };
         let verdict = match self.send(index, bucket, &claim, &entry, permit).await {
-            Ok(end) => match end.result {
-                Ok(_) => Ok(()),
-                Err(error) if is_about_bytes(&error) => {
-                    Err(self.look_again(claim.seq(), &entry, &error).await)
-                }
-                Err(error) => Err(judge(&error)),
+            Ok((end, md5)) => match &end.result {
+                Ok(answer) => verdict::of_answer(answer, &md5),
+                Err(error) => verdict::of_error(error),
             },
-            Err(Unsendable::Rotten(reason)) => Err(Verdict::Never(reason)),
-            Err(Unsendable::Io(error)) => Err(Verdict::Later(error.to_string())),
+            Err(unsendable) => unsendable,
+        };
+        let verdict = match verdict {
+            Verdict::LookAgain(why) => self.look_again(claim.seq(), &entry, why).await,
+            verdict => verdict,
         };
         let metrics = &self.engine.metrics;
         let outcome = match verdict {
-            Ok(()) => {
-                if let Err(error) = claim.delivered().await {
-                    log::error!("{what}: delivered, but that could not be recorded: {error}");
+            Verdict::Delivered | Verdict::DeliveredAs(_) => {
+                if let Verdict::DeliveredAs(etag) = verdict {
+                    metrics.spool_other_etags.inc();
+                    log::warn!(
+                        "{what}: the backend's ETag is {etag}, another than was acknowledged"
+                    );
                 }
-                "delivered"
+                match claim.delivered().await {
+                    Ok(()) => "delivered",
+                    Err(error) => {
+                        log::error!("{what}: delivered, but that could not be recorded: {error}");
+                        "unrecorded"
+                    }
+                }
             }
-            Err(Verdict::Later(reason)) => {
+            Verdict::Later(reason) | Verdict::LookAgain(reason) => {
                 let pause = self.pace.pause(claim.attempts() + 1, rand::random());
                 log::warn!("{what}: not delivered, again in {}s: {reason}", pause.as_secs());
                 claim.failed(Instant::now() + pause);
                 "retried"
             }
-            Err(Verdict::Never(reason)) => {
+            Verdict::Never(reason) => {
                 set_aside(claim, &what, reason).await;
                 "quarantined"
             }
@@ -169,12 +179,12 @@ impl Courier {
         claim: &Claim,
         entry: &Entry,
         permit: OwnedSemaphorePermit,
-    ) -> Result<UploadEnd, Unsendable> {
+    ) -> Result<(UploadEnd, String), Verdict> {
         let body = match &entry.content {
             EntryContent::Whole(body) => body,
             EntryContent::Parts(_) => {
                 let reason = "multipart uploads cannot be delivered by this version";
-                return Err(Unsendable::Rotten(reason.to_owned()));
+                return Err(Verdict::Never(reason.to_owned()));
             }
         };
         let (source, before) = self.source(bucket, claim, body).await?;
@@ -186,12 +196,14 @@ impl Courier {
             request: request(entry, body),
             content: Content::Body { source: Box::new(source), before },
             plan: None,
-            proof: Proof::ETag(md5),
+            // An ETag would prove the bytes, not the headers; sending them once more harms nobody.
+            proof: Proof::None,
             permit,
         };
         let job = Box::new(job);
         let ended = self.uploads.begin(|end| BeginUpload(job, end)).await;
-        ended.map_err(|error| Unsendable::Io(io::Error::other(error.to_string())))
+        let end = ended.map_err(|error| Verdict::Later(error.to_string()))?;
+        Ok((end, md5))
     }
 
     /// The body where it stands. One that its backend would not hold against its MD5 is read and held
@@ -201,10 +213,10 @@ impl Courier {
         bucket: &Bucket,
         claim: &Claim,
         body: &Body,
-    ) -> Result<(PartSource, Before), Unsendable> {
+    ) -> Result<(PartSource, Before), Verdict> {
         let replay = self.replay.clone();
         let verify = !bucket.backend.verifies.md5;
-        match self.open(claim.seq(), body).await.map_err(Unsendable::Io)? {
+        match self.open(claim.seq(), body).await.map_err(unreadable)? {
             Opened::Bytes(bytes) => {
                 if verify {
                     sound(check::check_bytes(&bytes, body))?;
@@ -227,21 +239,20 @@ impl Courier {
         }
     }
 
-    /// The backend says that the bytes are not those of their MD5: they rotted here, or on the way.
-    async fn look_again(&self, seq: u64, entry: &Entry, refusal: &S3Error) -> Verdict {
+    /// The bytes are not those of their MD5, or could not be read to their end: they rotted here, or on the
+    /// way.
+    async fn look_again(&self, seq: u64, entry: &Entry, why: String) -> Verdict {
         for body in entry.bodies() {
-            let checked = match self.open(seq, body).await {
-                Ok(Opened::Bytes(bytes)) => check::check_bytes(&bytes, body),
-                Ok(Opened::File(file)) => check::check_file(&file, body).await,
-                Err(error) => Checked::Io(error),
+            let looked = match self.open(seq, body).await {
+                Ok(Opened::Bytes(bytes)) => sound(check::check_bytes(&bytes, body)),
+                Ok(Opened::File(file)) => sound(check::check_file(&file, body).await),
+                Err(error) => Err(unreadable(error)),
             };
-            match sound(checked) {
-                Ok(()) => {}
-                Err(Unsendable::Rotten(reason)) => return Verdict::Never(reason),
-                Err(Unsendable::Io(error)) => return Verdict::Later(error.to_string()),
+            if let Err(verdict) = looked {
+                return verdict;
             }
         }
-        Verdict::Later(refusal.to_string())
+        Verdict::Later(why)
     }
 }
 
@@ -251,26 +262,19 @@ enum Opened {
     File(Arc<File>),
 }
 
-fn sound(checked: Checked) -> Result<(), Unsendable> {
+fn sound(checked: Checked) -> Result<(), Verdict> {
     match checked {
         Checked::Sound => Ok(()),
-        Checked::Rotten(how) => Err(Unsendable::Rotten(how)),
-        Checked::Io(error) => Err(Unsendable::Io(error)),
+        Checked::Rotten(how) => Err(Verdict::Never(how)),
+        Checked::Io(error) => Err(unreadable(error)),
     }
 }
 
-/// Why nothing could be sent.
-enum Unsendable {
-    /// It is damaged.
-    Rotten(String),
-    /// It could not be read, this time.
-    Io(io::Error),
-}
-
-/// What becomes of an upload that the backend did not take.
-enum Verdict {
-    Later(String),
-    Never(String),
+fn unreadable(error: io::Error) -> Verdict {
+    match error.kind() {
+        io::ErrorKind::NotFound => Verdict::Never(format!("its body is gone: {error}")),
+        _ => Verdict::Later(error.to_string()),
+    }
 }
 
 /// The PutObject as its client sent it, with the MD5 that was acknowledged.
@@ -292,26 +296,6 @@ fn request(entry: &Entry, body: &Body) -> UpstreamTemplate {
         headers,
         payload,
         length: Some(body.length),
-    }
-}
-
-fn is_about_bytes(error: &S3Error) -> bool {
-    let codes = [ErrorCode::BadDigest, ErrorCode::XAmzContentSHA256Mismatch];
-    codes.iter().any(|code| error.code == code.as_str())
-}
-
-/// Whether trying again may help: every 4xx but those about time and load is for an operator to look at.
-fn judge(error: &S3Error) -> Verdict {
-    let text = error.to_string();
-    let is = |code: &ErrorCode| error.code == code.as_str();
-    let passes = matches!(error.status, 408 | 409 | 425 | 429)
-        || [ErrorCode::RequestTimeout, ErrorCode::RequestTimeTooSkewed, ErrorCode::ExpiredToken]
-            .iter()
-            .any(is);
-    if (400..500).contains(&error.status) && !error.retryable && !passes {
-        Verdict::Never(format!("the backend refuses it: {text}"))
-    } else {
-        Verdict::Later(text)
     }
 }
 
@@ -339,27 +323,5 @@ mod tests {
         assert_eq!(span(3), (seconds(2.0), seconds(4.0)));
         assert_eq!(span(7), (seconds(30.0), seconds(60.0)));
         assert_eq!(span(u32::MAX), (seconds(30.0), seconds(60.0)));
-    }
-
-    #[test]
-    fn only_refusals_that_stay_are_set_aside() {
-        let never = |error: S3Error| matches!(judge(&error), Verdict::Never(_));
-        let backend =
-            |status, code: &str| S3Error::from_backend(status, code.to_owned(), String::new());
-        for (status, code) in
-            [(403, "AccessDenied"), (404, "NoSuchBucket"), (400, "InvalidArgument")]
-        {
-            assert!(never(backend(status, code)), "{code}");
-        }
-        for (status, code) in [
-            (503, "SlowDown"),
-            (500, "InternalError"),
-            (429, "TooManyRequests"),
-            (409, "OperationAborted"),
-            (400, "RequestTimeout"),
-        ] {
-            assert!(!never(backend(status, code)), "{code}");
-        }
-        assert!(!never(S3Error::new(ErrorCode::ServiceUnavailable, "no endpoint")));
     }
 }

@@ -79,8 +79,11 @@ metrics! {
         duration("mizuchi_zero_copy_duration_seconds", "Time of a part's attempt on the splice path"));
     /// Ends of deliveries from the spool.
     spool_deliveries: IntCounterVec = IntCounterVec::new(
-        Opts::new("mizuchi_spool_deliveries_total", "Deliveries of acknowledged uploads, by outcome: delivered, retried, quarantined"),
+        Opts::new("mizuchi_spool_deliveries_total", "Deliveries of acknowledged uploads, by outcome: delivered, retried, quarantined, unrecorded"),
         &["outcome"]);
+    /// Deliveries whose ETag is another.
+    spool_other_etags: IntCounter = IntCounter::new(
+        "mizuchi_spool_other_etags_total", "Deliveries to which the backend gave another ETag than was acknowledged");
     /// Uploads that were acknowledged and wait for their backend.
     spool_entries: IntGauge = IntGauge::new(
         "mizuchi_spool_entries", "Acknowledged uploads that are not at their backend yet");

@@ -8,7 +8,7 @@ use crate::backend::BackendError;
 use crate::config::Bucket;
 use crate::guardian::ActorRef;
 use crate::metrics::{Counted, Metrics};
-use crate::s3::error::{ErrorCode, S3Error};
+use crate::s3::error::{ErrorCode, Fault, S3Error};
 use crate::s3::upstream::UpstreamTemplate;
 use crate::s3::xml;
 use crate::s3_client_actor::{Lease, LeaseConnection, Release, S3ClientActor};
@@ -403,7 +403,7 @@ fn not_s3(status: u16) -> S3Error {
     };
     let status = if (400..600).contains(&status) { status } else { 502 };
     let message = format!("The backend answered {status} without an S3 error document.");
-    S3Error::from_backend(status, code.to_owned(), message)
+    S3Error::from_backend(status, code.to_owned(), message).blamed_on(Fault::Backend)
 }
 
 fn content_md5(md5: [u8; 16]) -> (String, String) {

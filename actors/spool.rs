@@ -45,6 +45,7 @@ mod journal;
 mod limits;
 mod md5;
 mod operator;
+pub mod verdict;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]

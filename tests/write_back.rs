@@ -5,6 +5,7 @@ use crate::support::client::{Answer, Client, Request, signer};
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::{PATIENCE, eventually, payload, times};
+use mizuchi_actors::sigv4::PayloadHash;
 use sha2::{Digest, Sha256};
 use std::path::Path;
 use std::sync::Arc;
@@ -410,4 +411,48 @@ async fn a_backend_that_was_away_for_long_gets_everything_in_order() {
         let found = rig.backend.object(&format!("large/{number}")).map(Sha256::digest);
         assert_eq!(found, Some(Sha256::digest(big(number))), "{number}");
     }
+}
+
+/// What stands between gateway and backend, and is no S3.
+const PORTAL: &str =
+    "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 9\r\n\r\n<p>Hello!";
+const BLOCKED: &str =
+    "HTTP/1.1 403 Forbidden\r\ncontent-type: text/html\r\ncontent-length: 7\r\n\r\n<p>Stop";
+const UNKNOWN_KEY: &str = "HTTP/1.1 403 Forbidden\r\ncontent-type: application/xml\r\ncontent-length: 68\r\n\r\n\
+    <Error><Code>InvalidAccessKeyId</Code><Message>no</Message></Error>\r\n";
+
+/// "It arrives": neither a stranger's 200 nor a refusal that will pass ends a delivery.
+#[tokio::test]
+async fn what_only_stands_in_between_neither_takes_nor_refuses() {
+    let rig = Rig::new().await;
+    for (number, answer) in [PORTAL, BLOCKED, UNKNOWN_KEY].into_iter().enumerate() {
+        let key = format!("between/{number}");
+        rig.proxy.script([Fault::AnswerAfter(1, answer)]);
+        assert_eq!(rig.put(&key, b"kept").await.status, 200);
+        eventually("it arrives", async || {
+            rig.backend.object(&key).is_some_and(|found| found == b"kept")
+        })
+        .await;
+        assert!(rig.proxy.script_done());
+    }
+    rig.delivered().await;
+    assert_eq!(
+        rig.gateway.metric("mizuchi_spool_deliveries_total{outcome=\"retried\"}").await,
+        3.0
+    );
+}
+
+/// A checksum in a header and another behind the body: S3 takes one, so that is said at once.
+#[tokio::test]
+async fn two_checksums_are_refused_before_they_are_acknowledged() {
+    let rig = Rig::new().await;
+    let mut client = Client::connect(&rig.gateway).await;
+    let request = Request::put("twice", 4)
+        .header("x-amz-checksum-crc32", "AAAAAA==")
+        .header("x-amz-trailer", "x-amz-checksum-sha256")
+        .header("content-encoding", "aws-chunked")
+        .header("x-amz-decoded-content-length", "4")
+        .payload(PayloadHash::UnsignedTrailer);
+    let answer = client.send(request, b"").await;
+    assert_eq!((answer.status, answer.code().as_str()), (400, "InvalidRequest"));
 }

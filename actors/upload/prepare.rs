@@ -253,7 +253,15 @@ pub fn plan_stored(
     body: RequestBody,
     length: PayloadLength,
 ) -> Result<(Intake, PayloadHash), S3Error> {
-    trailers(head, &authorized.payload)?;
+    // Each finds its place among the headers of the delivery, where S3 takes one.
+    let announced = trailers(head, &authorized.payload)?.len();
+    let named = authorized.headers.iter();
+    let named = named.filter(|(name, _)| ChecksumAlgorithm::from_header(name).is_some()).count();
+    if announced + named > 1 {
+        let message =
+            "Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed.";
+        return Err(S3Error::new(ErrorCode::InvalidRequest, message));
+    }
     let checks = Checks::from_headers(&authorized.headers, true, |_| true);
     let verify = matches!(authorized.payload, PayloadMode::Hash(_)) || !checks.is_empty();
     let input = PlanInput {

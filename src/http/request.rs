@@ -352,7 +352,7 @@ fn body_job(
     authorized.headers.clone_from(&request.headers);
     let mode = write_back::mode(bucket, head).map_err(close)?;
     if let (Mode::WriteBack, Some(spool)) = (mode, &route.engine.spool)
-        && write_back::can_wait(bucket, operation, &request.headers, length)
+        && write_back::can_wait(bucket, operation, &request.key, &request.headers, length)
     {
         let most = rules.most;
         let incoming = Incoming {

@@ -46,22 +46,33 @@ pub(super) fn mode(bucket: &Bucket, head: &RequestHead) -> Result<Mode, S3Error>
     }
 }
 
+/// Bytes of a key at the backend, prefix included (Amazon S3 User Guide, "Naming objects").
+const MAX_KEY: usize = 1024;
+
 /// Whether a PutObject can be acknowledged here at all. Through go: conditions, which only the backend
-/// can judge; encryption whose ETag is no MD5, or whose keys must not touch the disk; more than a single
-/// PutObject may have.
+/// can judge, and locks, which only it can make; encryption whose ETag is no MD5, or whose keys must not
+/// touch the disk; more than a single PutObject may have; what will be refused anyway. `key`: at the
+/// backend.
 pub(super) fn can_wait(
     bucket: &Bucket,
     operation: &Operation,
+    key: &str,
     headers: &[(String, Vec<u8>)],
     length: Option<u64>,
 ) -> bool {
     let through = |(name, value): &(String, Vec<u8>)| match name.as_str() {
-        "if-match" | "if-none-match" => true,
+        "if-match" | "if-none-match" | "x-amz-expected-bucket-owner" => true,
         "x-amz-server-side-encryption" => value != b"AES256",
-        name => name.starts_with("x-amz-server-side-encryption-"),
+        name => {
+            name.starts_with("x-amz-server-side-encryption-")
+                || name.starts_with("x-amz-object-lock-")
+        }
     };
+    let unbounded = length.is_none() && !bucket.upload.split.unknown_length;
     matches!(operation, Operation::PutObject { .. })
         && bucket.upload.overwrite
+        && !unbounded
+        && key.len() <= MAX_KEY
         && !headers.iter().any(through)
         && length.is_none_or(|length| length <= parts::MAX_SINGLE)
 }
