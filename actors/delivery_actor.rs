@@ -8,19 +8,15 @@
 
 use crate::config::{Bucket, Engine};
 use crate::guardian::ActorRef;
-use crate::s3::upstream::UpstreamTemplate;
-use crate::sigv4::PayloadHash;
-use crate::spool::check::{self, Checked};
+use crate::spool::check::{Checked, Opened};
+use crate::spool::request::put_object;
 use crate::spool::verdict::{self, Verdict};
-use crate::spool::{Body, Claim, Entry, EntryContent, Place, Spool};
+use crate::spool::{Body, Claim, Entry, EntryContent, Spool, Verified};
 use crate::transfer::{PartSource, ReplayResources};
 use crate::upload::job::{Before, Content, Proof, UploadEnd, UploadJob};
 use crate::upload::machine::Kind;
 use crate::upload_supervisor::{BeginUpload, UploadSupervisor};
 use actix::prelude::*;
-use base64::Engine as _;
-use bytes::Bytes;
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -138,7 +134,7 @@ impl Courier {
             Err(unsendable) => unsendable,
         };
         let verdict = match verdict {
-            Verdict::LookAgain(why) => self.look_again(claim.seq(), &entry, why).await,
+            Verdict::LookAgain(why) => self.look_again(claim.seq(), why).await,
             verdict => verdict,
         };
         let metrics = &self.engine.metrics;
@@ -188,12 +184,12 @@ impl Courier {
             }
         };
         let (source, before) = self.source(bucket, claim, body).await?;
-        let md5: String = body.md5.iter().map(|byte| format!("{byte:02x}")).collect();
+        let md5 = body.md5_hex();
         let job = UploadJob {
             bucket_index,
             bucket: Arc::clone(bucket),
             kind: Kind::PutObject { conditional: false },
-            request: request(entry, body),
+            request: put_object(entry, body),
             content: Content::Body { source: Box::new(source), before },
             plan: None,
             // An ETag would prove the bytes, not the headers; sending them once more harms nobody.
@@ -216,57 +212,28 @@ impl Courier {
     ) -> Result<(PartSource, Before), Verdict> {
         let replay = self.replay.clone();
         let verify = !bucket.backend.verifies.md5;
-        match self.open(claim.seq(), body).await.map_err(unreadable)? {
-            Opened::Bytes(bytes) => {
-                if verify {
-                    sound(check::check_bytes(&bytes, body))?;
-                }
-                Ok((PartSource::stored_bytes(bytes, replay), Before::All))
-            }
-            Opened::File(file) => {
-                if verify {
-                    sound(check::check_file(&file, body).await)?;
-                }
-                Ok((PartSource::stored(file, 0, body.length, replay), Before::First))
+        let opened = self.spool.open_body(claim.seq(), body).await.map_err(unreadable)?;
+        if verify {
+            match opened.check(body).await {
+                Checked::Sound => {}
+                Checked::Rotten(how) => return Err(Verdict::Never(how)),
+                Checked::Io(error) => return Err(unreadable(error)),
             }
         }
-    }
-
-    async fn open(&self, seq: u64, body: &Body) -> io::Result<Opened> {
-        match body.place {
-            Place::Inline => self.spool.inline(seq).await.map(Opened::Bytes),
-            Place::File(id) => check::open(self.spool.disk(), id).await.map(Opened::File),
-        }
+        Ok(match opened {
+            Opened::Bytes(bytes) => (PartSource::stored_bytes(bytes, replay), Before::All),
+            Opened::File(file) => (PartSource::stored(file, 0, body.length, replay), Before::First),
+        })
     }
 
     /// The bytes are not those of their MD5, or could not be read to their end: they rotted here, or on the
     /// way.
-    async fn look_again(&self, seq: u64, entry: &Entry, why: String) -> Verdict {
-        for body in entry.bodies() {
-            let looked = match self.open(seq, body).await {
-                Ok(Opened::Bytes(bytes)) => sound(check::check_bytes(&bytes, body)),
-                Ok(Opened::File(file)) => sound(check::check_file(&file, body).await),
-                Err(error) => Err(unreadable(error)),
-            };
-            if let Err(verdict) = looked {
-                return verdict;
-            }
+    async fn look_again(&self, seq: u64, why: String) -> Verdict {
+        match self.spool.verify(seq, || {}).await {
+            Verified::Rotten(how) => Verdict::Never(how),
+            Verified::Io(error) => unreadable(error),
+            Verified::Sound | Verified::Unknown => Verdict::Later(why),
         }
-        Verdict::Later(why)
-    }
-}
-
-/// A body, where it can be read.
-enum Opened {
-    Bytes(Bytes),
-    File(Arc<File>),
-}
-
-fn sound(checked: Checked) -> Result<(), Verdict> {
-    match checked {
-        Checked::Sound => Ok(()),
-        Checked::Rotten(how) => Err(Verdict::Never(how)),
-        Checked::Io(error) => Err(unreadable(error)),
     }
 }
 
@@ -274,28 +241,6 @@ fn unreadable(error: io::Error) -> Verdict {
     match error.kind() {
         io::ErrorKind::NotFound => Verdict::Never(format!("its body is gone: {error}")),
         _ => Verdict::Later(error.to_string()),
-    }
-}
-
-/// The PutObject as its client sent it, with the MD5 that was acknowledged.
-fn request(entry: &Entry, body: &Body) -> UpstreamTemplate {
-    let mut headers = entry.headers.clone();
-    let hash = headers.iter().position(|(name, _)| name == "x-amz-content-sha256");
-    let payload = hash
-        .map(|at| headers.remove(at).1)
-        .and_then(|hex| PayloadHash::from_hex(&hex))
-        .unwrap_or(PayloadHash::Unsigned);
-    if !headers.iter().any(|(name, _)| name == "content-md5") {
-        let md5 = base64::engine::general_purpose::STANDARD.encode(body.md5);
-        headers.push(("content-md5".to_owned(), md5.into_bytes()));
-    }
-    UpstreamTemplate {
-        method: "PUT",
-        key: entry.key.clone(),
-        query: Vec::new(),
-        headers,
-        payload,
-        length: Some(body.length),
     }
 }
 

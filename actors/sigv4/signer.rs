@@ -50,7 +50,8 @@ impl PayloadHash {
         unhex(std::str::from_utf8(digits).ok()?).map(PayloadHash::Hash)
     }
 
-    fn value(self) -> Cow<'static, str> {
+    /// As it stands in x-amz-content-sha256.
+    pub(crate) fn value(self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
             PayloadHash::Hash(hash) => return Cow::Owned(hex(&hash)),
             PayloadHash::Unsigned => "UNSIGNED-PAYLOAD",

@@ -33,6 +33,25 @@ pub async fn open(disk: &Arc<dyn Disk>, id: BodyId) -> io::Result<Arc<File>> {
     spawn_blocking(move || disk.open(id)).await.map_err(io::Error::other)?.map(Arc::new)
 }
 
+/// A body where it can be read: what is checked and what is sent come from the same one.
+#[derive(Debug)]
+pub enum Opened {
+    /// It stood in the journal.
+    Bytes(Bytes),
+    /// It stands in a file.
+    File(Arc<File>),
+}
+
+impl Opened {
+    /// Holds it against its record.
+    pub async fn check(&self, body: &Body) -> Checked {
+        match self {
+            Opened::Bytes(bytes) => check_bytes(bytes, body),
+            Opened::File(file) => check_file(file, body).await,
+        }
+    }
+}
+
 /// Reads a body's file, on the blocking pool. Dropped before the end, it reads no further.
 pub async fn check_file(file: &Arc<File>, body: &Body) -> Checked {
     let (file, length, md5) = (Arc::clone(file), body.length, body.md5);

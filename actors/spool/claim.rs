@@ -68,7 +68,6 @@ impl Claim {
     /// Errors: the journal has failed.
     pub async fn quarantine(mut self, reason: String) -> io::Result<()> {
         self.held = false;
-        log::error!("spool: {}: entry {} is in quarantine: {reason}", self.entry.bucket, self.seq);
         let mut entry = Entry::clone(&self.entry);
         entry.quarantined = Some(Quarantine { reason, at: wall_clock() });
         self.replace(Arc::new(entry)).await

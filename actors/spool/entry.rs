@@ -128,6 +128,17 @@ impl<'de> Deserialize<'de> for BodyId {
     }
 }
 
+impl Body {
+    /// The MD5 as 32 lower-case hexadecimal digits: the ETag, without its quotes.
+    pub fn md5_hex(&self) -> String {
+        hex(&self.md5)
+    }
+}
+
+fn hex(md5: &[u8; 16]) -> String {
+    format!("{:032x}", u128::from_be_bytes(*md5))
+}
+
 impl Entry {
     /// Its bodies: one, or one for each part.
     pub fn bodies(&self) -> impl Iterator<Item = &Body> {
@@ -200,7 +211,7 @@ mod digest {
         md5: &[u8; 16],
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&format!("{:032x}", u128::from_be_bytes(*md5)))
+        serializer.serialize_str(&hex(md5))
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(

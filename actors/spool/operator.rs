@@ -1,7 +1,7 @@
 //! What an operator does with a spool: looks, checks, reads a body, and has what was set aside tried
 //! again.
 
-use super::check::{self, Checked};
+use super::check::{self, Checked, Opened};
 use super::journal::{Change, wait};
 use super::{Body, Entry, Place, Spool, missing};
 use crate::blocks::BLOCK;
@@ -117,8 +117,7 @@ impl Spool {
         for body in entry.bodies() {
             on_body();
             let checked = match self.open_body(seq, body).await {
-                Ok(Stored::Bytes(bytes)) => check::check_bytes(&bytes, body),
-                Ok(Stored::File { file, .. }) => check::check_file(&file, body).await,
+                Ok(opened) => opened.check(body).await,
                 // It was delivered while it was looked for.
                 Err(_) if self.entry(seq).is_none() => return Verified::Unknown,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -142,18 +141,21 @@ impl Spool {
         let Some(entry) = self.entry(seq) else { return Ok(None) };
         let mut bodies = VecDeque::new();
         for body in entry.bodies() {
-            bodies.push_back(self.open_body(seq, body).await?);
+            bodies.push_back(match self.open_body(seq, body).await? {
+                Opened::Bytes(bytes) => Stored::Bytes(bytes),
+                Opened::File(file) => Stored::File { file, at: 0, length: body.length },
+            });
         }
         Ok(Some(Blocks { bodies, left: entry.length() }))
     }
 
-    async fn open_body(&self, seq: u64, body: &Body) -> io::Result<Stored> {
+    /// A body of an entry, to be read.
+    ///
+    /// Errors: `NotFound`: it is gone; the disk.
+    pub async fn open_body(&self, seq: u64, body: &Body) -> io::Result<Opened> {
         match body.place {
-            Place::Inline => self.inline(seq).await.map(Stored::Bytes),
-            Place::File(id) => {
-                let file = check::open(&self.disk, id).await?;
-                Ok(Stored::File { file, at: 0, length: body.length })
-            }
+            Place::Inline => self.inline(seq).await.map(Opened::Bytes),
+            Place::File(id) => check::open(&self.disk, id).await.map(Opened::File),
         }
     }
 }

@@ -233,13 +233,7 @@ pub fn plan_parts(
     let payload = upstream_payload(backend, &authorized.payload)?;
     // The parts have no hash of their own.
     upstream_payload(backend, &PayloadMode::Unsigned)?;
-    let intake = match chosen.0 {
-        Plan::Splice => Intake::splice(body),
-        Plan::Copy => {
-            let verifier = verifier(head, authorized.payload, authorized.chunks, length, checks)?;
-            Intake::copy(body, verifier, None)
-        }
-    };
+    let intake = intake(chosen.0, head, authorized, body, length, checks)?;
     Ok(PlannedParts { intake, plan: chosen, whole, payload })
 }
 
@@ -269,14 +263,26 @@ pub fn plan_stored(
         ..plan_input(engine, &bucket.backend, &body, &authorized.payload, verify)
     };
     let payload = upstream_payload(&bucket.backend, &authorized.payload)?;
-    let intake = match plan(input).0 {
+    let intake = intake(plan(input).0, head, authorized, body, length, checks)?;
+    Ok((intake, payload))
+}
+
+/// A body that is taken without its framing.
+fn intake(
+    plan: Plan,
+    head: &RequestHead,
+    authorized: Authorized,
+    body: RequestBody,
+    length: PayloadLength,
+    checks: Checks,
+) -> Result<Intake, S3Error> {
+    Ok(match plan {
         Plan::Splice => Intake::splice(body),
         Plan::Copy => {
             let verifier = verifier(head, authorized.payload, authorized.chunks, length, checks)?;
             Intake::copy(body, verifier, None)
         }
-    };
-    Ok((intake, payload))
+    })
 }
 
 /// The first checksum over the whole, in a header or announced as a trailer, that `passes`.

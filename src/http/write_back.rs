@@ -8,13 +8,14 @@ use mizuchi_actors::auth_actor::Authorized;
 use mizuchi_actors::config::{Bucket, Mode};
 use mizuchi_actors::http::RequestHead;
 use mizuchi_actors::orphans::wall_clock;
-use mizuchi_actors::payload::PayloadLength;
+use mizuchi_actors::payload::{ChecksumAlgorithm, PayloadLength};
 use mizuchi_actors::s3::error::{ErrorCode, S3Error};
 use mizuchi_actors::s3::headers::MODE;
+use mizuchi_actors::s3::names::MAX_KEY;
 use mizuchi_actors::s3::operation::Operation;
 use mizuchi_actors::s3::upstream::UpstreamTemplate;
-use mizuchi_actors::sigv4::PayloadHash;
-use mizuchi_actors::spool::{Entry, EntryContent, IngestError, Ingested, Spool, ingest};
+use mizuchi_actors::spool::request::recorded_headers;
+use mizuchi_actors::spool::{Body, Entry, EntryContent, IngestError, Ingested, Spool, ingest};
 use mizuchi_actors::tap::RequestBody;
 use mizuchi_actors::transfer::Intake;
 use mizuchi_actors::upload::job::{BackendAnswer, UploadEnd};
@@ -23,9 +24,6 @@ use mizuchi_actors::upload::prepare;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
-
-/// Where an entry keeps the SHA-256 that its client signed, for a backend that takes no unsigned payload.
-pub(super) const CONTENT_SHA256: &str = "x-amz-content-sha256";
 
 /// When this request is to be acknowledged.
 ///
@@ -45,9 +43,6 @@ pub(super) fn mode(bucket: &Bucket, head: &RequestHead) -> Result<Mode, S3Error>
         }
     }
 }
-
-/// Bytes of a key at the backend, prefix included (Amazon S3 User Guide, "Naming objects").
-const MAX_KEY: usize = 1024;
 
 /// Whether a PutObject can be acknowledged here at all. Through go: conditions, which only the backend
 /// can judge, and locks, which only it can make; encryption whose ETag is no MD5, or whose keys must not
@@ -144,8 +139,8 @@ impl StoreJob {
             }
         };
         let Ingested { body, inline, draft, trailers, volume, reservation } = ingested;
-        let headers = record_headers(request.headers, trailers, request.payload);
-        let answer = answer_headers(&headers, &body.md5);
+        let headers = recorded_headers(request.headers, trailers, request.payload);
+        let answer = answer_headers(&headers, &body);
         let entry = Entry {
             bucket: bucket.name.clone(),
             key: request.key,
@@ -172,22 +167,6 @@ impl StoreJob {
     }
 }
 
-/// The headers that go to the backend with the body: a checksum that came behind it finds its place
-/// among them.
-fn record_headers(
-    mut headers: Vec<(String, Vec<u8>)>,
-    trailers: Vec<(String, String)>,
-    payload: PayloadHash,
-) -> Vec<(String, Vec<u8>)> {
-    headers.retain(|(name, _)| name != "x-amz-sdk-checksum-algorithm");
-    headers.extend(trailers.into_iter().map(|(name, value)| (name, value.into_bytes())));
-    if let PayloadHash::Hash(hash) = payload {
-        let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-        headers.push((CONTENT_SHA256.to_owned(), hex.into_bytes()));
-    }
-    headers
-}
-
 fn unstored() -> S3Error {
     let message = "The gateway cannot store uploads at the moment. Please try again.";
     S3Error::new(ErrorCode::ServiceUnavailable, message)
@@ -195,20 +174,13 @@ fn unstored() -> S3Error {
 
 /// What the backend would have said: the ETag of an object that was put in one piece is its MD5 (Amazon
 /// S3 API Reference, "Object"), and checksums are said again.
-fn answer_headers(sent: &[(String, Vec<u8>)], md5: &[u8; 16]) -> Vec<(String, Bytes)> {
-    let etag: String = md5.iter().map(|byte| format!("{byte:02x}")).collect();
+fn answer_headers(sent: &[(String, Vec<u8>)], body: &Body) -> Vec<(String, Bytes)> {
     let mut headers = vec![
-        ("etag".to_owned(), Bytes::from(format!("\"{etag}\""))),
+        ("etag".to_owned(), Bytes::from(format!("\"{}\"", body.md5_hex()))),
         (MODE.to_owned(), Bytes::from_static(b"write_back")),
     ];
-    for (name, value) in sent {
-        let is_checksum = name.starts_with("x-amz-checksum-")
-            && name != "x-amz-checksum-algorithm"
-            && name != "x-amz-checksum-type";
-        if is_checksum {
-            headers.push((name.clone(), Bytes::from(value.clone())));
-        }
-    }
+    let checksums = sent.iter().filter(|(name, _)| ChecksumAlgorithm::from_header(name).is_some());
+    headers.extend(checksums.map(|(name, value)| (name.clone(), Bytes::from(value.clone()))));
     headers
 }
 

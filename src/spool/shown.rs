@@ -185,7 +185,7 @@ impl ShownBody {
             Place::Inline => None,
             Place::File(id) => Some(id.to_string()),
         };
-        ShownBody { part, length: body.length, md5: hex(body.md5), file }
+        ShownBody { part, length: body.length, md5: body.md5_hex(), file }
     }
 }
 
