@@ -72,7 +72,7 @@ use tokio::sync::futures::Notified;
 
 pub use claim::Claim;
 pub use disk::{BodyFile, Disk, Folder};
-pub use entry::{Body, BodyId, Entry, EntryContent, PartBody, Place, Quarantine};
+pub use entry::{Body, BodyId, Entry, EntryContent, PartBody, Parts, Place, Quarantine};
 pub use ingest::{BATCH, Draft, INLINE, IngestError, Ingested, ingest};
 pub use limits::{Free, Limits, Reservation};
 pub use operator::{Blocks, Retried, Verified};

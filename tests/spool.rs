@@ -10,7 +10,9 @@ use crate::support::payload;
 use crate::support::proxy::{Fault, Proxy};
 use bytes::Bytes;
 use md5::Digest as _;
-use mizuchi_actors::spool::{Body, Entry, EntryContent, Folder, Limits, PartBody, Place, Spool};
+use mizuchi_actors::spool::{
+    Body, Entry, EntryContent, Folder, Limits, PartBody, Parts, Place, Spool,
+};
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -543,10 +545,10 @@ async fn parts_come_out_one_after_the_other() {
         file.sync().unwrap();
         let md5 = md5::Md5::digest(bytes).into();
         let body = Body { length: bytes.len() as u64, md5, place: Place::File(id) };
-        parts.push(PartBody { number, body });
+        parts.push(PartBody { number, body, checksum: None });
     }
     let reservation = spool.reserve(whole.len() as u64).unwrap();
-    let entry = entry("in-parts", EntryContent::Parts(parts));
+    let entry = entry("in-parts", EntryContent::Parts(Parts { parts, headers: Vec::new() }));
     let number = spool.commit(entry, None, reservation).await.unwrap().to_string();
     drop(spool);
     for _ in ["stopped", "running"] {

@@ -53,8 +53,19 @@ pub struct Quarantine {
 pub enum EntryContent {
     /// One PutObject.
     Whole(Body),
-    /// A client's completed multipart upload, its parts in ascending order.
-    Parts(Vec<PartBody>),
+    /// A client's completed multipart upload.
+    Parts(Parts),
+}
+
+/// What a client's CompleteMultipartUpload has put together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Parts {
+    /// The parts that it named, by ascending number; at least one.
+    pub parts: Vec<PartBody>,
+    /// Those of its headers that pass on.
+    #[serde(with = "header_list")]
+    pub headers: Vec<(String, Vec<u8>)>,
 }
 
 /// One part of a client's multipart upload.
@@ -65,6 +76,9 @@ pub struct PartBody {
     pub number: u16,
     /// Its bytes.
     pub body: Body,
+    /// The checksum that came with it and was verified: header name and base64 value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checksum: Option<(String, String)>,
 }
 
 /// Bytes on stable storage.
@@ -144,7 +158,7 @@ impl Entry {
     pub fn bodies(&self) -> impl Iterator<Item = &Body> {
         let (whole, parts) = match &self.content {
             EntryContent::Whole(body) => (Some(body), &[][..]),
-            EntryContent::Parts(parts) => (None, parts.as_slice()),
+            EntryContent::Parts(parts) => (None, parts.parts.as_slice()),
         };
         whole.into_iter().chain(parts.iter().map(|part| &part.body))
     }
@@ -243,22 +257,26 @@ mod tests {
         })
     }
 
+    fn headers() -> impl Strategy<Value = Vec<(String, Vec<u8>)>> {
+        prop::collection::vec((any::<String>(), any::<Vec<u8>>()), 0..4)
+    }
+
     fn contents() -> impl Strategy<Value = EntryContent> {
-        let part = (any::<u16>(), bodies()).prop_map(|(number, body)| PartBody { number, body });
-        prop_oneof![
-            bodies().prop_map(EntryContent::Whole),
-            prop::collection::vec(part, 0..4).prop_map(EntryContent::Parts)
-        ]
+        let checksum = prop::option::of((any::<String>(), any::<String>()));
+        let part = (any::<u16>(), bodies(), checksum)
+            .prop_map(|(number, body, checksum)| PartBody { number, body, checksum });
+        let parts = (prop::collection::vec(part, 0..4), headers())
+            .prop_map(|(parts, headers)| Parts { parts, headers });
+        prop_oneof![bodies().prop_map(EntryContent::Whole), parts.prop_map(EntryContent::Parts)]
     }
 
     fn entries() -> impl Strategy<Value = Entry> {
-        let headers = prop::collection::vec((any::<String>(), any::<Vec<u8>>()), 0..4);
         let quarantined = prop::option::of(
             (any::<String>(), any::<u64>()).prop_map(|(reason, at)| Quarantine { reason, at }),
         );
         let names = (any::<String>(), any::<String>(), any::<String>());
         let upload_id = prop::option::of(any::<String>());
-        (names, any::<u64>(), headers, contents(), quarantined, upload_id).prop_map(
+        (names, any::<u64>(), headers(), contents(), quarantined, upload_id).prop_map(
             |((bucket, key, principal), accepted, headers, content, quarantined, upload_id)| {
                 Entry { bucket, key, accepted, principal, headers, content, quarantined, upload_id }
             },

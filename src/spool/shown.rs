@@ -165,9 +165,11 @@ impl Record {
         };
         let bodies = match &entry.content {
             EntryContent::Whole(body) => vec![ShownBody::of(None, body)],
-            EntryContent::Parts(parts) => {
-                parts.iter().map(|part| ShownBody::of(Some(part.number), &part.body)).collect()
-            }
+            EntryContent::Parts(parts) => parts
+                .parts
+                .iter()
+                .map(|part| ShownBody::of(Some(part.number), &part.body))
+                .collect(),
         };
         Record {
             row: Row::of(number, entry),

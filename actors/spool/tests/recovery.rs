@@ -94,10 +94,12 @@ async fn parts_are_kept_and_removed_together() {
     let reservation = spool.reserve(30).unwrap();
     let part = |number| {
         let id = body_file(&spool, &[7; 10]).unwrap();
-        PartBody { number, body: Body { length: 10, md5: [0; 16], place: Place::File(id) } }
+        let body = Body { length: 10, md5: [0; 16], place: Place::File(id) };
+        PartBody { number, body, checksum: None }
     };
     let mut whole = entry("key", 0, Place::Inline);
-    whole.content = EntryContent::Parts([1, 5, 9].map(part).to_vec());
+    whole.content =
+        EntryContent::Parts(Parts { parts: [1, 5, 9].map(part).to_vec(), headers: Vec::new() });
     spool.commit(whole.clone(), None, reservation).await.unwrap();
     drop(spool);
     let spool = open(&disk);
