@@ -40,5 +40,6 @@ mod secrets;
 mod sigv4;
 mod splits;
 mod spool;
+mod spool_faults;
 mod tls;
 mod write_back;

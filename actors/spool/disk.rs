@@ -203,6 +203,7 @@ impl Disk for Folder {
     }
 
     fn sync_folder(&self) -> io::Result<()> {
+        fail::fail_point!("spool::sync_folder", |_| Err(Errno::EIO.into()));
         self.opened.sync_all()
     }
 
@@ -256,6 +257,7 @@ impl BodyFile for Writing {
     }
 
     fn sync(&mut self) -> io::Result<()> {
+        fail::fail_point!("spool::sync_body", |_| Err(Errno::EIO.into()));
         self.file.sync_data()
     }
 }
