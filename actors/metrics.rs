@@ -96,6 +96,9 @@ metrics! {
     /// Uploads set aside.
     spool_quarantined: IntGauge = IntGauge::new(
         "mizuchi_spool_quarantined", "Acknowledged uploads that are set aside: mizuchi spool ls");
+    /// Records that cannot be read.
+    spool_unreadable: IntGauge = IntGauge::new(
+        "mizuchi_spool_unreadable", "Records of acknowledged uploads that this version cannot read: neither they nor any file are removed");
     /// Age of the oldest.
     spool_oldest: IntGauge = IntGauge::new(
         "mizuchi_spool_oldest_seconds", "Age of the oldest acknowledged upload that waits for its backend");

@@ -349,6 +349,7 @@ fn metrics(admin: &Admin) -> Vec<u8> {
         shown.spool_entries.set(gauge(totals.entries));
         shown.spool_bytes.set(gauge(totals.bytes));
         shown.spool_quarantined.set(gauge(totals.quarantined));
+        shown.spool_unreadable.set(gauge(totals.unreadable));
         shown.spool_latched.set(i64::from(totals.latched));
         let age = totals.oldest.map_or(0, |oldest| wall_clock().saturating_sub(oldest) / 1000);
         shown.spool_oldest.set(gauge(age));

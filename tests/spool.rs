@@ -428,6 +428,34 @@ async fn a_listener_with_tls_is_known_by_its_certificate() {
     assert!(error.contains("certificate"), "{error}");
 }
 
+/// Exit status 1: "a record cannot be read": whoever drains a spool before taking it away must not be told
+/// that nothing is left.
+#[tokio::test]
+async fn a_record_that_cannot_be_read_is_no_all_clear() {
+    let mut rig = Rig::new(&format!("  token: {TOKEN}\n  open: [metrics]\n")).await;
+    rig.stop().await;
+    let journal = redb::Database::open(rig.spool().join("journal.redb")).unwrap();
+    let begun = journal.begin_write().unwrap();
+    let entries = redb::TableDefinition::<u64, &[u8]>::new("entries");
+    begun.open_table(entries).unwrap().insert(7, &b"\x01{}"[..]).unwrap();
+    begun.commit().unwrap();
+    drop(journal);
+    for side in ["stopped", "running"] {
+        for verb in ["verify", "drain"] {
+            let ran = rig.run(&[verb]).await;
+            let said = ran.text();
+            let error = ran.failed(1);
+            assert!(error.contains("1 records of uploads cannot be read"), "{side}: {error}");
+            assert!(said.contains("0 sound") || said.contains("nothing waits"), "{said}");
+        }
+        if side == "stopped" {
+            rig.start().await;
+        }
+    }
+    let gateway = rig.gateway.as_ref().unwrap();
+    assert_eq!(gateway.metric("mizuchi_spool_unreadable").await, 1.0);
+}
+
 async fn ask(address: SocketAddr, method: &str, path: &str, lines: &str) -> Answer {
     let head = format!("{method} {path} HTTP/1.1\r\nHost: admin\r\n{lines}\r\n");
     Client::to(address).await.raw(head.as_bytes(), b"").await
