@@ -59,6 +59,11 @@ pub trait Disk: Debug + Send + Sync {
 
 /// The file of a body that is being taken. Every method may block.
 pub trait BodyFile: Debug + Send {
+    /// Bytes that the disk has given it before any was appended: 0 where the file system cannot.
+    fn allocated(&self) -> u64 {
+        0
+    }
+
     /// Appends all of these.
     fn append(&mut self, pieces: &[Bytes]) -> io::Result<()>;
 
@@ -121,19 +126,21 @@ fn sync(folder: &Path) -> io::Result<()> {
 }
 
 /// Gives a file its blocks without making it longer, so that a body that was not written whole is seen
-/// to be too short. On a file system that cannot, a full disk shows when it is written.
+/// to be too short: how many bytes. On a file system that cannot, none, and a full disk shows when it is
+/// written.
 #[cfg(target_os = "linux")]
-fn allocate(file: &File, length: u64) -> io::Result<()> {
+fn allocate(file: &File, bytes: u64) -> io::Result<u64> {
     use nix::fcntl::{FallocateFlags, fallocate};
-    let Ok(length) = i64::try_from(length) else {
+    let Ok(length) = i64::try_from(bytes) else {
         return Err(Errno::EFBIG.into());
     };
     if length == 0 {
-        return Ok(());
+        return Ok(0);
     }
     loop {
         return match fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, length) {
-            Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(()),
+            Ok(()) => Ok(bytes),
+            Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(0),
             Err(Errno::EINTR) => continue,
             Err(error) => Err(error.into()),
         };
@@ -141,8 +148,8 @@ fn allocate(file: &File, length: u64) -> io::Result<()> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn allocate(_: &File, _: u64) -> io::Result<()> {
-    Ok(())
+fn allocate(_: &File, _: u64) -> io::Result<u64> {
+    Ok(0)
 }
 
 impl Disk for Folder {
@@ -173,12 +180,11 @@ impl Disk for Folder {
     fn create(&self, id: BodyId, length: Option<u64>) -> io::Result<Box<dyn BodyFile>> {
         let path = self.file(id);
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        if let Err(error) = allocate(&file, length.unwrap_or(0)) {
+        let allocated = allocate(&file, length.unwrap_or(0)).inspect_err(|_| {
             // Whoever is told of an error knows of no file.
             let _ = std::fs::remove_file(&path);
-            return Err(error);
-        }
-        Ok(Box::new(Writing { file, length: 0, begun: 0 }))
+        })?;
+        Ok(Box::new(Writing { file, allocated, length: 0, begun: 0 }))
     }
 
     fn open(&self, id: BodyId) -> io::Result<File> {
@@ -226,6 +232,7 @@ impl Disk for Folder {
 #[derive(Debug)]
 struct Writing {
     file: File,
+    allocated: u64,
     /// Bytes that were appended.
     length: u64,
     /// Of them, those that the kernel was told to write.
@@ -233,6 +240,10 @@ struct Writing {
 }
 
 impl BodyFile for Writing {
+    fn allocated(&self) -> u64 {
+        self.allocated
+    }
+
     fn append(&mut self, pieces: &[Bytes]) -> io::Result<()> {
         let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
         let mut rest = slices.as_mut_slice();
