@@ -11,7 +11,7 @@ use redb::StorageBackend;
 use redb::backends::FileBackend;
 use std::fmt::Debug;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, IoSlice, Write as _};
+use std::io::{self, IoSlice, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -21,12 +21,34 @@ const JOURNAL: &str = "journal.redb";
 /// The name of the folder with the bodies' files.
 const BODIES: &str = "bodies";
 
+/// What an operator makes to say that the bodies' files are lost for good.
+const LOST: &str = "bodies-are-lost";
+
+/// Bytes that a journal begins with and that are not zero.
+const JOURNAL_MAGIC: u64 = 9;
+
 /// Bytes of a body after which the kernel is told to write them: a disk that is at work all the while
 /// leaves little to the sync at the end, and no more of it stands dirty in memory.
 const WRITE_EVERY: u64 = 8 * 1024 * 1024;
 
 /// A place for the journal and the bodies. Every method may block.
 pub trait Disk: Debug + Send + Sync {
+    /// Where it is, for people.
+    fn path(&self) -> &Path;
+
+    /// Whether there is no journal, or one that holds nothing yet.
+    fn is_new(&self) -> io::Result<bool>;
+
+    /// Whether somebody has said that the bodies' files are lost for good.
+    fn is_loss_accepted(&self) -> io::Result<bool> {
+        Ok(false)
+    }
+
+    /// That was heeded, and does not hold for the next time.
+    fn forget_acceptance(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Opens the journal's file, makes it if there is none, and keeps everybody else out of it.
     ///
     /// Errors: `ResourceBusy`: somebody has it open.
@@ -102,9 +124,11 @@ impl Folder {
         Ok(Folder { path: path.to_owned(), bodies, opened })
     }
 
-    /// Whether a spool stands in this folder: whoever only looks must not make one. Blocks.
+    /// Whether a spool stands in this folder, or half of one: whoever only looks must not make one.
+    /// Blocks.
     pub fn holds_spool(path: &Path) -> io::Result<bool> {
-        path.join(JOURNAL).try_exists().map_err(|error| about(path, error))
+        let journal = path.join(JOURNAL).try_exists().map_err(|error| about(path, error))?;
+        Ok(journal || path.join(BODIES).read_dir().is_ok_and(|mut bodies| bodies.next().is_some()))
     }
 
     fn file(&self, id: BodyId) -> PathBuf {
@@ -153,6 +177,34 @@ fn allocate(_: &File, _: u64) -> io::Result<u64> {
 }
 
 impl Disk for Folder {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn is_new(&self) -> io::Result<bool> {
+        let path = self.path.join(JOURNAL);
+        let mut begin = Vec::new();
+        match File::open(&path) {
+            Ok(file) => {
+                // redb writes them last: before that there is nothing.
+                file.take(JOURNAL_MAGIC)
+                    .read_to_end(&mut begin)
+                    .map_err(|error| about(&path, error))?;
+                Ok(begin.iter().all(|byte| *byte == 0))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+            Err(error) => Err(about(&path, error)),
+        }
+    }
+
+    fn is_loss_accepted(&self) -> io::Result<bool> {
+        self.path.join(LOST).try_exists()
+    }
+
+    fn forget_acceptance(&self) -> io::Result<()> {
+        std::fs::remove_file(self.path.join(LOST))
+    }
+
     fn journal(&self) -> io::Result<Box<dyn StorageBackend>> {
         let path = self.path.join(JOURNAL);
         let file = OpenOptions::new()
@@ -277,7 +329,6 @@ impl BodyFile for Writing {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
-    use std::io::Read as _;
     use std::os::unix::fs::MetadataExt as _;
 
     fn folder() -> (tempfile::TempDir, Folder) {

@@ -10,6 +10,7 @@ use crate::spool::{self, BodyFile, BodyId, Disk, Folder, Free, Limits};
 use crate::tap::{ClientSocket, Feeder, RequestBody, TapConfig, TapStream, fed_body};
 use redb::StorageBackend;
 use std::fs::File;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
@@ -52,6 +53,14 @@ fn fault(kind: Option<io::ErrorKind>) -> io::Result<()> {
 }
 
 impl Disk for Faulty {
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn is_new(&self) -> io::Result<bool> {
+        self.0.is_new()
+    }
+
     fn journal(&self) -> io::Result<Box<dyn StorageBackend>> {
         self.0.journal()
     }
