@@ -245,9 +245,8 @@ async fn answer<B>(
     if page.is_action() && request.headers().contains_key(ORIGIN) {
         return plain(StatusCode::FORBIDDEN, "not from a browser\n");
     }
-    if let Page::Spool(SpoolPage::Body(_)) = page
-        && !access.is_protected()
-    {
+    let is_body = matches!(page, Page::Spool(SpoolPage::Body(_)));
+    if (is_body || page.is_action()) && !access.is_protected() {
         return plain(StatusCode::FORBIDDEN, UNPROTECTED);
     }
     match page {
@@ -266,9 +265,10 @@ async fn answer<B>(
     }
 }
 
-/// Whoever reaches this machine's loopback may not read what clients have uploaded.
-const UNPROTECTED: &str =
-    "bodies need admin.token or admin.tls.client_ca_file; or stop the gateway and export then\n";
+/// Whoever reaches this machine's loopback may not read what clients have uploaded, nor have it written over
+/// what came after it.
+const UNPROTECTED: &str = "bodies and retries need admin.token or admin.tls.client_ca_file; or stop the \
+    gateway, and export or retry then\n";
 
 fn wrong_method(page: Page, method: &Method) -> Option<Response<Sent>> {
     let (fits, allowed, text) = match page.is_action() {

@@ -513,18 +513,30 @@ async fn the_spool_s_pages_are_for_whoever_has_the_token() {
     assert_eq!(rig.status().await["waiting"], 1);
 }
 
-/// What clients have uploaded is not for everybody who reaches the loopback.
+/// What clients have uploaded is not for everybody who reaches the loopback, nor is what is delivered.
 #[tokio::test]
 async fn bodies_are_given_to_nobody_where_nothing_is_asked_for() {
-    let rig = Rig::new("").await;
+    let mut rig = Rig::new("").await;
+    rig.put_refused("refused", b"x").await;
+    let refused = rig.number("refused").await;
     rig.proxy.set_away(true);
     rig.put("body", b"x").await;
     let number = rig.number("body").await;
     let answer = ask(rig.address, "GET", &format!("/spool/entries/{number}/body"), "").await;
     assert_eq!((answer.status, answer.text().contains("admin.token")), (403, true));
     let error = rig.run(&["export", &number, "-"]).await.failed(69);
-    assert!(error.contains("bodies need admin.token"), "{error}");
+    assert!(error.contains("bodies and retries need admin.token"), "{error}");
     rig.run(&["verify"]).await.well();
+    for path in ["/spool/retry".to_owned(), format!("/spool/entries/{refused}/retry")] {
+        assert_eq!(ask(rig.address, "POST", &path, "").await.status, 403, "{path}");
+    }
+    for arguments in [&["retry", &refused][..], &["retry", "--all"]] {
+        let error = rig.run(arguments).await.failed(69);
+        assert!(error.contains("bodies and retries need admin.token"), "{error}");
+    }
+    assert_eq!(rig.status().await["quarantined"], 1);
+    rig.stop().await;
+    rig.run(&["retry", &refused]).await.well();
 }
 
 /// "/readyz stays 200 but its body says degraded"; the status page and its JSON tell the same.
