@@ -340,6 +340,7 @@ fn metrics(admin: &Admin) -> Vec<u8> {
     let shown = &engine.metrics;
     let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
     shown.log_lines_lost.set(i64::try_from(crate::logging::lost()).unwrap_or(i64::MAX));
+    shown.permits.set(gauge(admin.admission.usage().0));
     shown.replay_pages.set(gauge(engine.replay.pages_in_use()));
     shown.replay_pipes.set(gauge(engine.replay.pipes_in_use()));
     shown.replay_file_bytes.set(gauge(engine.replay.file_bytes_in_use()));
@@ -348,6 +349,7 @@ fn metrics(admin: &Admin) -> Vec<u8> {
         let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         shown.spool_entries.set(gauge(totals.entries));
         shown.spool_bytes.set(gauge(totals.bytes));
+        shown.spool_waiting.set(gauge(totals.entries.saturating_sub(totals.quarantined)));
         shown.spool_quarantined.set(gauge(totals.quarantined));
         shown.spool_unreadable.set(gauge(totals.unreadable));
         shown.spool_latched.set(i64::from(totals.latched));

@@ -3,7 +3,7 @@
 
 use crate::support::authority::Authority;
 use crate::support::backend::Backend;
-use crate::support::client::{Answer, Client, Request};
+use crate::support::client::{Answer, Client, Request, signer};
 use crate::support::eventually;
 use crate::support::gateway::{ACCESS_KEY, Gateway, SECRET_KEY, Setup, get};
 use crate::support::payload;
@@ -18,6 +18,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use time::OffsetDateTime;
+use tokio::io::AsyncWriteExt as _;
 
 const TOKEN: &str = "canary-token-of-the-admin";
 
@@ -426,6 +428,37 @@ async fn a_listener_with_tls_is_known_by_its_certificate() {
     let settings = settings.replace("server.pem", "other.pem").replace("server.key", "other.key");
     let error = rig.with(&settings, &status).await.failed(69);
     assert!(error.contains("certificate"), "{error}");
+}
+
+/// What is stored here is under way too, holds a permit, and was taken from a client; a delivery is under
+/// way without one.
+#[tokio::test]
+async fn the_gauges_tell_of_stores_and_of_deliveries() {
+    let rig = Rig::new("").await;
+    let gateway = rig.gateway.as_ref().unwrap();
+    let shows = async |uploads: f64, permits: f64, waiting: f64| {
+        eventually(&format!("{uploads} uploads, {permits} permits, {waiting} wait"), async || {
+            gateway.metric("mizuchi_uploads_in_flight").await == uploads
+                && gateway.metric("mizuchi_permits_in_use").await == permits
+                && gateway.metric("mizuchi_spool_waiting").await == waiting
+        })
+        .await;
+    };
+    rig.put_refused("refused", b"x").await;
+    rig.proxy.script([Fault::BlackholeAfter(1)]);
+    let body = payload(300_000);
+    let mut client = Client::connect(gateway).await;
+    let host = client.host.clone();
+    let head = Request::put("key", body.len()).sign(&host, &signer(), OffsetDateTime::now_utc());
+    client.socket.write_all(&[&head, &body[..200_000]].concat()).await.unwrap();
+    shows(1.0, 1.0, 0.0).await;
+    client.socket.write_all(&body[200_000..]).await.unwrap();
+    assert_eq!(client.answer(false).await.status, 200);
+    shows(1.0, 0.0, 1.0).await;
+    assert_eq!(gateway.metric("mizuchi_spool_entries").await, 2.0);
+    let taken = "mizuchi_transfer_bytes_total{plan=\"spool\",reason=\"write_back\"}";
+    assert_eq!(gateway.metric(taken).await, 300_001.0);
+    assert_eq!(gateway.metric("mizuchi_transfer_bytes_total").await, 300_001.0);
 }
 
 /// Exit status 1: "a record cannot be read": whoever drains a spool before taking it away must not be told
