@@ -156,6 +156,26 @@ async fn no_flipped_bit_of_a_file_reaches_the_backend() {
     }
 }
 
+impl Rig {
+    /// Flips the same bit of every copy of `text` in the journal, which is closed: pages that redb has given
+    /// up keep theirs.
+    fn flip_in_journal(&self, text: &[u8]) {
+        let disk = Arc::new(Folder::open(self.spool.path()).unwrap());
+        let limits = Limits { entries: 10, bytes: 1 << 30, free_bytes: 0, free_files: 0 };
+        drop(Spool::open(disk, limits).unwrap());
+        let file = self.spool.path().join("journal.redb");
+        let mut journal = std::fs::read(&file).unwrap();
+        let (at, bit) = (rand::random_range(0..text.len()), 1 << rand::random_range(0..8));
+        let copies: Vec<usize> =
+            (0..journal.len()).filter(|from| journal[*from..].starts_with(text)).collect();
+        assert!(!copies.is_empty());
+        for from in copies {
+            journal[from + at] ^= bit;
+        }
+        std::fs::write(&file, journal).unwrap();
+    }
+}
+
 /// The same of a body that stands in a journal that was closed. (One that was not is held against its
 /// own checksums when it is opened: docs/reliability.md.)
 #[tokio::test]
@@ -166,22 +186,31 @@ async fn no_flipped_bit_of_the_journal_s_bodies_reaches_the_backend() {
         let mut sound = acknowledged(&rig, sizes.into_iter()).await;
         let rotten = sound.remove(rand::random_range(0..3));
         rig.stop().await;
-        let disk = Arc::new(Folder::open(rig.spool.path()).unwrap());
-        let limits = Limits { entries: 10, bytes: 1 << 30, free_bytes: 0, free_files: 0 };
-        drop(Spool::open(disk, limits).unwrap());
-        let file = rig.spool.path().join("journal.redb");
-        let mut journal = std::fs::read(&file).unwrap();
-        let (at, bit) = (rand::random_range(0..rotten.1.len()), 1 << rand::random_range(0..8));
-        // Pages that redb has given up keep their copies.
-        let copies: Vec<usize> =
-            (0..journal.len()).filter(|from| journal[*from..].starts_with(&rotten.1)).collect();
-        assert!(!copies.is_empty());
-        for from in copies {
-            journal[from + at] ^= bit;
-        }
-        std::fs::write(&file, journal).unwrap();
+        rig.flip_in_journal(&rotten.1);
         rig.proxy.set_away(false);
         rig.start().await;
         all_are_judged(&rig, &[rotten], &sound).await;
+    }
+}
+
+/// And of a record: its body is not delivered under another key, or with other headers, but kept.
+#[tokio::test]
+async fn a_record_that_is_damaged_delivers_nothing() {
+    for _ in 0..times(1, 100) {
+        let mut rig = Rig::new("").await;
+        let all = acknowledged(&rig, [100, 100_000].into_iter()).await;
+        rig.stop().await;
+        rig.flip_in_journal(b"\"key\":\"key-1\"");
+        rig.proxy.set_away(false);
+        rig.start().await;
+        rig.arrives("key-0", &all[0].1).await;
+        eventually("nothing else waits", async || {
+            rig.gateway.metric("mizuchi_spool_entries").await == 0.0
+        })
+        .await;
+        assert_eq!(rig.gateway.metric("mizuchi_spool_unreadable").await, 1.0);
+        assert_eq!(rig.backend.objects(), ["key-0"]);
+        let kept = std::fs::read_dir(rig.spool.path().join("bodies")).unwrap().next().unwrap();
+        assert!(std::fs::read(kept.unwrap().path()).unwrap() == all[1].1);
     }
 }

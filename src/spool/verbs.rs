@@ -273,7 +273,7 @@ fn all_readable(summary: &Summary) -> Result<(), Problem> {
         0 => Ok(()),
         unreadable => Err(Problem::Spool(format!(
             "{unreadable} records of uploads cannot be read, and are kept with all files: the log of the start \
-             names them; another version of the gateway may have written them"
+             names them; they are damaged, or another version of the gateway has written them"
         ))),
     }
 }
