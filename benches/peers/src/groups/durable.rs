@@ -7,6 +7,9 @@ use crate::measure::Shape;
 const GROUPED: Spec = Spec::Append { writes: 64, size: 4 * KIB };
 const SEQUENTIAL: Spec = Spec::Append { writes: 1, size: 64 * MIB };
 
+/// As `server.workers` has it by default on this machine's two cores.
+const WORKERS: u32 = 2;
+
 pub(super) fn durable(runner: &mut Runner) -> Result<Vec<Cell>> {
     runner.note(
         "upload.mode: write_back; what is acknowledged is delivered to the sink at the same time. Beside \
@@ -14,18 +17,23 @@ pub(super) fn durable(runner: &mut Runner) -> Result<Vec<Cell>> {
          same disk"
             .to_owned(),
     );
-    let settings = Settings::new("gw-back", "write-back");
-    let ours = Spec::Gateway(Settings {
-        upload: "      mode: write_back\n",
-        more: "spool:\n  min_free: 0\n",
-        ..settings
-    });
+    let with = |key, label, away| {
+        Spec::Gateway(Settings {
+            workers: WORKERS,
+            away,
+            upload: "      mode: write_back\n",
+            more: "spool:\n  min_free: 0\n",
+            ..Settings::new(key, label)
+        })
+    };
+    let ours = with("gw-back", "write-back", false);
+    let away = with("gw-away", "write-back, the backend is away", true);
     let columns = vec![Metric::PerSecond, Metric::P50, Metric::P99, Metric::P999, Metric::PeakMib];
     let works =
         [(4 * KIB, 64, GROUPED), (64 * MIB, 4, SEQUENTIAL)].map(|(size, connections, disk)| Work {
             name: cell_name(size, connections),
             shape: Shape::new(size, connections, 3000),
-            specs: vec![ours.clone(), disk],
+            specs: vec![ours.clone(), away.clone(), Spec::Direct(Behind::Plain), disk],
             columns: columns.clone(),
             rounds: 5,
         });

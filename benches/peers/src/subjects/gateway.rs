@@ -5,7 +5,7 @@ use crate::load::{ACCESS_KEY, BUCKET, SECRET_KEY};
 use crate::process::Process;
 use crate::{Result, tls};
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -25,6 +25,8 @@ pub(crate) struct Settings {
     pub(crate) split: bool,
     /// TLS for clients and to the sink.
     pub(crate) behind: Behind,
+    /// Nothing listens where its backend should be.
+    pub(crate) away: bool,
     /// Lines of YAML at the top level.
     pub(crate) more: &'static str,
     /// Lines of YAML in `upload`.
@@ -32,6 +34,9 @@ pub(crate) struct Settings {
     /// A limit of its memory, MiB.
     pub(crate) limit: Option<u64>,
 }
+
+/// Where nothing listens: the port of the discard service (RFC 863), which no sink is given.
+const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9);
 
 impl Settings {
     /// One worker, splice, replay in memory, one PutObject stays one.
@@ -45,6 +50,7 @@ impl Settings {
             auth: true,
             split: false,
             behind,
+            away: false,
             more: "",
             upload: "",
             limit: None,
@@ -64,6 +70,7 @@ impl Settings {
             let (cert, key) = (cert.display(), key.display());
             write!(text, "  tls:\n    cert_file: {cert}\n    key_file: {key}\n")?;
         }
+        let sink = if self.away { NOBODY } else { sink };
         let scheme = if has_tls { "https" } else { "http" };
         write!(
             text,
