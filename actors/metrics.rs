@@ -89,7 +89,13 @@ metrics! {
         "mizuchi_spool_entries", "Acknowledged uploads that are not at their backend yet");
     /// Their bytes.
     spool_bytes: IntGauge = IntGauge::new(
-        "mizuchi_spool_bytes", "Bytes of acknowledged uploads that are not at their backend yet");
+        "mizuchi_spool_bytes", "Bytes of acknowledged uploads and parts that are not at their backend yet");
+    /// Multipart uploads that clients have begun here.
+    spool_multipart_uploads: IntGauge = IntGauge::new(
+        "mizuchi_spool_multipart_uploads", "Multipart uploads in write-back mode that clients have begun and neither completed nor aborted");
+    /// Those that were ended for their age.
+    spool_multipart_expired: IntCounter = IntCounter::new(
+        "mizuchi_spool_multipart_expired_total", "Multipart uploads in write-back mode that were removed for want of a sign of life");
     /// Uploads set aside.
     spool_quarantined: IntGauge = IntGauge::new(
         "mizuchi_spool_quarantined", "Acknowledged uploads that are set aside: mizuchi spool ls");

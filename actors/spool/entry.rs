@@ -194,19 +194,19 @@ impl Entry {
 }
 
 /// Headers as pairs of a name and base64.
-mod header_list {
+pub(super) mod header_list {
     use super::*;
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;
 
-    pub(super) fn serialize<S: Serializer>(
+    pub(in crate::spool) fn serialize<S: Serializer>(
         headers: &[(String, Vec<u8>)],
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(headers.iter().map(|(name, value)| (name, STANDARD.encode(value))))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(in crate::spool) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Vec<(String, Vec<u8>)>, D::Error> {
         let headers = Vec::<(String, String)>::deserialize(deserializer)?;

@@ -13,6 +13,7 @@ use std::time::Duration;
 const MAX_QUEUE_WAIT: Duration = Duration::from_secs(60);
 
 const MILLISECOND: Duration = Duration::from_millis(1);
+const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// STS's shortest session and its longest.
@@ -66,6 +67,8 @@ pub struct SpoolSettings {
     pub backoff_cap: Duration,
     /// How long a write that goes through waits for those of its key.
     pub wait: Duration,
+    /// How long a multipart upload that stands here may give no sign of life.
+    pub multipart_ttl: Duration,
 }
 
 /// `logging`.
@@ -155,6 +158,7 @@ pub(super) fn read_spool(
         s.fail("backoff_base", "must not be longer than backoff_cap");
     }
     let wait = s.required("wait", duration(MILLISECOND..=HOUR));
+    let multipart_ttl = s.required("multipart_ttl", duration(MINUTE..=365 * 24 * HOUR));
     let directory = match directory? {
         Some(directory) => directory,
         None => state_directory?.join("spool"),
@@ -168,6 +172,7 @@ pub(super) fn read_spool(
         backoff_base: base?,
         backoff_cap: cap?,
         wait: wait?,
+        multipart_ttl: multipart_ttl?,
     })
 }
 
