@@ -1,6 +1,7 @@
 //! What the whole of it promises, on a disk that crashes and fails.
 
 mod crash;
+mod crash_uploads;
 mod failing;
 mod operator;
 mod order;
