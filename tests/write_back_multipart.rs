@@ -3,10 +3,12 @@
 
 use crate::support::client::{Answer, Client, Request, signer};
 use crate::support::gateway::{Gateway, Setup};
+use crate::support::streamed::Streamed;
 use crate::support::{eventually, payload};
 use md5::Digest as _;
 use mizuchi_actors::orphans::{Ledger, wall_clock};
 use mizuchi_actors::payload::{ChecksumAlgorithm, Hasher};
+use mizuchi_actors::sigv4::PayloadHash;
 use mizuchi_actors::spool::{ClientUpload, EntryContent, Folder, Limits, Spool};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -308,6 +310,14 @@ async fn checksums_are_verified_and_told() {
     let whole = format!("{}-2", value(&digests));
     assert_eq!(answer.element("ChecksumCRC32"), Some(whole), "{}", answer.text());
 
+    // As SDKs send them: in aws-chunked, with the checksum behind the body.
+    let id = rig.begin("trailer", &[("x-amz-checksum-algorithm", "CRC32")]).await;
+    let mut streamed = Streamed::new("trailer", PayloadHash::UnsignedTrailer, &last);
+    streamed.query =
+        [("partNumber", "1"), ("uploadId", &id)].map(|(n, v)| (n.to_owned(), v.to_owned())).into();
+    let answer = streamed.with_trailer(crc).send(&rig.gateway).await;
+    assert_eq!((answer.status, answer.header(crc.header())), (200, Some(value(&last))));
+
     // The parts without, the whole with one.
     let crc = ChecksumAlgorithm::Crc64Nvme;
     let request = Request::method("POST", "full").query("uploads", "");
@@ -426,6 +436,27 @@ async fn of_those_that_end_an_upload_at_once_one_does() {
     let entries = rig.entries().await as usize;
     eventually("a file for each that was completed", async || rig.files() == entries).await;
     rig.gateway.settled().await;
+}
+
+/// Gateways that share the key of the seal number their uploads alike: an id of one is none of the other.
+#[tokio::test]
+async fn an_id_of_another_gateway_s_spool_is_none() {
+    let one = Rig::new().await;
+    let state = tempfile::tempdir().unwrap();
+    std::fs::copy(one.state.path().join("seal.key"), state.path().join("seal.key")).unwrap();
+    let gateway = gateway(state.path(), "", "").await;
+    let other = Rig { state, spool: "", upload: "", gateway };
+    let (id, others) = (one.begin("key", &[]).await, other.begin("key", &[]).await);
+    assert_eq!(one.part(("key", &id), 1, b"x").await.status, 200);
+    for request in
+        [part(("key", &id), 1, 1), of("GET", ("key", &id), None), of("DELETE", ("key", &id), None)]
+    {
+        let body = if request.length.is_some() { &b"x"[..] } else { b"" };
+        assert_eq!(other.send(request, body).await.code(), "NoSuchUpload");
+    }
+    let answer = other.complete(("key", &id), &[(1, b"x")]).await;
+    assert_eq!(answer.code(), "NoSuchUpload");
+    assert_eq!(other.part(("key", &others), 1, b"x").await.status, 200);
 }
 
 /// "ListMultipartUploads must list spooled ones too where the bucket lists."
