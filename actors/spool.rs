@@ -97,8 +97,8 @@ pub use ingest::{BATCH, Draft, INLINE, IngestError, Ingested, ingest, ingest_par
 pub use limits::{Free, Limits, Reservation};
 pub use operator::{Blocks, Retried, Verified};
 pub use uploads::{
-    ChecksumRule, ClientUpload, CompleteError, Completed, StoredPart, UploadId, no_such_upload,
-    part_checksum,
+    ChecksumRule, ClientUpload, CompleteError, Completed, OpenUpload, StoredPart, UploadId,
+    no_such_upload, part_checksum,
 };
 
 /// The spool. One in a process; its last owner waits for its threads when it drops it.

@@ -3,7 +3,7 @@
 
 use super::check::{self, Checked, Opened};
 use super::journal::{Change, wait};
-use super::{Body, Entry, Place, Spool, missing};
+use super::{Body, Entry, OpenUpload, Place, Spool, missing};
 use crate::blocks::BLOCK;
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -128,6 +128,38 @@ impl Spool {
             match checked {
                 Checked::Sound => {}
                 Checked::Rotten(how) => return Verified::Rotten(how),
+                Checked::Io(error) => return Verified::Io(error),
+            }
+        }
+        Verified::Sound
+    }
+
+    /// At most `most` open multipart uploads whose numbers are greater than `after`, in their order.
+    pub fn list_uploads(&self, after: u64, most: usize) -> Vec<OpenUpload> {
+        self.state.uploads().list(after, most)
+    }
+
+    /// Reads all parts of an open multipart upload and holds them against their MD5. `on_body` is called
+    /// before each.
+    pub async fn verify_upload(&self, number: u64, mut on_body: impl FnMut()) -> Verified {
+        let parts = self.state.uploads().parts(number);
+        let Some(parts) = parts else { return Verified::Unknown };
+        for part in parts {
+            on_body();
+            let checked = match self.open_body(number, &part.body).await {
+                Ok(opened) => opened.check(&part.body).await,
+                // Its client has sent it again meanwhile, or ended the upload.
+                Err(_) if !self.state.uploads().has_part(number, &part) => continue,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    Checked::Rotten("its body is missing".to_owned())
+                }
+                Err(error) => Checked::Io(error),
+            };
+            match checked {
+                Checked::Sound => {}
+                Checked::Rotten(how) => {
+                    return Verified::Rotten(format!("part {}: {how}", part.number));
+                }
                 Checked::Io(error) => return Verified::Io(error),
             }
         }

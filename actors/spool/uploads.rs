@@ -10,6 +10,7 @@ mod table;
 
 pub use check::part_checksum;
 pub use record::{ChecksumRule, ClientUpload, Completed, StoredPart, UploadId};
+pub use table::OpenUpload;
 
 pub(super) use record::decode;
 pub(super) use table::{COMPLETED, Counts, Uploads};

@@ -1,7 +1,7 @@
 //! A spool in this process: that of a gateway that does not run, opened by `mizuchi spool`, or the one
 //! whose admin listener is asked.
 
-use super::shown::{MAX_PAGE, Record, RetriedAll, Retry, Row, Summary, Verdict};
+use super::shown::{MAX_PAGE, Record, RetriedAll, Retry, Row, Summary, UploadRow, Verdict};
 use crate::settings::SpoolSettings;
 use mizuchi_actors::spool::{Blocks, Folder, Limits, Spool};
 use std::io;
@@ -45,6 +45,21 @@ impl Local {
     pub(crate) fn page(&self, after: u64, most: usize) -> Vec<Row> {
         let entries = self.0.list(after, most.min(MAX_PAGE));
         entries.iter().map(|(number, entry)| Row::of(*number, entry)).collect()
+    }
+
+    /// At most `most` open multipart uploads with greater numbers than `after`.
+    pub(crate) fn uploads(&self, after: u64, most: usize) -> Vec<UploadRow> {
+        let uploads = self.0.list_uploads(after, most.min(MAX_PAGE));
+        uploads.iter().map(UploadRow::of).collect()
+    }
+
+    /// None: there is no such upload.
+    pub(crate) async fn verify_upload(
+        &self,
+        number: u64,
+        on_body: impl FnMut(),
+    ) -> Option<Verdict> {
+        Verdict::of(self.0.verify_upload(number, on_body).await)
     }
 
     /// None: there is no such entry, as below.

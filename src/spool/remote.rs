@@ -2,7 +2,7 @@
 
 mod pinned;
 
-use super::shown::{Page, Record, RetriedAll, Retry, Row, Summary, Verdict};
+use super::shown::{Page, Record, RetriedAll, Retry, Row, Summary, UploadPage, UploadRow, Verdict};
 use super::side::Problem;
 use crate::settings::AdminSettings;
 use bytes::Bytes;
@@ -90,6 +90,20 @@ impl Remote {
             return Err(self.unreachable("its list does not go on"));
         }
         Ok(page.entries)
+    }
+
+    pub(super) async fn uploads(&self, after: u64, most: usize) -> Result<Vec<UploadRow>, Problem> {
+        let path = format!("/spool/uploads?after={after}&most={most}");
+        let page: Option<UploadPage> = self.json(Method::GET, &path, ANSWER).await?;
+        let page = page.ok_or_else(|| self.unreachable("the gateway there lists no uploads"))?;
+        if page.uploads.first().is_some_and(|row| row.number <= after) {
+            return Err(self.unreachable("its list does not go on"));
+        }
+        Ok(page.uploads)
+    }
+
+    pub(super) async fn verify_upload(&self, number: u64) -> Result<Option<Verdict>, Problem> {
+        self.json(Method::GET, &format!("/spool/uploads/{number}/verify"), LONG_ANSWER).await
     }
 
     pub(super) async fn record(&self, number: u64) -> Result<Option<Record>, Problem> {

@@ -2,7 +2,7 @@
 
 use super::local::Local;
 use super::remote::{Credentials, Remote, RemoteBody};
-use super::shown::{Record, RetriedAll, Retry, Row, Summary, Verdict};
+use super::shown::{Record, RetriedAll, Retry, Row, Summary, UploadRow, Verdict};
 use crate::settings::Settings;
 use bytes::Bytes;
 use mizuchi_actors::spool::Blocks;
@@ -62,6 +62,22 @@ impl Side {
         match self {
             Side::Stopped(local) => Ok(local.page(after, most)),
             Side::Running(remote) => remote.page(after, most).await,
+        }
+    }
+
+    /// The next open multipart uploads with greater numbers than `after`; empty: there are none.
+    pub(super) async fn uploads(&self, after: u64, most: usize) -> Result<Vec<UploadRow>, Problem> {
+        match self {
+            Side::Stopped(local) => Ok(local.uploads(after, most)),
+            Side::Running(remote) => remote.uploads(after, most).await,
+        }
+    }
+
+    /// None: there is no such upload.
+    pub(super) async fn verify_upload(&self, number: u64) -> Result<Option<Verdict>, Problem> {
+        match self {
+            Side::Stopped(local) => Ok(local.verify_upload(number, || {}).await),
+            Side::Running(remote) => remote.verify_upload(number).await,
         }
     }
 

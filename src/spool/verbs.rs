@@ -87,9 +87,16 @@ fn rows(summary: &Summary) -> Vec<(&'static str, String)> {
         ("set aside", quarantined.to_string()),
         ("bytes", format!("{bytes} ({})", size_text(*bytes))),
         ("files", files.to_string()),
+        ("multipart", multipart(summary)),
         ("unreadable", unreadable.to_string()),
         ("latched", latched),
     ]
+}
+
+/// What of that belongs to multipart uploads which clients have not completed.
+fn multipart(summary: &Summary) -> String {
+    let Summary { multipart_uploads: uploads, multipart_parts: parts, .. } = summary;
+    format!("{uploads} open, {parts} parts, {}", size_text(summary.multipart_bytes))
 }
 
 /// RFC 3339, to the second.
@@ -268,9 +275,9 @@ async fn copy(
 }
 
 pub(super) async fn verify(side: &Side) -> Result<(), Problem> {
-    let total = side.summary().await?.entries;
-    let mut progress = Progress::new();
-    let (mut sound, mut rotten, mut unknown, mut bytes, mut after) = (0_u64, 0_u64, 0_u64, 0, 0);
+    let summary = side.summary().await?;
+    let mut tally = Tally::new(summary.entries.saturating_add(summary.multipart_uploads));
+    let mut after = 0;
     loop {
         let page = side.page(after, MAX_PAGE).await?;
         let Some(last) = page.last() else { break };
@@ -278,30 +285,76 @@ pub(super) async fn verify(side: &Side) -> Result<(), Problem> {
         for row in &page {
             // Delivered meanwhile: there is nothing to read.
             let Some(verdict) = side.verify(row.number).await? else { continue };
-            let object = || format!("{} {}/{}", row.number, row.bucket, row.key.escape_debug());
-            match verdict {
-                Verdict::Sound => sound += 1,
-                Verdict::Rotten { reason } => {
-                    rotten += 1;
-                    say(&format!("{}: rotten: {}\n", object(), reason.escape_debug()))?;
-                }
-                Verdict::Io { reason } => {
-                    unknown += 1;
-                    say(&format!("{}: cannot be read: {}\n", object(), reason.escape_debug()))?;
-                }
-            }
-            bytes += row.size;
-            let read = sound + rotten + unknown;
-            progress.say(|| format!("read {read} of about {total}, {}", size_text(bytes)));
+            tally.add(row.number, (&row.bucket, &row.key), verdict, row.size)?;
         }
     }
-    say(&format!(
-        "{sound} sound, {rotten} rotten, {unknown} unknown; {} read\n",
-        size_text(bytes)
-    ))?;
-    match rotten + unknown {
-        0 => Ok(()),
-        wrong => Err(Problem::Spool(format!("{wrong} of them are not what was acknowledged"))),
+    after = 0;
+    loop {
+        let page = side.uploads(after, MAX_PAGE).await?;
+        let Some(last) = page.last() else { break };
+        after = last.number;
+        for row in &page {
+            // Completed or aborted meanwhile.
+            let Some(verdict) = side.verify_upload(row.number).await? else { continue };
+            tally.add(row.number, (&row.bucket, &row.key), verdict, row.size)?;
+        }
+    }
+    tally.end()
+}
+
+/// What [`verify`] has read so far.
+struct Tally {
+    total: u64,
+    sound: u64,
+    rotten: u64,
+    unknown: u64,
+    bytes: u64,
+    progress: Progress,
+}
+
+impl Tally {
+    /// `total`: how many there are about.
+    fn new(total: u64) -> Tally {
+        let progress = Progress::new();
+        Tally { total, sound: 0, rotten: 0, unknown: 0, bytes: 0, progress }
+    }
+
+    fn add(
+        &mut self,
+        number: u64,
+        (bucket, key): (&str, &str),
+        verdict: Verdict,
+        size: u64,
+    ) -> Result<(), Problem> {
+        let object = || format!("{number} {bucket}/{}", key.escape_debug());
+        match verdict {
+            Verdict::Sound => self.sound += 1,
+            Verdict::Rotten { reason } => {
+                self.rotten += 1;
+                say(&format!("{}: rotten: {}\n", object(), reason.escape_debug()))?;
+            }
+            Verdict::Io { reason } => {
+                self.unknown += 1;
+                say(&format!("{}: cannot be read: {}\n", object(), reason.escape_debug()))?;
+            }
+        }
+        self.bytes += size;
+        let (read, bytes) = (self.sound + self.rotten + self.unknown, self.bytes);
+        let total = self.total;
+        self.progress.say(|| format!("read {read} of about {total}, {}", size_text(bytes)));
+        Ok(())
+    }
+
+    fn end(self) -> Result<(), Problem> {
+        let Tally { sound, rotten, unknown, bytes, .. } = self;
+        say(&format!(
+            "{sound} sound, {rotten} rotten, {unknown} unknown; {} read\n",
+            size_text(bytes)
+        ))?;
+        match rotten + unknown {
+            0 => Ok(()),
+            wrong => Err(Problem::Spool(format!("{wrong} of them are not what was acknowledged"))),
+        }
     }
 }
 

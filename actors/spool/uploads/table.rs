@@ -4,6 +4,7 @@
 //! that is decided and queued for the journal: whoever comes then is late. So of several that would end
 //! it one does, and no file goes before it is known which of them stay.
 
+use super::super::entry::PartBody;
 use super::record::{ClientUpload, Completed, StoredPart, UploadId};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -46,6 +47,21 @@ pub(crate) struct Counts {
     pub(crate) uploads: u64,
     pub(crate) parts: u64,
     pub(crate) bytes: u64,
+}
+
+/// An upload, for the operator. Times are milliseconds since 1970.
+#[derive(Debug, Clone)]
+pub struct OpenUpload {
+    /// Its number.
+    pub number: u64,
+    /// What it was begun with.
+    pub upload: Arc<ClientUpload>,
+    /// How many parts it has.
+    pub parts: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// When it was begun or got a part last.
+    pub life: u64,
 }
 
 /// What [`Uploads::look`] finds.
@@ -208,6 +224,32 @@ impl Uploads {
             })
             .take(most)
             .collect()
+    }
+
+    /// At most `most` uploads with greater numbers than `after`, in their order.
+    pub(crate) fn list(&self, after: u64, most: usize) -> Vec<OpenUpload> {
+        let range = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
+        let open = self.open.range(range).take(most);
+        open.map(|(number, open)| OpenUpload {
+            number: *number,
+            upload: Arc::clone(&open.upload),
+            parts: open.parts.len() as u64,
+            bytes: open.parts.values().map(|part| part.body().length).sum(),
+            life: open.life,
+        })
+        .collect()
+    }
+
+    /// The parts of an upload; None: there is none of this number.
+    pub(crate) fn parts(&self, number: u64) -> Option<Vec<PartBody>> {
+        let open = self.open.get(&number)?;
+        Some(open.parts.values().map(|stored| stored.part.clone()).collect())
+    }
+
+    /// Whether this is a part of an upload still.
+    pub(crate) fn has_part(&self, number: u64, part: &PartBody) -> bool {
+        let open = self.open.get(&number);
+        open.and_then(|open| open.parts.get(&part.number)).is_some_and(|have| have.part == *part)
     }
 
     /// All parts that stand for open uploads.
