@@ -6,6 +6,7 @@ mod failing;
 mod operator;
 mod order;
 mod recovery;
+mod uploads;
 
 use super::simulated::{Image, Simulated};
 use super::*;

@@ -180,12 +180,11 @@ impl Spool {
                 quarantined: None,
                 upload_id: None,
             };
+            // Before the lock: ten thousand parts are a large record.
+            let record = entry.encode().map_err(CompleteError::Failed)?;
+            let told = encode(&completed).map_err(CompleteError::Failed)?;
             let ended = self.end_by(id, Some(found.version), |ended| {
-                let change = Change::Complete {
-                    upload: id.number,
-                    record: entry.encode()?,
-                    completed: encode(&completed)?,
-                };
+                let change = Change::Complete { upload: id.number, record, completed: told };
                 let (state, completed) = (Arc::clone(&self.state), completed.clone());
                 let applied = move |seq| {
                     state.completed(seq, Arc::new(entry), completed);

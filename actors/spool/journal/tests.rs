@@ -114,3 +114,37 @@ async fn the_format_before_becomes_this_one() {
         assert_eq!(version, VERSION);
     });
 }
+
+/// What was ended is gone from the tables as well, and of another upload nothing.
+#[tokio::test]
+async fn the_rows_of_an_upload_that_was_ended_are_gone() {
+    let disk = Simulated::new(Image::default());
+    let opened = Opened::open(&disk).unwrap();
+    let latch = Arc::new(Latch::default());
+    let journal = opened.start(Arc::new(disk.clone()), latch).unwrap();
+    let change = async |number, change| {
+        let (number, done) = journal.submit(number, change, |_| ()).unwrap();
+        wait(done).await.unwrap();
+        number
+    };
+    let mut numbers = Vec::new();
+    for _ in 0..3 {
+        let number = change(None, Change::Begin { record: vec![1] }).await;
+        for part in [1, 2, u16::MAX] {
+            change(Some(number), Change::Part { number: part, record: vec![1] }).await;
+        }
+        numbers.push(number);
+    }
+    change(Some(numbers[0]), Change::End).await;
+    let (record, completed) = (vec![1], vec![1]);
+    let entry = change(None, Change::Complete { upload: numbers[2], record, completed }).await;
+    drop(journal);
+    let opened = Opened::open(&disk).unwrap();
+    let records = opened.read_uploads().unwrap();
+    let uploads: Vec<u64> = records.uploads.iter().map(|(number, _)| *number).collect();
+    let parts: Vec<(u64, u16)> = records.parts.iter().map(|(place, _)| *place).collect();
+    let middle = numbers[1];
+    assert_eq!(uploads, [middle]);
+    assert_eq!(parts, [(middle, 1), (middle, 2), (middle, u16::MAX)]);
+    assert_eq!((records.completed[0].0, opened.read().unwrap()[0].0), (entry, entry));
+}

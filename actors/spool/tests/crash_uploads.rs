@@ -1,11 +1,9 @@
 //! Crashes while clients' multipart uploads are begun, sent, completed, aborted and delivered: as in
 //! `crash`, at any point, with any part of what was not synced on the disk.
 
+use super::uploads::{asked, md5, upload};
 use super::*;
-use crate::s3::names::PartNumber;
-use crate::s3::xml::{CompleteRequest, CompletedPart};
 use crate::spool::simulated::{Crash, Event, Synced};
-use crate::spool::uploads::Uploads;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::BTreeMap;
@@ -48,31 +46,6 @@ impl Teller {
         // Under the lock: marks have the order of notes.
         self.disk.mark(notes.len() - 1);
     }
-}
-
-fn upload(tag: u64) -> ClientUpload {
-    ClientUpload {
-        bucket: "bucket".to_owned(),
-        key: format!("key{}", tag % 3),
-        owner: "owner".to_owned(),
-        principal: tag.to_string(),
-        initiated: 1,
-        token: tag,
-        headers: vec![("x-amz-meta-a".to_owned(), vec![0xff])],
-        checksum: None,
-    }
-}
-
-fn md5(bytes: &[u8]) -> [u8; 16] {
-    let mut md5 = crate::payload::Md5::new();
-    md5.update(bytes);
-    md5.finish()
-}
-
-fn asked(number: u16, bytes: &[u8]) -> CompleteRequest {
-    let etag = format!("{:032x}", u128::from_be_bytes(md5(bytes)));
-    let number = PartNumber::parse(&number.to_string()).unwrap();
-    CompleteRequest { parts: vec![CompletedPart { number, etag, checksums: Vec::new() }] }
 }
 
 /// What is in a spool, by the uploads' tags.
@@ -321,132 +294,4 @@ async fn a_disk_that_does_not_sync_loses_parts() {
         }
         assert!(wrong > 0, "{forgotten}");
     }
-}
-
-/// "A part whose file is missing or short is dropped from the upload", durably; the rest goes on.
-#[tokio::test]
-async fn a_part_without_its_bytes_is_none() {
-    let (disk, spool) = spool();
-    let id = spool.begin_upload(upload(1), spool.reserve(0).unwrap()).await.unwrap();
-    for number in 1..=3 {
-        let place = Place::File(body_file(&spool, b"in a file").unwrap());
-        let body = Body { length: 9, md5: md5(b"in a file"), place };
-        let part = StoredPart { stored: 2, part: PartBody { number, body, checksum: None } };
-        assert!(spool.put_part(id, part, spool.reserve(9).unwrap()).await.unwrap());
-    }
-    let files = disk.bodies().unwrap();
-    drop(spool);
-    let mut image = disk.image();
-    image.bodies.remove(&files[0]).unwrap();
-    image.bodies.get_mut(&files[1]).unwrap().pop().unwrap();
-    let disk = Simulated::new(image);
-    for _ in 0..2 {
-        let spool = open(&disk);
-        let page = spool.list_parts(id, 0, None).unwrap();
-        assert_eq!(page.parts.iter().map(|part| part.number).collect::<Vec<_>>(), [3]);
-        assert_eq!(disk.bodies().unwrap(), files[2..]);
-        let lost = spool.complete_upload(id, &asked(1, b"in a file"), Vec::new(), 3).await;
-        let Err(CompleteError::Refused(error)) = lost else { panic!("{lost:?}") };
-        assert_eq!(error.code, "InvalidPart");
-    }
-    assert_eq!(
-        open(&disk).totals(),
-        Totals { bytes: 9, files: 1, uploads: 1, parts: 1, part_bytes: 9, ..Totals::default() }
-    );
-}
-
-/// What is part of the limits is so until it is ended, also after a start; what is not named is given back.
-#[tokio::test]
-async fn each_part_takes_a_place() {
-    let disk = Simulated::new(Image::default());
-    let limits = Limits { entries: 4, bytes: 100, ..LIMITS };
-    let open = || Spool::open(Arc::new(disk.clone()), limits).unwrap();
-    let put = async |spool: &Arc<Spool>, id, number: u16, bytes: &[u8]| {
-        let place = Place::File(body_file(spool, bytes).unwrap());
-        let body = Body { length: bytes.len() as u64, md5: md5(bytes), place };
-        let part = StoredPart { stored: 2, part: PartBody { number, body, checksum: None } };
-        let reservation = spool.reserve(bytes.len() as u64).unwrap();
-        assert!(spool.put_part(id, part, reservation).await.unwrap());
-    };
-    let spool = open();
-    let id = spool.begin_upload(upload(1), spool.reserve(0).unwrap()).await.unwrap();
-    put(&spool, id, 1, &[1; 40]).await;
-    put(&spool, id, 1, &[2; 50]).await;
-    put(&spool, id, 2, &[3; 40]).await;
-    assert!(spool.reserve(11).is_err());
-    drop(spool);
-    let spool = open();
-    assert!(spool.reserve(11).is_err());
-    // The upload, two parts, and one more; then all places are taken.
-    let last = spool.reserve(10).unwrap();
-    assert!(spool.reserve(0).is_err());
-    drop(last);
-    spool.complete_upload(id, &asked(2, &[3; 40]), Vec::new(), 3).await.unwrap();
-    assert!(spool.reserve(61).is_err());
-    let three: Vec<_> = (0..3).map(|_| spool.reserve(20).unwrap()).collect();
-    assert!(spool.reserve(0).is_err());
-    drop(three);
-    spool.claim(Instant::now()).unwrap().delivered().await.unwrap();
-    assert!(spool.reserve(100).is_ok());
-    assert_eq!(spool.totals(), Totals::default());
-    assert_eq!(Uploads::default().counts(), spool.state.uploads().counts());
-}
-
-/// "spool.multipart_ttl: no part/complete for so long -> removed with files."
-#[tokio::test]
-async fn what_gives_no_sign_of_life_is_ended() {
-    let (disk, spool) = spool();
-    let begin = async |tag, initiated| {
-        let upload = ClientUpload { initiated, ..upload(tag) };
-        spool.begin_upload(upload, spool.reserve(0).unwrap()).await.unwrap()
-    };
-    let ttl = std::time::Duration::from_secs(1);
-    let old = begin(1, 1000).await;
-    let alive = begin(2, 1000).await;
-    let place = Place::File(body_file(&spool, b"x").unwrap());
-    let body = Body { length: 1, md5: md5(b"x"), place };
-    let part = |stored| {
-        let body = body.clone();
-        StoredPart { stored, part: PartBody { number: 1, body, checksum: None } }
-    };
-    assert!(spool.put_part(alive, part(1500), spool.reserve(1).unwrap()).await.unwrap());
-    let ended = async |now| {
-        let ended = spool.expire_uploads(now, ttl).await.unwrap();
-        ended.into_iter().map(|(id, _)| id).collect::<Vec<_>>()
-    };
-    assert_eq!(ended(2000).await, []);
-    assert_eq!(ended(2001).await, [old]);
-    assert_eq!(ended(2500).await, []);
-    assert!(spool.has_upload(alive) && !spool.has_upload(old));
-    assert_eq!(ended(2501).await, [alive]);
-    drop(spool);
-    assert_eq!(disk.bodies().unwrap(), []);
-    assert_eq!(open(&disk).totals(), Totals::default());
-}
-
-/// What fails is told, ends all acknowledgements, and leaves nobody waiting.
-#[tokio::test]
-async fn a_journal_that_fails_keeps_nobody_waiting() {
-    let (disk, spool) = spool();
-    let id = spool.begin_upload(upload(1), spool.reserve(0).unwrap()).await.unwrap();
-    let place = Place::File(body_file(&spool, b"x").unwrap());
-    let body = Body { length: 1, md5: md5(b"x"), place };
-    let part = StoredPart { stored: 2, part: PartBody { number: 1, body, checksum: None } };
-    assert!(spool.put_part(id, part, spool.reserve(1).unwrap()).await.unwrap());
-    disk.fail_after(0);
-    let asked = asked(1, b"x");
-    let (one, other, abort) = tokio::join!(
-        spool.complete_upload(id, &asked, Vec::new(), 3),
-        spool.complete_upload(id, &asked, Vec::new(), 3),
-        spool.abort_upload(id),
-    );
-    assert!(matches!(one, Err(CompleteError::Failed(_))), "{one:?}");
-    assert!(matches!(other, Err(CompleteError::Failed(_))), "{other:?}");
-    abort.unwrap_err();
-    drop(spool);
-    let spool = open(&disk);
-    // Nobody knows whether the journal has it; either way the client can go on.
-    assert_eq!(spool.totals().uploads + spool.totals().entries, 1);
-    spool.complete_upload(id, &asked, Vec::new(), 3).await.unwrap();
-    assert_eq!((spool.totals().uploads, spool.totals().entries), (0, 1));
 }
