@@ -116,7 +116,10 @@ impl Spool {
         };
         let most = most.map_or(MAX_LISTED, |most| most as usize).min(MAX_LISTED);
         let mut behind = parts.values().filter(|part| u32::from(part.part.number) > marker);
-        let listed = behind.by_ref().take(most).map(listed).collect();
+        let mut listed: Vec<ListedPart> = behind.by_ref().take(most).map(listed).collect();
+        if upload.checksum.is_none() {
+            listed.iter_mut().for_each(|part| part.checksum = None);
+        }
         let class = upload.headers.iter().find(|(name, _)| name == "x-amz-storage-class");
         let class = class.map(|(_, value)| String::from_utf8_lossy(value).into_owned());
         Some(PartsPage {

@@ -17,7 +17,8 @@ pub(crate) const MIN_PART: u64 = 5 * 1024 * 1024;
 const MAX_OBJECT: u64 = 5 * 1024 * 1024 * 1024 * 1024;
 
 /// Whether a part may come with this checksum (None: without one): S3 wants that of the upload's
-/// algorithm, and does without one only where the object's is not made of the parts'.
+/// algorithm, and does without one only where the object's is not made of the parts'. Where the upload
+/// has none, SDKs send one all the same: it says what the bytes are, and no more.
 ///
 /// Errors: 400 InvalidRequest.
 pub fn part_checksum(
@@ -26,7 +27,7 @@ pub fn part_checksum(
 ) -> Result<(), S3Error> {
     let expected = rule.map(|rule| rule.algorithm);
     let optional = rule.is_some_and(|rule| rule.kind == ChecksumType::FullObject);
-    if expected == given || (given.is_none() && optional) {
+    if expected.is_none() || expected == given || (given.is_none() && optional) {
         return Ok(());
     }
     Err(other_checksum(expected, given))
@@ -65,7 +66,10 @@ pub(crate) fn complete(
             let message = "Parts that have checksums must be numbered consecutively, from 1 on.";
             return Err(S3Error::new(ErrorCode::InvalidPartOrder, message));
         }
-        named.push(stored.part.clone());
+        let mut part = stored.part.clone();
+        // One that was sent without an algorithm of the upload is no part of the object.
+        part.checksum = part.checksum.filter(|_| upload.checksum.is_some());
+        named.push(part);
     }
     let all_but_last = named.split_last().map_or(&[][..], |(_, before)| before);
     if all_but_last.iter().any(|part| part.body.length < MIN_PART) {
@@ -317,6 +321,20 @@ mod tests {
         assert_eq!(code(done(asked(&[2, 3], Some(algorithm)), Vec::new())), "InvalidPartOrder");
     }
 
+    /// SDKs send parts with checksums though the upload was begun without: they are held against what the
+    /// document says, and are not the object's.
+    #[test]
+    fn checksums_of_parts_alone_are_not_the_object_s() {
+        let sha = ChecksumAlgorithm::Sha1;
+        let (upload, parts) = (upload(None), stored(Some(sha), &[(3, 1)]));
+        for asked in [asked(&[3], Some(sha)), asked(&[3], None)] {
+            let (made, completed) = complete((ID, &upload), &parts, &asked, Vec::new()).unwrap();
+            assert_eq!((&made.parts[0].checksum, &completed.checksum), (&None, &None));
+        }
+        let other = asked(&[3], Some(ChecksumAlgorithm::Crc32));
+        assert_eq!(code(complete((ID, &upload), &parts, &other, Vec::new())), "InvalidPart");
+    }
+
     /// "The CRC of the whole from those of its parts": no byte is read again.
     #[test]
     fn a_full_object_checksum_is_that_of_all_bytes() {
@@ -348,9 +366,11 @@ mod tests {
         let rule = |algorithm, kind| Some(ChecksumRule { algorithm, kind });
         let composite = rule(Crc32, ChecksumType::Composite);
         assert!(part_checksum(None, None).is_ok());
+        assert!(part_checksum(None, Some(Crc32)).is_ok());
         assert!(part_checksum(composite, Some(Crc32)).is_ok());
         assert!(part_checksum(rule(Crc32, ChecksumType::FullObject), None).is_ok());
-        for (rule, given) in [(None, Some(Crc32)), (composite, None), (composite, Some(Sha1))] {
+        let full = rule(Crc32, ChecksumType::FullObject);
+        for (rule, given) in [(composite, None), (composite, Some(Sha1)), (full, Some(Sha1))] {
             assert_eq!(part_checksum(rule, given).unwrap_err().code, "InvalidRequest");
         }
     }
