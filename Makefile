@@ -15,6 +15,9 @@ build:
 ## test: everything: the Rust tests, then real clients against the release binary
 test: test-rust test-portable test-clients
 
+# Tests wait more than they compute: for timeouts, for faults. Twice as many as processors run at a time.
+export RUST_TEST_THREADS ?= $(shell expr 2 \* $$(nproc))
+
 test-rust:
 	$(CARGO) test --workspace
 
@@ -23,7 +26,7 @@ test-portable:
 	$(CARGO) test --workspace --features portable -- --skip backend_matrix --skip overload
 
 test-clients: build clients
-	$(VENV)/bin/python -m pytest -q tests/clients
+	$(VENV)/bin/python -m pytest -q -n auto tests/clients
 
 ## bench: the short form of bench-peers (small bodies, latencies), and what each way to authenticate costs
 bench:

@@ -81,6 +81,9 @@ metrics! {
     spool_deliveries: IntCounterVec = IntCounterVec::new(
         Opts::new("mizuchi_spool_deliveries_total", "Deliveries of acknowledged uploads, by outcome: delivered, retried, quarantined, unrecorded"),
         &["outcome"]);
+    /// Log lines that nobody read.
+    log_lines_lost: IntGauge = IntGauge::new(
+        "mizuchi_log_lines_lost", "Log lines not written since the start: standard error was not read in time");
     /// Deliveries whose ETag is another.
     spool_other_etags: IntCounter = IntCounter::new(
         "mizuchi_spool_other_etags_total", "Deliveries to which the backend gave another ETag than was acknowledged");

@@ -339,6 +339,7 @@ fn metrics(admin: &Admin) -> Vec<u8> {
     let engine = &admin.engine;
     let shown = &engine.metrics;
     let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
+    shown.log_lines_lost.set(i64::try_from(crate::logging::lost()).unwrap_or(i64::MAX));
     shown.replay_pages.set(gauge(engine.replay.pages_in_use()));
     shown.replay_pipes.set(gauge(engine.replay.pipes_in_use()));
     shown.replay_file_bytes.set(gauge(engine.replay.file_bytes_in_use()));

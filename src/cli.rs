@@ -205,7 +205,7 @@ fn serve(args: ServeArgs) -> ExitCode {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
-    logging::start(&loaded.settings.logging.level, logging::format(&loaded.settings));
+    let _log = logging::start(&loaded.settings.logging.level, logging::format(&loaded.settings));
     for warning in &loaded.warnings {
         log::warn!("{warning}");
     }

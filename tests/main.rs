@@ -27,6 +27,7 @@ mod http2;
 mod jwks;
 mod jwt;
 mod listing;
+mod logging;
 mod long_complete;
 mod overload;
 mod pipeline;

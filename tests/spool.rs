@@ -195,7 +195,11 @@ fn timeless(text: &str) -> String {
                 value["oldest_seconds"] = Value::Null;
                 kept.push_str(&value.to_string());
             }
-            Err(_) => kept.push_str(line.split(" ago").next().unwrap()),
+            Err(_) => {
+                // What stands before "N s ago" is a date.
+                let before = line.split(" ago").next().unwrap();
+                kept.push_str(before.rsplit_once(", ").map_or(before, |(date, _)| date));
+            }
         }
         kept.push('\n');
     }

@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Instant;
 
 pub const ACCESS_KEY: &str = "AKIATESTTESTTESTTEST";
@@ -214,6 +214,21 @@ impl Gateway {
 
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
+    }
+
+    /// Until what this returns is dropped, nobody reads the gateway's standard error.
+    pub fn leave_log_unread(&self) -> mpsc::Sender<()> {
+        let (release, released) = mpsc::channel();
+        let (held, is_held) = mpsc::channel();
+        let log = Arc::clone(&self.log);
+        std::thread::spawn(move || {
+            // The thread that reads waits for this lock with its next line.
+            let _log = log.lock().unwrap();
+            held.send(()).unwrap();
+            let _ = released.recv();
+        });
+        is_held.recv().unwrap();
+        release
     }
 
     /// The log, once it holds this: a line may come later than the answer that it is about.
