@@ -40,8 +40,8 @@
 //!  │   ├── meta      str → u64     "version" = 2; "run" = how often it was opened
 //!  │   ├── entries   u64 → bytes   number → format (1 byte), JSON (entry.rs)
 //!  │   ├── bodies    u64 → bytes   number → the body of a small PutObject
-//!  │   ├── uploads   u64 → bytes   number → format, JSON (uploads/record.rs): open multipart uploads
-//!  │   ├── parts     (u64, u16) → bytes   number of the upload, of the part → format, JSON
+//!  │   ├── uploads   u64 → bytes   number → format, CRC, JSON (uploads/record.rs): open uploads
+//!  │   ├── parts     (u64, u16) → bytes   number of the upload, of the part → the same
 //!  │   └── completed u64 → bytes   number of the entry → what the client was told; the last 4096
 //!  └── bodies/
 //!      └── 0000010000000001      a body; no header, no trailer: it is sent by splice(2)

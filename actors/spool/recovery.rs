@@ -3,7 +3,7 @@
 use super::disk::Disk;
 use super::entry::{BodyId, Entry, Place, Quarantine};
 use super::journal::Opened;
-use super::uploads::Uploads;
+use super::uploads::{StoredPart, Uploads};
 use super::{Body, janitor};
 use crate::orphans::wall_clock;
 use std::collections::HashSet;
@@ -74,6 +74,11 @@ fn recover_uploads(disk: &dyn Disk, opened: &Opened, unreadable: &mut u64) -> io
         if unknown.contains(&number) {
             continue;
         }
+        let is_its_own = |stored: &StoredPart| stored.part.number == part;
+        let record = record.and_then(|stored| match is_its_own(&stored) {
+            true => Ok(stored),
+            false => Err(io::Error::other("it is another part's")),
+        });
         let stored = match record {
             Ok(stored) => stored,
             Err(error) => {

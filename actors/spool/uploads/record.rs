@@ -1,8 +1,11 @@
 //! What is on record of a client's multipart upload whose parts stand here, and of one that was
 //! completed.
+//!
+//! A record is one byte, the format of what follows, the CRC-32C of the JSON that ends it (big-endian), and
+//! the JSON: a bit that flips in it must not put a part into another place, or an object under another key.
 
 use super::super::entry::{Body, BodyId, PartBody, Place, header_list};
-use crate::payload::{ChecksumAlgorithm, ChecksumType};
+use crate::payload::{ChecksumAlgorithm, ChecksumType, Hasher};
 use crate::s3::error::{ErrorCode, S3Error};
 use crate::s3::xml::WholeChecksum;
 use serde::de::{DeserializeOwned, Error as _};
@@ -148,20 +151,32 @@ pub struct Completed {
     pub checksum: Option<WholeChecksum>,
 }
 
-/// A record: one byte, the format of what follows, and JSON.
+/// The record.
 pub(crate) fn encode<T: Serialize>(record: &T) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![FORMAT];
-    serde_json::to_writer(&mut bytes, record).map_err(io::Error::other)?;
-    Ok(bytes)
+    let json = serde_json::to_vec(record).map_err(io::Error::other)?;
+    Ok([&[FORMAT], &crc(&json)[..], &json].concat())
 }
 
 /// Reads a record. Errors: it is not one, or one of another format.
 pub(crate) fn decode<T: DeserializeOwned>(record: &[u8]) -> io::Result<T> {
-    match record.split_first() {
-        Some((&FORMAT, json)) => serde_json::from_slice(json).map_err(io::Error::other),
-        Some((format, _)) => Err(io::Error::other(format!("unknown format {format}"))),
-        None => Err(io::Error::other("empty")),
+    let rest = match record.split_first() {
+        Some((&FORMAT, rest)) => rest,
+        Some((format, _)) => return Err(io::Error::other(format!("unknown format {format}"))),
+        None => return Err(io::Error::other("empty")),
+    };
+    match rest.split_first_chunk::<4>() {
+        Some((found, json)) if crc(json) == found => {
+            serde_json::from_slice(json).map_err(io::Error::other)
+        }
+        _ => Err(io::Error::other("it is damaged: its CRC is another")),
     }
+}
+
+/// CRC-32C, big-endian.
+fn crc(json: &[u8]) -> Vec<u8> {
+    let mut hasher = Hasher::new(ChecksumAlgorithm::Crc32c);
+    hasher.update(json);
+    hasher.finish()
 }
 
 mod algorithm {
@@ -314,9 +329,22 @@ mod tests {
         }
     }
 
+    /// Whichever bit flips, it is not another record.
+    #[test]
+    fn no_flipped_bit_makes_another_record() {
+        let completed = Completed { upload: 5, token: 6, etag: "e-1".to_owned(), checksum: None };
+        let record = encode(&completed).unwrap();
+        for bit in 0..record.len() * 8 {
+            let mut flipped = record.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(decode::<Completed>(&flipped).is_err(), "bit {bit}");
+        }
+    }
+
     /// The format of what is on disks already must not change unnoticed.
     #[test]
     fn the_first_format_stays_as_it_is() {
+        let of = |json: &str| [&[1], &crc(json.as_bytes())[..], json.as_bytes()].concat();
         let upload = ClientUpload {
             bucket: "b".to_owned(),
             key: "k".to_owned(),
@@ -331,19 +359,17 @@ mod tests {
             }),
         };
         let text = concat!(
-            "\u{1}",
             r#"{"bucket":"b","key":"k","owner":"o","principal":"p","initiated":1,"token":2,"#,
             r#""headers":[["a","/w=="]],"checksum":{"algorithm":"CRC32C","type":"FULL_OBJECT"}}"#
         );
-        assert_eq!(String::from_utf8(encode(&upload).unwrap()).unwrap(), text);
+        assert_eq!(encode(&upload).unwrap(), of(text));
         let body = Body { length: 3, md5: [0xa1; 16], place: Place::File(BodyId(0x1f)) };
         let part = StoredPart { stored: 7, part: PartBody { number: 2, body, checksum: None } };
         let text = concat!(
-            "\u{1}",
             r#"{"stored":7,"part":{"number":2,"body":{"length":3,"#,
             r#""md5":"a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1","place":{"file":"000000000000001f"}}}}"#
         );
-        assert_eq!(String::from_utf8(encode(&part).unwrap()).unwrap(), text);
+        assert_eq!(encode(&part).unwrap(), of(text));
         let completed = Completed {
             upload: 5,
             token: 6,
@@ -355,10 +381,10 @@ mod tests {
             }),
         };
         let text = concat!(
-            "\u{1}",
             r#"{"upload":5,"token":6,"etag":"e-1","#,
             r#""checksum":{"algorithm":"SHA1","type":"COMPOSITE","value":"v-1"}}"#
         );
-        assert_eq!(String::from_utf8(encode(&completed).unwrap()).unwrap(), text);
+        assert_eq!(encode(&completed).unwrap(), of(text));
+        assert_eq!(encode(&7u8).unwrap(), [1, 0xb6, 0x54, 0x7e, 0x0b, b'7']);
     }
 }
