@@ -50,7 +50,8 @@
 //! A number (of an entry, an upload, or a body's name) is the run in its upper 24 bits and a count in the
 //! lower 40: it is never used twice, and grows. At the start files that no entry and no part names are removed:
 //! they are bodies that nobody was told are stored, and of entries that were delivered. An entry whose
-//! file is missing or too short is in quarantine then; a part is dropped.
+//! file is missing or too short is in quarantine then; a part is dropped. Half a spool is refused
+//! (sane.rs): bodies without a journal, and a journal of whose bodies none is there.
 
 pub mod check;
 mod claim;
@@ -65,6 +66,7 @@ mod md5;
 mod operator;
 mod recovery;
 pub mod request;
+mod sane;
 mod uploads;
 pub mod verdict;
 
@@ -151,9 +153,10 @@ pub struct Totals {
 impl Spool {
     /// Opens the spool, and puts in order what a crash has left. What it finds is due at once. Blocks.
     ///
-    /// Errors: `ResourceBusy`: another process has it; the disk fails; the journal is damaged
-    /// (`InvalidData`), or a newer version's (`Unsupported`).
+    /// Errors: `ResourceBusy`: another process has it; the disk fails; the journal is damaged, or is gone
+    /// while bodies are there, or the bodies are (`InvalidData`); it is a newer version's (`Unsupported`).
     pub fn open(disk: Arc<dyn Disk>, limits: Limits) -> io::Result<Arc<Spool>> {
+        sane::has_its_journal(&*disk)?;
         let opened = Opened::open(&*disk)?;
         let found = recover(&*disk, &opened)?;
         let mut account = Account::new(limits);

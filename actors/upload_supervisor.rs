@@ -93,16 +93,11 @@ enum Owner {
 struct Held {
     _permit: OwnedSemaphorePermit,
     _counted: Counted,
-    _permitted: Counted,
 }
 
 impl Held {
     fn new(permit: OwnedSemaphorePermit, engine: &Engine) -> Self {
-        Held {
-            _permit: permit,
-            _counted: Counted::new(&engine.metrics.uploads_in_flight),
-            _permitted: Counted::new(&engine.metrics.permits),
-        }
+        Held { _permit: permit, _counted: Counted::new(&engine.metrics.uploads_in_flight) }
     }
 }
 

@@ -2,9 +2,9 @@
 
 use super::disk::Disk;
 use super::entry::{BodyId, Entry, Place, Quarantine};
-use super::journal::Opened;
+use super::journal::{Opened, UploadRecords};
 use super::uploads::{StoredPart, Uploads};
-use super::{Body, janitor};
+use super::{Body, janitor, sane};
 use crate::orphans::wall_clock;
 use std::collections::HashSet;
 use std::io;
@@ -19,8 +19,13 @@ pub(super) struct Found {
 
 /// Reads the journal, and brings files and records in line.
 pub(super) fn recover(disk: &dyn Disk, opened: &Opened) -> io::Result<Found> {
+    let (records, of_uploads) = (opened.read()?, opened.read_uploads()?);
+    let readable = records.iter().filter_map(|(_, record)| record.as_ref().ok());
+    let waiting = readable.filter(|entry| entry.quarantined.is_none()).flat_map(Entry::files);
+    let parts = of_uploads.parts.iter().filter_map(|(_, part)| part.as_ref().ok()?.file());
+    let loss = sane::has_its_bodies(disk, waiting.chain(parts))?;
     let (mut entries, mut lame, mut unreadable) = (Vec::new(), Vec::new(), 0);
-    for (seq, record) in opened.read()? {
+    for (seq, record) in records {
         let mut entry = match record {
             Ok(entry) => entry,
             Err(error) => {
@@ -40,7 +45,8 @@ pub(super) fn recover(disk: &dyn Disk, opened: &Opened) -> io::Result<Found> {
         entries.push((seq, entry));
     }
     opened.rewrite(&lame)?;
-    let uploads = recover_uploads(disk, opened, &mut unreadable)?;
+    let uploads = recover_uploads(disk, opened, of_uploads, &mut unreadable)?;
+    loss.recorded(disk);
     let bodies = disk.bodies()?;
     if unreadable > 0 {
         log::error!("spool: no file is removed, {unreadable} records may name any of them");
@@ -55,8 +61,12 @@ pub(super) fn recover(disk: &dyn Disk, opened: &Opened) -> io::Result<Found> {
 }
 
 /// The open multipart uploads. A part without its bytes is none: its client hears it at the Complete.
-fn recover_uploads(disk: &dyn Disk, opened: &Opened, unreadable: &mut u64) -> io::Result<Uploads> {
-    let records = opened.read_uploads()?;
+fn recover_uploads(
+    disk: &dyn Disk,
+    opened: &Opened,
+    records: UploadRecords,
+    unreadable: &mut u64,
+) -> io::Result<Uploads> {
     let mut uploads = Uploads::default();
     let mut unknown = HashSet::new();
     for (number, record) in records.uploads {

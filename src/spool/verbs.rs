@@ -274,6 +274,17 @@ async fn copy(
     }
 }
 
+/// What cannot be read is neither verified nor delivered, and nothing else tells of it.
+fn all_readable(summary: &Summary) -> Result<(), Problem> {
+    match summary.unreadable {
+        0 => Ok(()),
+        unreadable => Err(Problem::Spool(format!(
+            "{unreadable} records of uploads cannot be read, and are kept with all files: the log of the start \
+             names them; they are damaged, or another version of the gateway has written them"
+        ))),
+    }
+}
+
 pub(super) async fn verify(side: &Side) -> Result<(), Problem> {
     let summary = side.summary().await?;
     let mut tally = Tally::new(summary.entries.saturating_add(summary.multipart_uploads));
@@ -299,7 +310,7 @@ pub(super) async fn verify(side: &Side) -> Result<(), Problem> {
             tally.add(row.number, (&row.bucket, &row.key), verdict, row.size)?;
         }
     }
-    tally.end()
+    tally.end(&summary)
 }
 
 /// What [`verify`] has read so far.
@@ -345,14 +356,14 @@ impl Tally {
         Ok(())
     }
 
-    fn end(self) -> Result<(), Problem> {
+    fn end(self, summary: &Summary) -> Result<(), Problem> {
         let Tally { sound, rotten, unknown, bytes, .. } = self;
         say(&format!(
             "{sound} sound, {rotten} rotten, {unknown} unknown; {} read\n",
             size_text(bytes)
         ))?;
         match rotten + unknown {
-            0 => Ok(()),
+            0 => all_readable(summary),
             wrong => Err(Problem::Spool(format!("{wrong} of them are not what was acknowledged"))),
         }
     }
@@ -369,7 +380,8 @@ pub(super) async fn drain(side: &Side, patience: Option<Duration>) -> Result<(),
                 0 => String::new(),
                 aside => format!("; {aside} are set aside (mizuchi spool ls --quarantined)"),
             };
-            return say(&format!("nothing waits{aside}\n"));
+            say(&format!("nothing waits{aside}\n"))?;
+            return all_readable(&summary);
         }
         if !side.delivers() {
             let problem =

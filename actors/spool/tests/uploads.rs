@@ -238,3 +238,26 @@ async fn a_part_that_is_sent_again_replaces_the_one_before() {
     let (totals, page) = (spool.totals(), spool.list_parts(id, 0, None).unwrap());
     assert_eq!((totals.parts, totals.part_bytes, page.parts.len()), (1, 5, 1));
 }
+
+/// Parts that are not mounted are not lost either: "refused, until somebody says that they are".
+#[tokio::test]
+async fn parts_of_which_none_is_there_are_not_dropped_unasked() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("spool");
+    let open = || Spool::open(Arc::new(Folder::open(&path)?), LIMITS);
+    let spool = open().unwrap();
+    let id = begin(&spool, 1).await;
+    assert!(send(&spool, id, 1, b"in a file").await);
+    drop(spool);
+    let (bodies, away) = (path.join("bodies"), path.join("away"));
+    std::fs::rename(&bodies, &away).unwrap();
+    assert!(open().unwrap_err().to_string().contains("mount it"));
+    std::fs::remove_dir(&bodies).unwrap();
+    std::fs::rename(&away, &bodies).unwrap();
+    assert_eq!(open().unwrap().totals().parts, 1);
+    std::fs::remove_dir_all(&bodies).unwrap();
+    std::fs::write(path.join("bodies-are-lost"), "").unwrap();
+    let totals = open().unwrap().totals();
+    assert_eq!((totals.uploads, totals.parts), (1, 0));
+    assert!(!path.join("bodies-are-lost").exists());
+}
