@@ -45,6 +45,7 @@ mod journal;
 mod limits;
 mod md5;
 mod operator;
+pub mod part_requests;
 pub mod request;
 pub mod verdict;
 

@@ -247,6 +247,7 @@ fn route_builder(
         guardian.child(auth.clone(), move || AuthActor::new(Arc::clone(&of_auth)));
         let (of_uploads, of_sweeper) = (Arc::clone(&engine), Arc::clone(&engine));
         let clients_of_sweeper = clients.clone();
+        let clients_of_delivery: Arc<[_]> = clients.clone().into();
         guardian.child(uploads.clone(), move || {
             UploadSupervisor::new(Arc::clone(&of_uploads), clients.clone())
         });
@@ -261,7 +262,8 @@ fn route_builder(
         let (replay_of_delivery, pace) = (replay.clone(), pace.clone());
         guardian.child(ActorRef::new("delivery actor"), move || {
             let (engine, uploads) = (Arc::clone(&of_delivery), uploads_of_delivery.clone());
-            DeliveryActor::new(engine, uploads, replay_of_delivery.clone(), pace.clone())
+            let (clients, replay) = (Arc::clone(&clients_of_delivery), replay_of_delivery.clone());
+            DeliveryActor::new(engine, uploads, clients, replay, pace.clone())
         });
         guardian.child(ActorRef::new("orphan sweeper"), move || {
             OrphanSweeper::new(Arc::clone(&of_sweeper), clients_of_sweeper.clone())

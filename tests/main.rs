@@ -42,3 +42,4 @@ mod splits;
 mod spool;
 mod tls;
 mod write_back;
+mod write_back_delivery;

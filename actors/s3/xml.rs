@@ -11,8 +11,8 @@ mod write;
 pub use complete::{CompleteRequest, CompletedPart, multipart_etag, parse_complete};
 pub use reader::{MAX_DEPTH, MAX_DOCUMENT, XmlError};
 pub use write::{
-    DECLARATION, complete_document, complete_request, error_document, list_uploads_document,
-    location_document, post_document,
+    DECLARATION, checked_complete_request, complete_document, complete_request, error_document,
+    list_uploads_document, location_document, post_document,
 };
 
 use reader::{Node, Reader};

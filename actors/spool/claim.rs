@@ -62,14 +62,15 @@ impl Claim {
         self.spool.state.release(self.seq, Some(retry_at));
     }
 
-    /// It is not to be delivered: it is kept, and the next one of its key may go. Durable when it
-    /// returns.
+    /// It is not to be delivered: it is kept, and the next one of its key may go. Nothing of it is at
+    /// the backend any more, or somebody else has it on record. Durable when it returns.
     ///
     /// Errors: the journal has failed.
     pub async fn quarantine(mut self, reason: String) -> io::Result<()> {
         self.held = false;
         let mut entry = Entry::clone(&self.entry);
         entry.quarantined = Some(Quarantine { reason, at: wall_clock() });
+        entry.upload_id = None;
         self.replace(Arc::new(entry)).await
     }
 

@@ -163,6 +163,14 @@ impl Entry {
         whole.into_iter().chain(parts.iter().map(|part| &part.body))
     }
 
+    /// The part at this place, of one that has parts.
+    pub fn part(&self, at: usize) -> Option<&PartBody> {
+        match &self.content {
+            EntryContent::Parts(parts) => parts.parts.get(at),
+            EntryContent::Whole(_) => None,
+        }
+    }
+
     /// The files of its bodies.
     pub fn files(&self) -> impl Iterator<Item = BodyId> {
         self.bodies().filter_map(|body| match body.place {

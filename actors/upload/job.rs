@@ -31,7 +31,22 @@ pub struct UploadJob {
     /// What would prove that the backend has the object, should its answer be lost.
     pub proof: Proof,
     /// Admission: held until the upload has ended.
-    pub permit: OwnedSemaphorePermit,
+    pub permit: Permit,
+}
+
+/// What an upload holds until it has ended: its place among those that may run.
+#[derive(Debug)]
+pub enum Permit {
+    /// Its own.
+    Own(OwnedSemaphorePermit),
+    /// A delivery's, whose requests follow one another.
+    Shared(Arc<OwnedSemaphorePermit>),
+}
+
+impl From<OwnedSemaphorePermit> for Permit {
+    fn from(permit: OwnedSemaphorePermit) -> Self {
+        Permit::Own(permit)
+    }
 }
 
 /// What goes to the backend after the head.

@@ -303,7 +303,7 @@ fn complete_job(
         content: Content::Document(document),
         plan: None,
         proof,
-        permit,
+        permit: permit.into(),
     };
     Ok((Job::Whole(Box::new(job)), parts.len()))
 }
@@ -326,7 +326,7 @@ fn bodiless_job(
         content: Content::None,
         plan: None,
         proof: Proof::None,
-        permit,
+        permit: permit.into(),
     })))
 }
 
@@ -427,7 +427,7 @@ fn body_job(
                 content: planned.content,
                 plan: Some(planned.plan),
                 proof,
-                permit,
+                permit: permit.into(),
             })))
         }
     }

@@ -1,0 +1,190 @@
+//! How what was acknowledged goes to its backend: multipart uploads part by part, buckets beside each
+//! other, at a pace (docs/durability.md).
+
+use crate::support::backend::Backend;
+use crate::support::eventually;
+use crate::support::gateway::{Gateway, Setup};
+use crate::support::ledger_s3::{LedgerS3, Twist};
+use crate::support::payload;
+use bytes::Bytes;
+use md5::Digest as _;
+use mizuchi_actors::spool::{
+    Body, Entry, EntryContent, Folder, Limits, PartBody, Parts, Place, Spool,
+};
+use sha2::Sha256;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A spool and a state directory that outlive their gateways.
+struct Kept(tempfile::TempDir);
+
+impl Kept {
+    fn new() -> Kept {
+        Kept(tempfile::tempdir().unwrap())
+    }
+
+    fn spool(&self) -> std::path::PathBuf {
+        self.0.path().join("spool")
+    }
+
+    async fn start(&self, setup: Setup, more: &str) -> Gateway {
+        let state = self.0.path().join("state");
+        let mut setup = setup
+            .env("MIZUCHI__SERVER__STATE_DIRECTORY", state.to_str().unwrap())
+            .bucket("    upload:\n      mode: write_back\n      restart:\n        max: 0\n");
+        setup.extra.push_str(&format!(
+            "spool:\n  directory: {}\n  backoff_base: 20ms\n  backoff_cap: 100ms\n  min_free: 0\n{more}",
+            self.spool().display()
+        ));
+        setup.start().await
+    }
+
+    /// Acknowledges uploads while no gateway runs.
+    async fn store(&self, entries: impl IntoIterator<Item = (&str, &str, Vec<Vec<u8>>)>) {
+        let spool = opened(&self.spool());
+        for (bucket, key, parts) in entries {
+            store(&spool, bucket, key, &parts).await;
+        }
+    }
+}
+
+fn opened(path: &Path) -> Arc<Spool> {
+    let limits = Limits { entries: 10_000, bytes: 1 << 32, free_bytes: 0, free_files: 0 };
+    Spool::open(Arc::new(Folder::open(path).unwrap()), limits).unwrap()
+}
+
+/// One part: a PutObject. More: a client's multipart upload, numbered 1, 2, ….
+async fn store(spool: &Arc<Spool>, bucket: &str, key: &str, parts: &[Vec<u8>]) {
+    let mut bodies = Vec::new();
+    for bytes in parts {
+        let id = spool.new_body();
+        let mut file = spool.disk().create(id, None).unwrap();
+        file.append(&[Bytes::copy_from_slice(bytes)]).unwrap();
+        file.sync().unwrap();
+        let md5 = md5::Md5::digest(bytes).into();
+        bodies.push(Body { length: bytes.len() as u64, md5, place: Place::File(id) });
+    }
+    let content = if let [body] = bodies.as_slice() {
+        EntryContent::Whole(body.clone())
+    } else {
+        let numbered = (1..).zip(bodies);
+        let part = |(number, body)| PartBody { number, body, checksum: None };
+        EntryContent::Parts(Parts { parts: numbered.map(part).collect(), headers: Vec::new() })
+    };
+    let entry = Entry {
+        bucket: bucket.to_owned(),
+        key: key.to_owned(),
+        accepted: 1_700_000_000_000,
+        principal: "tester".to_owned(),
+        headers: vec![("x-amz-meta-colour".to_owned(), b"blue".to_vec())],
+        content,
+        quarantined: None,
+        upload_id: None,
+    };
+    let reservation = spool.reserve(entry.length()).unwrap();
+    spool.commit(entry, None, reservation).await.unwrap();
+}
+
+fn etag(parts: &[Vec<u8>]) -> String {
+    let md5s: Vec<u8> = parts.iter().flat_map(|part| md5::Md5::digest(part).to_vec()).collect();
+    let digest = md5::Md5::digest(md5s);
+    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("\"{hex}-{}\"", parts.len())
+}
+
+async fn delivered(gateway: &Gateway) {
+    eventually("everything is delivered", async || {
+        gateway.metric("mizuchi_spool_entries").await == 0.0
+    })
+    .await;
+}
+
+fn parts(sizes: impl IntoIterator<Item = usize>) -> Vec<Vec<u8>> {
+    sizes.into_iter().map(payload).collect()
+}
+
+/// "Client part boundaries kept; the ETag acknowledged is the ETag delivered", through a real backend.
+#[tokio::test]
+async fn a_multipart_upload_arrives_as_it_was_acknowledged() {
+    let (kept, backend) = (Kept::new(), Backend::start().await);
+    let parts = parts([(5 << 20) + 1, 5 << 20, 77]);
+    kept.store([("uploads", "whole", parts.clone())]).await;
+    let gateway = kept.start(Setup::new(&backend, backend.s3.address), "").await;
+    delivered(&gateway).await;
+    let found = backend.object("whole").map(Sha256::digest);
+    assert_eq!(found, Some(Sha256::digest(parts.concat())));
+    assert_eq!(backend.open_uploads(), 0);
+    assert_eq!(gateway.metric("mizuchi_spool_other_etags_total").await, 0.0);
+    assert_eq!(gateway.metric("mizuchi_uploads_on_record").await, 0.0);
+    gateway.settled().await;
+}
+
+/// R1: "kill -9 in the middle": what the backend has of it is not sent again, and nothing is left behind.
+#[tokio::test]
+async fn a_delivery_that_was_killed_goes_on_with_the_parts_that_are_there() {
+    let (kept, s3) = (Kept::new(), LedgerS3::start(true).await);
+    let parts = parts([100_000, 90_000, 80_000, 70_000, 60_000, 50_000]);
+    kept.store([("uploads", "key", parts.clone())]).await;
+    let stuck = std::iter::repeat_n(("Part", Twist::Blackhole), 10);
+    s3.script([("Part", Twist::Trickle), ("Part", Twist::Trickle)].into_iter().chain(stuck));
+    let mut gateway = kept.start(Setup::over(s3.address), "").await;
+    let there =
+        || s3.books(|books| books.uploads.values().map(|one| one.parts.len()).sum::<usize>());
+    eventually("two parts are there", async || there() == 2).await;
+    gateway.signal("KILL");
+    gateway.ended().await;
+    s3.script([]);
+    let sent = s3.books(|books| books.part_requests);
+    let gateway = kept.start(Setup::over(s3.address), "").await;
+    delivered(&gateway).await;
+    s3.books(|books| {
+        assert_eq!(books.part_requests - sent, 4, "what was there is sent again");
+        assert_eq!((books.created, books.completed, books.uploads.len()), (1, 1, 0));
+        let lengths: Vec<u64> = parts.iter().map(|part| part.len() as u64).collect();
+        assert_eq!(books.part_lengths, lengths);
+        let object = &books.objects["key"];
+        assert_eq!(object.etag, etag(&parts));
+        assert_eq!(object.part_md5s.len(), 6, "every part has its Content-MD5");
+        assert_eq!(object.headers["x-amz-meta-colour"], "blue");
+    });
+    gateway.settled().await;
+}
+
+/// R8: the backend has completed it, and nobody here knows: it is sent again, and the same is there.
+#[tokio::test]
+async fn a_complete_whose_answer_is_lost_leaves_the_same_object_and_nothing_else() {
+    let (kept, s3) = (Kept::new(), LedgerS3::start(true).await);
+    let parts = parts([100_000, 50_000]);
+    kept.store([("uploads", "key", parts.clone())]).await;
+    s3.script([("Create", Twist::LoseAnswer), ("Complete", Twist::LoseAnswer)]);
+    let gateway = kept.start(Setup::over(s3.address), "").await;
+    delivered(&gateway).await;
+    // The lost Create is found when its key is looked at.
+    eventually("no upload is left", async || s3.books(|books| books.uploads.is_empty())).await;
+    s3.books(|books| {
+        assert_eq!((books.created, books.completed), (3, 2));
+        assert_eq!(books.objects["key"].etag, etag(&parts));
+    });
+    gateway.settled().await;
+}
+
+/// "Set aside: its upload is aborted first", also where the abort fails at first.
+#[tokio::test]
+async fn what_is_set_aside_leaves_no_upload_behind() {
+    let (kept, s3) = (Kept::new(), LedgerS3::start(true).await);
+    kept.store([("uploads", "key", parts([100_000, 50_000]))]).await;
+    let refused = || ("Part", Twist::Answer(400, "InvalidArgument"));
+    s3.script([refused(), refused(), ("Abort", Twist::Answer(503, "SlowDown"))]);
+    let gateway = kept.start(Setup::over(s3.address), "").await;
+    eventually("it is set aside", async || {
+        gateway.metric("mizuchi_spool_quarantined").await == 1.0
+    })
+    .await;
+    eventually("no upload is left", async || s3.books(|books| books.uploads.is_empty())).await;
+    assert_eq!(s3.books(|books| (books.created, books.aborted, books.completed)), (1, 1, 0));
+    assert!(s3.script_done());
+    eventually("nothing is on record", async || {
+        gateway.metric("mizuchi_uploads_on_record").await == 0.0
+    })
+    .await;
+}
