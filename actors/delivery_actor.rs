@@ -16,7 +16,7 @@ use crate::s3_client_actor::S3ClientActor;
 use crate::spool::check::{Checked, Opened};
 use crate::spool::request::put_object;
 use crate::spool::verdict::{self, Verdict};
-use crate::spool::{Body, Claim, Entry, EntryContent, Spool, Verified};
+use crate::spool::{Body, Claim, Entry, EntryContent, Pacing, Share, Spool, Verified};
 use crate::transfer::{PartSource, ReplayResources};
 use crate::upload::job::{BackendAnswer, Before, Content, Permit, Proof, UploadJob};
 use crate::upload::machine::Kind;
@@ -24,30 +24,17 @@ use crate::upload_supervisor::{BeginUpload, UploadSupervisor};
 use actix::prelude::*;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
-/// How deliveries are paced.
+/// How many deliveries there are at a time, and how they are paced.
 #[derive(Debug, Clone)]
 pub struct Pace {
     /// Deliveries at a time, in the whole process.
     pub permits: Arc<Semaphore>,
-    /// The pause after the first failure.
-    pub backoff_base: Duration,
-    /// The longest pause.
-    pub backoff_cap: Duration,
-}
-
-impl Pace {
-    /// The pause after `attempts` failures (1 and more): doubled each time, between half and all of it, so
-    /// that what failed together does not come back together. `random`: any number.
-    fn pause(&self, attempts: u32, random: u64) -> Duration {
-        let doubled = self.backoff_base.saturating_mul(1 << attempts.saturating_sub(1).min(30));
-        let pause = doubled.min(self.backoff_cap);
-        let part = 500 + u32::try_from(random % 501).unwrap_or(0);
-        pause.saturating_mul(part) / 1000
-    }
+    /// Pauses and shares.
+    pub pacing: Pacing,
 }
 
 /// See the module.
@@ -65,12 +52,10 @@ struct Target {
 
 /// A place among the deliveries that may be under way.
 #[derive(Clone)]
-struct Lane(Arc<OwnedSemaphorePermit>);
-
-impl Lane {
-    fn is(&self, other: &Lane) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
+struct Lane {
+    permit: Arc<OwnedSemaphorePermit>,
+    /// Beside the claim's own.
+    share: Option<Arc<Share>>,
 }
 
 /// What a delivery needs.
@@ -95,7 +80,10 @@ impl DeliveryActor {
         pace: Pace,
     ) -> Self {
         let spool = engine.spool.clone();
-        let courier = spool.map(|spool| Courier { engine, spool, clients, uploads, replay, pace });
+        let courier = spool.map(|spool| {
+            spool.set_pacing(pace.pacing);
+            Courier { engine, spool, clients, uploads, replay, pace }
+        });
         DeliveryActor { courier }
     }
 }
@@ -138,15 +126,16 @@ impl Courier {
             let Ok(permit) = permit.map(Arc::new) else { return };
             // Another thread may have been faster.
             if let Some(claim) = self.spool.claim(Instant::now()) {
-                under_way.spawn_local(self.clone().deliver(claim, Lane(permit)));
+                under_way.spawn_local(self.clone().deliver(claim, Lane { permit, share: None }));
             }
         }
     }
 
-    /// A permit beside the one that a delivery has; None: others need them.
-    fn another_lane(&self) -> Option<Lane> {
+    /// A lane beside the one that a delivery has; None: others need them.
+    fn another_lane(&self, claim: &Claim) -> Option<Lane> {
         let permit = Arc::clone(&self.pace.permits).try_acquire_owned().ok()?;
-        Some(Lane(Arc::new(permit)))
+        let share = claim.beside()?;
+        Some(Lane { permit: Arc::new(permit), share: Some(Arc::new(share)) })
     }
 
     async fn deliver(self, mut claim: Claim, lane: Lane) {
@@ -189,8 +178,15 @@ impl Courier {
                     }
                 }
             }
-            Verdict::Later(reason) | Verdict::LookAgain(reason) => {
-                let pause = self.pace.pause(claim.attempts() + 1, rand::random());
+            Verdict::Later(reason) => {
+                let now = Instant::now();
+                let due = claim.unanswered(now, rand::random());
+                let pause = due.saturating_duration_since(now).as_secs();
+                log::warn!("{what}: not delivered, again in {pause}s: {reason}");
+                "retried"
+            }
+            Verdict::Local(reason) | Verdict::LookAgain(reason) => {
+                let pause = self.pace.pacing.pause(claim.attempts() + 1, rand::random());
                 log::warn!("{what}: not delivered, again in {}s: {reason}", pause.as_secs());
                 claim.failed(Instant::now() + pause);
                 "retried"
@@ -248,10 +244,10 @@ impl Courier {
             // What may have been carried out is asked for again, which harms nobody: an ETag would prove
             // the bytes, not the headers.
             proof: Proof::None,
-            permit: Permit::Shared(Arc::clone(&lane.0)),
+            permit: Permit::Shared(Arc::clone(&lane.permit)),
         });
         let ended = self.uploads.begin(|end| BeginUpload(job, end)).await;
-        ended.map(|end| end.result).map_err(|error| Verdict::Later(error.to_string()))
+        ended.map(|end| end.result).map_err(|error| Verdict::Local(error.to_string()))
     }
 
     /// The body where it stands. One that its backend would not hold against its MD5 is read and held
@@ -283,7 +279,7 @@ impl Courier {
         match self.spool.verify(seq, || {}).await {
             Verified::Rotten(how) => Verdict::Never(how),
             Verified::Io(error) => unreadable(error),
-            Verified::Sound | Verified::Unknown => Verdict::Later(why),
+            Verified::Sound | Verified::Unknown => Verdict::Local(why),
         }
     }
 }
@@ -291,7 +287,7 @@ impl Courier {
 fn unreadable(error: io::Error) -> Verdict {
     match error.kind() {
         io::ErrorKind::NotFound => Verdict::Never(format!("its body is gone: {error}")),
-        _ => Verdict::Later(error.to_string()),
+        _ => Verdict::Local(error.to_string()),
     }
 }
 
@@ -299,25 +295,5 @@ async fn set_aside(claim: Claim, what: &str, reason: String) {
     log::error!("{what}: set aside, see mizuchi spool ls: {reason}");
     if let Err(error) = claim.quarantine(reason).await {
         log::error!("{what}: that could not be recorded: {error}");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_double_up_to_the_cap_with_jitter() {
-        let pace = Pace {
-            permits: Arc::new(Semaphore::new(1)),
-            backoff_base: Duration::from_secs(1),
-            backoff_cap: Duration::from_secs(60),
-        };
-        let span = |attempts| (pace.pause(attempts, 0), pace.pause(attempts, 500));
-        let seconds = Duration::from_secs_f64;
-        assert_eq!(span(1), (seconds(0.5), seconds(1.0)));
-        assert_eq!(span(3), (seconds(2.0), seconds(4.0)));
-        assert_eq!(span(7), (seconds(30.0), seconds(60.0)));
-        assert_eq!(span(u32::MAX), (seconds(30.0), seconds(60.0)));
     }
 }

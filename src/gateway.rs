@@ -20,6 +20,7 @@ use mizuchi_actors::orphan_sweeper::OrphanSweeper;
 use mizuchi_actors::orphans::Ledger;
 use mizuchi_actors::s3::address::{BucketAddress, Router};
 use mizuchi_actors::s3_client_actor::S3ClientActor;
+use mizuchi_actors::spool::{Pacing, Places};
 use mizuchi_actors::tap::TapConfig;
 use mizuchi_actors::transfer::{PipeCache, ReplayResources, Turns};
 use mizuchi_actors::upload_supervisor::UploadSupervisor;
@@ -226,11 +227,18 @@ fn route_builder(
     let pipe_size = engine.zero_copy.pipe_buffer_size;
     let access_log = crate::logging::format(settings);
     let tap = Arc::new(tap(settings));
+    let (places, deliveries) = (Places::of(&engine.buckets), settings.spool.deliveries);
     let pace = Pace {
-        permits: Arc::new(Semaphore::new(settings.spool.deliveries)),
-        backoff_base: settings.spool.backoff_base,
-        backoff_cap: settings.spool.backoff_cap,
+        permits: Arc::new(Semaphore::new(deliveries)),
+        pacing: Pacing {
+            base: settings.spool.backoff_base,
+            cap: settings.spool.backoff_cap,
+            share: Pacing::share_of(deliveries, places.written_back),
+        },
     };
+    if let Some(spool) = &engine.spool {
+        spool.set_places(places);
+    }
     let host_id: Arc<str> = Arc::from(format!("{:032x}", rand::random::<u128>()));
     Arc::new(move |guardian| {
         let auth = ActorRef::new("auth actor");

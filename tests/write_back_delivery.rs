@@ -12,8 +12,10 @@ use mizuchi_actors::spool::{
     Body, Entry, EntryContent, Folder, Limits, PartBody, Parts, Place, Spool,
 };
 use sha2::Sha256;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// A spool and a state directory that outlive their gateways.
 struct Kept(tempfile::TempDir);
@@ -28,10 +30,16 @@ impl Kept {
     }
 
     async fn start(&self, setup: Setup, more: &str) -> Gateway {
+        self.start_with(setup, more, "").await
+    }
+
+    /// `more`: YAML in `spool`; `buckets`: further ones.
+    async fn start_with(&self, setup: Setup, more: &str, buckets: &str) -> Gateway {
         let state = self.0.path().join("state");
         let mut setup = setup
             .env("MIZUCHI__SERVER__STATE_DIRECTORY", state.to_str().unwrap())
             .bucket("    upload:\n      mode: write_back\n      restart:\n        max: 0\n");
+        setup.bucket_extra.push_str(buckets);
         setup.extra.push_str(&format!(
             "spool:\n  directory: {}\n  backoff_base: 20ms\n  backoff_cap: 100ms\n  min_free: 0\n{more}",
             self.spool().display()
@@ -187,4 +195,61 @@ async fn what_is_set_aside_leaves_no_upload_behind() {
         gateway.metric("mizuchi_uploads_on_record").await == 0.0
     })
     .await;
+}
+
+/// A second bucket behind the gateway's first, at this backend.
+fn second_bucket(at: SocketAddr, more: &str) -> String {
+    format!(
+        "  - name: second\n    upload:\n      mode: write_back\n      restart:\n        max: 0\n    s3:\n      bucket: store\n      \
+         region: us-east-1\n      endpoint: http://{at}\n      path_style: true\n      access_key: B\n      \
+         secret_key: b\n{more}    auth:\n      enabled: false\n"
+    )
+}
+
+/// "A blackholed backend must not hold all deliveries", and when it is back, all that waits is due.
+#[tokio::test]
+async fn a_backend_that_swallows_everything_holds_up_its_own_alone() {
+    let (kept, away, well) =
+        (Kept::new(), LedgerS3::start(true).await, LedgerS3::start(true).await);
+    let keys: Vec<String> = (0..60).map(|number| format!("key-{number}")).collect();
+    let of = |bucket: &'static str, count: usize| {
+        keys.iter().take(count).map(move |key| (bucket, key.as_str(), parts([2000])))
+    };
+    kept.store(of("uploads", 30).chain(of("second", 60))).await;
+    away.script(std::iter::repeat_n(("Put", Twist::Hang), 1000));
+    let setup =
+        Setup::over(away.address).env("MIZUCHI__BUCKETS__0__S3__TIMEOUTS__FIRST_BYTE", "2s");
+    let setup = setup.env("MIZUCHI__BUCKETS__0__S3__TIMEOUTS__PROGRESS", "2s");
+    let gateway =
+        kept.start_with(setup, "  deliveries: 4\n", &second_bucket(well.address, "")).await;
+    let hung = || 1000 - away.books(|books| books.twists_left());
+    eventually("the healthy one's arrive", async || well.books(|books| books.objects.len()) == 60)
+        .await;
+    assert!((1..=2).contains(&hung()), "{} at a time", hung());
+    eventually("one probe at a time", async || hung() == 3).await;
+    away.script([]);
+    let back = Instant::now();
+    delivered(&gateway).await;
+    assert_eq!(away.books(|books| books.objects.len()), 30);
+    // The probe that hangs, its pause, and then all at once.
+    assert!(back.elapsed() < Duration::from_secs(6), "{:?}", back.elapsed());
+}
+
+/// Two buckets that write to one place share its order: what was acknowledged last stays.
+#[tokio::test]
+async fn what_two_buckets_write_to_one_place_arrives_in_one_order() {
+    let (kept, s3) = (Kept::new(), LedgerS3::start(true).await);
+    let (old, new) = (payload(3000), payload(4000));
+    kept.store([
+        ("second", "p/key", vec![old]),
+        ("uploads", "p/key", vec![new.clone()]),
+        ("uploads", "p/other", vec![new.clone()]),
+    ])
+    .await;
+    s3.script([("Put", Twist::Answer(500, "InternalError"))]);
+    let second = second_bucket(s3.address, "      key_prefix: p/\n");
+    let gateway = kept.start_with(Setup::over(s3.address), "  deliveries: 1\n", &second).await;
+    delivered(&gateway).await;
+    assert_eq!(s3.books(|books| books.objects["p/key"].length), new.len() as u64);
+    assert!(s3.script_done());
 }

@@ -89,10 +89,10 @@ impl Courier {
             );
             self.give_up(to, claim.entry(), &id, lane).await;
             if let Err(error) = claim.note_upload(None).await {
-                return Verdict::Later(error.to_string());
+                return Verdict::Local(error.to_string());
             }
             if !resumed {
-                return Verdict::Later(why);
+                return Verdict::Local(why);
             }
         }
     }
@@ -118,7 +118,7 @@ impl Courier {
         let entry = Arc::clone(claim.entry());
         let (ledger, bucket) = (&self.engine.ledger, &to.bucket.name);
         let own = ledger.begin_own(bucket, &entry.key, wall_clock()).await;
-        let own = own.map_err(|error| Verdict::Later(error.to_string()))?;
+        let own = own.map_err(|error| Verdict::Local(error.to_string()))?;
         let request = part_requests::create(&entry);
         let answer = match self.ask(to, Kind::Create, request, Content::None, lane).await? {
             Ok(answer) => answer,
@@ -195,7 +195,7 @@ impl Courier {
             while failed.is_none()
                 && !missing.is_empty()
                 && under_way.len() < PARALLEL
-                && let Some(lane) = own_lane.take().or_else(|| self.another_lane())
+                && let Some(lane) = own_lane.take().or_else(|| self.another_lane(claim))
                 && let Some(at) = missing.pop_front()
             {
                 let (courier, to, id) = (self.clone(), to.clone(), begun.id.clone());
@@ -209,11 +209,13 @@ impl Courier {
             let Some(ended) = under_way.join_next().await else { break };
             match ended {
                 Ok((at, used, sent)) => {
-                    if used.is(lane) {
+                    if used.share.is_none() {
                         own_lane = Some(used);
                     }
                     match sent {
                         Ok(etag) => {
+                            // Those behind it need not wait for the end of a large one.
+                            claim.answered();
                             if let Some(slot) = etags.get_mut(at) {
                                 *slot = Some(etag);
                             }
@@ -222,7 +224,7 @@ impl Courier {
                     }
                 }
                 Err(error) => {
-                    failed = Some(Came::To(Verdict::Later(format!("a part's task died: {error}"))));
+                    failed = Some(Came::To(Verdict::Local(format!("a part's task died: {error}"))));
                 }
             }
         }
@@ -230,7 +232,7 @@ impl Courier {
             return Err(came);
         }
         let all: Option<Vec<String>> = etags.into_iter().collect();
-        all.ok_or_else(|| Came::To(Verdict::Later("a part was not sent".to_owned())))
+        all.ok_or_else(|| Came::To(Verdict::Local("a part was not sent".to_owned())))
     }
 
     async fn bring_part(
@@ -280,8 +282,7 @@ impl Courier {
                 }
                 _ => error.to_string(),
             },
-            Err(Verdict::Later(why) | Verdict::LookAgain(why) | Verdict::Never(why)) => why,
-            Err(Verdict::Delivered | Verdict::DeliveredAs(_)) => return,
+            Err(no_answer) => format!("{no_answer:?}"),
         };
         let recorded = async {
             let own = ledger.begin_own(bucket, &entry.key, wall_clock()).await?;

@@ -45,6 +45,9 @@ pub struct Quarantine {
     pub reason: String,
     /// When.
     pub at: u64,
+    /// The number of a newer upload of its key that was delivered meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub superseded: Option<u64>,
 }
 
 /// What an entry's object consists of.
@@ -280,7 +283,8 @@ mod tests {
 
     fn entries() -> impl Strategy<Value = Entry> {
         let quarantined = prop::option::of(
-            (any::<String>(), any::<u64>()).prop_map(|(reason, at)| Quarantine { reason, at }),
+            (any::<String>(), any::<u64>(), prop::option::of(any::<u64>()))
+                .prop_map(|(reason, at, superseded)| Quarantine { reason, at, superseded }),
         );
         let names = (any::<String>(), any::<String>(), any::<String>());
         let upload_id = prop::option::of(any::<String>());

@@ -91,8 +91,8 @@ pub(super) enum Change {
     Add { record: Vec<u8>, inline: Option<Bytes>, files: bool },
     /// Another record for an entry.
     Replace { record: Vec<u8> },
-    /// The entry and its inline body go.
-    Remove,
+    /// The entry and its inline body go, and these entries have other records.
+    Remove { others: Vec<(u64, Vec<u8>)> },
 }
 
 /// A change in the queue.
@@ -458,9 +458,12 @@ impl Writer {
                         }
                     }
                     Change::Replace { record } => drop(entries.insert(seq, record.as_slice())?),
-                    Change::Remove => {
+                    Change::Remove { others } => {
                         entries.remove(seq)?;
                         bodies.remove(seq)?;
+                        for (other, record) in others {
+                            entries.insert(other, record.as_slice())?;
+                        }
                     }
                 }
             }
@@ -471,7 +474,7 @@ impl Writer {
 
 impl Change {
     fn is_removal(&self) -> bool {
-        matches!(self, Change::Remove)
+        matches!(self, Change::Remove { .. })
     }
 
     fn bytes(&self) -> usize {
@@ -480,7 +483,7 @@ impl Change {
                 record.len() + inline.as_ref().map_or(0, Bytes::len)
             }
             Change::Replace { record } => record.len(),
-            Change::Remove => 0,
+            Change::Remove { others } => others.iter().map(|(_, record)| record.len()).sum(),
         }
     }
 }

@@ -16,8 +16,10 @@ pub enum Verdict {
     Delivered,
     /// The backend has it, and calls it by another ETag than was acknowledged: it encrypts by default.
     DeliveredAs(String),
-    /// Trying again may help.
+    /// The backend is not there, or not itself: trying again may help.
     Later(String),
+    /// Something failed here: trying again may help.
+    Local(String),
     /// The body may be damaged here: it must be looked at. If it is sound, trying again may help.
     LookAgain(String),
     /// Only a person can help.

@@ -79,6 +79,13 @@ pub struct Books {
     next: u64,
 }
 
+impl Books {
+    /// Scripted twists that no request has met yet.
+    pub fn twists_left(&self) -> usize {
+        self.twists.len()
+    }
+}
+
 /// A running one. Clones share the books.
 #[derive(Clone)]
 pub struct LedgerS3 {
