@@ -17,7 +17,7 @@ use crate::spool::check::{Checked, Opened};
 use crate::spool::request::put_object;
 use crate::spool::verdict::{self, Verdict};
 use crate::spool::{Body, Claim, Entry, EntryContent, Pacing, Share, Spool, Verified};
-use crate::transfer::{PartSource, ReplayResources};
+use crate::transfer::{PartSource, Rate, ReplayResources};
 use crate::upload::job::{BackendAnswer, Before, Content, Permit, Proof, UploadJob};
 use crate::upload::machine::Kind;
 use crate::upload_supervisor::{BeginUpload, UploadSupervisor};
@@ -35,6 +35,8 @@ pub struct Pace {
     pub permits: Arc<Semaphore>,
     /// Pauses and shares.
     pub pacing: Pacing,
+    /// How much they send; None: as much as goes.
+    pub rate: Option<Arc<Rate>>,
 }
 
 /// See the module.
@@ -214,7 +216,7 @@ impl Courier {
         lane: &Lane,
     ) -> Verdict {
         let content = match self.open(&to.bucket, claim.seq(), body).await {
-            Ok(opened) => self.content(opened, body),
+            Ok(opened) => self.content(opened, body).await,
             Err(verdict) => return verdict,
         };
         let kind = Kind::PutObject { conditional: false };
@@ -264,11 +266,20 @@ impl Courier {
         Ok(opened)
     }
 
-    fn content(&self, opened: Opened, body: &Body) -> Content {
+    async fn content(&self, opened: Opened, body: &Body) -> Content {
         let replay = self.replay.clone();
         let (source, before) = match opened {
-            Opened::Bytes(bytes) => (PartSource::stored_bytes(bytes, replay), Before::All),
-            Opened::File(file) => (PartSource::stored(file, 0, body.length, replay), Before::First),
+            Opened::Bytes(bytes) => {
+                // It goes out in one write with its head.
+                if let Some(rate) = &self.pace.rate {
+                    rate.drawn(bytes.len()).await;
+                }
+                (PartSource::stored_bytes(bytes, replay), Before::All)
+            }
+            Opened::File(file) => {
+                let source = PartSource::stored(file, 0, body.length, replay);
+                (source.with_rate(self.pace.rate.clone()), Before::First)
+            }
         };
         Content::Body { source: Box::new(source), before }
     }

@@ -22,7 +22,7 @@ use mizuchi_actors::s3::address::{BucketAddress, Router};
 use mizuchi_actors::s3_client_actor::S3ClientActor;
 use mizuchi_actors::spool::{Pacing, Places};
 use mizuchi_actors::tap::TapConfig;
-use mizuchi_actors::transfer::{PipeCache, ReplayResources, Turns};
+use mizuchi_actors::transfer::{PipeCache, Rate, ReplayResources, Turns};
 use mizuchi_actors::upload_supervisor::UploadSupervisor;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -235,6 +235,7 @@ fn route_builder(
             cap: settings.spool.backoff_cap,
             share: Pacing::share_of(deliveries, places.written_back),
         },
+        rate: settings.spool.max_rate.map(|rate| Arc::new(Rate::new(rate, Instant::now()))),
     };
     if let Some(spool) = &engine.spool {
         spool.set_places(places);

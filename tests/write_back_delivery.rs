@@ -253,3 +253,24 @@ async fn what_two_buckets_write_to_one_place_arrives_in_one_order() {
     assert_eq!(s3.books(|books| books.objects["p/key"].length), new.len() as u64);
     assert!(s3.script_done());
 }
+
+/// "spool.max_rate: bytes per second over all deliveries", whole objects and parts beside each other.
+#[tokio::test]
+async fn deliveries_send_no_faster_and_hardly_slower_than_they_may() {
+    const RATE: f64 = 1_048_576.0;
+    const SIZE: usize = 100_000;
+    let (kept, s3) = (Kept::new(), LedgerS3::start(false).await);
+    let keys: Vec<String> = (0..8).map(|number| format!("key-{number}")).collect();
+    let small = keys.iter().map(|key| ("uploads", key.as_str(), parts([SIZE])));
+    let large = [("uploads", "parts", parts([SIZE; 6])), ("uploads", "one", parts([5 * SIZE]))];
+    kept.store(small.chain(large)).await;
+    let gateway = kept.start(Setup::over(s3.address), "  max_rate: 1MiB\n").await;
+    let there = || s3.books(|books| books.objects.len());
+    eventually("the first arrives", async || there() > 0).await;
+    let (started, first) = (Instant::now(), there());
+    eventually("all arrive", async || there() == 10).await;
+    let rate = ((19 - first) * SIZE) as f64 / started.elapsed().as_secs_f64();
+    assert!((0.8..1.2).contains(&(rate / RATE)), "{rate} bytes a second");
+    assert!(started.elapsed() >= Duration::from_secs(1));
+    delivered(&gateway).await;
+}

@@ -254,7 +254,7 @@ impl Courier {
             let hash = hash.map_err(|error| Came::To(Verdict::LookAgain(error.to_string())))?;
             request.payload = PayloadHash::Hash(hash);
         }
-        let content = self.content(opened, &part.body);
+        let content = self.content(opened, &part.body).await;
         let answer = self.ask(to, Kind::UploadPart, request, content, lane).await;
         let answer = answer.map_err(Came::To)??;
         match verdict::of_answer(&answer, &part.body.md5_hex()) {
