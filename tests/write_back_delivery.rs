@@ -5,7 +5,8 @@ use crate::support::backend::Backend;
 use crate::support::eventually;
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::ledger_s3::{LedgerS3, Twist};
-use crate::support::payload;
+use crate::support::proxy::{Fault, Proxy};
+use crate::support::{payload, times};
 use bytes::Bytes;
 use md5::Digest as _;
 use mizuchi_actors::spool::{
@@ -125,6 +126,60 @@ async fn a_multipart_upload_arrives_as_it_was_acknowledged() {
     assert_eq!(gateway.metric("mizuchi_spool_other_etags_total").await, 0.0);
     assert_eq!(gateway.metric("mizuchi_uploads_on_record").await, 0.0);
     gateway.settled().await;
+}
+
+/// The same when it is killed in the middle, at a backend that says nothing of its parts: all are sent
+/// again, to the same upload.
+#[tokio::test]
+async fn a_backend_that_lists_no_etags_gets_all_parts_again() {
+    let (kept, backend) = (Kept::new(), Backend::start().await);
+    let proxy = Proxy::start(backend.s3.address).await;
+    let parts = parts([(5 << 20) + 1, 5 << 20, 77]);
+    kept.store([("uploads", "whole", parts.clone())]).await;
+    // Its Create goes through; of the parts, the second to begin does not.
+    proxy.script([Fault::None, Fault::None, Fault::BlackholeAfter(1 << 20), Fault::None]);
+    let mut gateway = kept.start(Setup::new(&backend, proxy.address), "  deliveries: 1\n").await;
+    eventually("the second part hangs", async || {
+        gateway.metric("mizuchi_zero_copy_bytes_total").await > 0.0 && proxy.left() == 1
+    })
+    .await;
+    gateway.signal("KILL");
+    gateway.ended().await;
+    assert_eq!(backend.open_uploads(), 1);
+    proxy.script([]);
+    let gateway = kept.start(Setup::new(&backend, proxy.address), "").await;
+    delivered(&gateway).await;
+    let found = backend.object("whole").map(Sha256::digest);
+    assert_eq!(found, Some(Sha256::digest(parts.concat())));
+    assert_eq!(backend.open_uploads(), 0);
+    assert_eq!(gateway.metric("mizuchi_spool_other_etags_total").await, 0.0);
+}
+
+/// R1: "kill -9 at random times": whatever it was at, every upload arrives as it was acknowledged, and no
+/// multipart upload is left behind.
+#[tokio::test]
+async fn killed_at_any_moment_a_multipart_delivery_leaves_nothing_behind() {
+    let (kept, s3) = (Kept::new(), LedgerS3::start(true).await);
+    let keys: Vec<String> = (0..times(6, 100)).map(|number| format!("key-{number}")).collect();
+    let bodies = |at: usize| parts([60_000 + at, 50_000, 40_000 + at]);
+    let entries = keys.iter().enumerate().map(|(at, key)| ("uploads", key.as_str(), bodies(at)));
+    kept.store(entries).await;
+    for _ in 0..times(8, 200) {
+        // Slow enough to be caught at it.
+        let mut gateway = kept.start(Setup::over(s3.address), "  max_rate: 1MiB\n").await;
+        tokio::time::sleep(Duration::from_millis(rand::random_range(0..150))).await;
+        gateway.signal("KILL");
+        gateway.ended().await;
+    }
+    let gateway = kept.start(Setup::over(s3.address), "").await;
+    delivered(&gateway).await;
+    eventually("no upload is left", async || s3.books(|books| books.uploads.is_empty())).await;
+    s3.books(|books| {
+        for (at, key) in keys.iter().enumerate() {
+            assert_eq!(books.objects[key].etag, etag(&bodies(at)), "{key}");
+        }
+    });
+    assert_eq!(gateway.metric("mizuchi_spool_quarantined").await, 0.0);
 }
 
 /// R1: "kill -9 in the middle": what the backend has of it is not sent again, and nothing is left behind.

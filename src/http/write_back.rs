@@ -184,7 +184,7 @@ fn answer_headers(sent: &[(String, Vec<u8>)], body: &Body) -> Vec<(String, Bytes
     headers
 }
 
-/// Waits until what waits of this key has been delivered: a write that goes through must not be
+/// Waits until what waits of this key now has been delivered: a write that goes through must not be
 /// overtaken by one that was acknowledged before it.
 ///
 /// Errors: 409 OperationAborted when that takes longer than `wait`.
