@@ -2,6 +2,7 @@
 //! other, at a pace (docs/durability.md).
 
 use crate::support::backend::Backend;
+use crate::support::client::{Client, Request};
 use crate::support::eventually;
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::ledger_s3::{LedgerS3, Twist};
@@ -39,7 +40,7 @@ impl Kept {
         let state = self.0.path().join("state");
         let mut setup = setup
             .env("MIZUCHI__SERVER__STATE_DIRECTORY", state.to_str().unwrap())
-            .bucket("    upload:\n      mode: write_back\n      restart:\n        max: 0\n");
+            .bucket("    upload:\n      mode: write_back\n      mode_header: allow\n      restart:\n        max: 0\n");
         setup.bucket_extra.push_str(buckets);
         setup.extra.push_str(&format!(
             "spool:\n  directory: {}\n  backoff_base: 20ms\n  backoff_cap: 100ms\n  min_free: 0\n{more}",
@@ -328,4 +329,40 @@ async fn deliveries_send_no_faster_and_hardly_slower_than_they_may() {
     assert!((0.8..1.2).contains(&(rate / RATE)), "{rate} bytes a second");
     assert!(started.elapsed() >= Duration::from_secs(1));
     delivered(&gateway).await;
+}
+
+/// "A write-through to a key with undelivered data queues behind it": it takes nobody's turn meanwhile, and waits
+/// for what was there when it came.
+#[tokio::test]
+async fn who_waits_for_a_key_holds_nobody_up_and_is_not_overtaken_for_ever() {
+    let (kept, s3) = (Kept::new(), LedgerS3::start(true).await);
+    let proxy = Proxy::start(s3.address).await;
+    proxy.set_away(true);
+    let mut setup = Setup::over(proxy.address);
+    setup.extra = "admission:\n  uploads: 1\n".to_owned();
+    let gateway = kept.start(setup, "  wait: 20s\n").await;
+    let put = async |key: &str, body: &[u8]| {
+        Client::connect(&gateway).await.send(Request::put(key, body.len()), body).await.status
+    };
+    assert_eq!(put("key", b"first").await, 200);
+    let through = async {
+        let request = Request::put("key", 7).header("x-mizuchi-mode", "write_through");
+        Client::connect(&gateway).await.send(request, b"through").await.status
+    };
+    let meanwhile = async {
+        for _ in 0..20 {
+            assert_eq!(put("other", b"x").await, 200);
+        }
+        proxy.set_away(false);
+        // On and on: there is always one of them that waits.
+        for _ in 0..20 {
+            assert_eq!(put("key", b"later").await, 200);
+        }
+    };
+    let started = Instant::now();
+    let (through, ()) = tokio::join!(through, meanwhile);
+    assert_eq!(through, 200);
+    assert!(started.elapsed() < Duration::from_secs(10));
+    delivered(&gateway).await;
+    assert_eq!(s3.books(|books| books.objects["key"].length), 5);
 }

@@ -41,6 +41,8 @@ pub enum Permit {
     Own(OwnedSemaphorePermit),
     /// A delivery's, whose requests follow one another.
     Shared(Arc<OwnedSemaphorePermit>),
+    /// None while something else is waited for.
+    Left,
 }
 
 impl From<OwnedSemaphorePermit> for Permit {
@@ -116,7 +118,7 @@ pub struct SplitJob {
     /// Which way the body goes, and why.
     pub plan: (Plan, Reason),
     /// Admission: held until the upload has ended, its abort included.
-    pub permit: OwnedSemaphorePermit,
+    pub permit: Permit,
 }
 
 /// The backend's successful answer.

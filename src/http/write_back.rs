@@ -194,9 +194,6 @@ pub(super) async fn wait_for_older(
     key: &str,
     wait: Duration,
 ) -> Result<(), Failed> {
-    if !spool.is_pending(bucket, key) {
-        return Ok(());
-    }
     let delivered = spool.delivered_all(bucket, key);
     tokio::time::timeout(wait, delivered).await.map_err(|_| {
         let message = "An earlier upload of this key was acknowledged and is still on its way to the \
