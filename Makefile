@@ -27,6 +27,7 @@ test-portable:
 
 test-clients: build clients
 	$(VENV)/bin/python -m pytest -q -n auto tests/clients
+	$(VENV)/bin/python -m pytest -q -n auto tests/durability
 
 ## bench: the short form of bench-peers (small bodies, latencies), and what each way to authenticate costs
 bench:
@@ -57,12 +58,14 @@ bench-peers-install:
 faults:
 	$(CARGO) test --test integration -- --nocapture $(FAULTS)
 
-## faults-long: the same with the rounds of docs/reliability.md, and FUZZ_SECONDS of each fuzz target
-faults-long: fuzz
+## faults-long: the same with the rounds of docs/reliability.md, FUZZ_SECONDS of each fuzz target, and the
+## spool's disk killed, cut off and filled: for that it must be root, with loop devices and ptrace(2)
+faults-long: fuzz build clients
 	MIZUCHI_LONG=1 $(CARGO) test --test integration -- --nocapture $(FAULTS)
 	MIZUCHI_LONG=1 $(CARGO) test -p mizuchi-actors --lib spool::tests::crash -- --nocapture
+	MIZUCHI_LONG=1 $(VENV)/bin/python -m pytest -q -s tests/durability
 
-FAULTS := backend_ faults fuzz jwks overload races replay scale splits streaming write_back
+FAULTS := backend_ faults fuzz jwks overload races replay scale splits spool_faults streaming write_back
 
 ## fuzz: each target for FUZZ_SECONDS (3600) with libFuzzer; needs cargo-fuzz, and no nightly Rust
 FUZZ_SECONDS ?= 3600

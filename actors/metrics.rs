@@ -66,7 +66,7 @@ metrics! {
         &["operation"]);
     /// Payload bytes by the way they went.
     transfer_bytes: IntCounterVec = IntCounterVec::new(
-        Opts::new("mizuchi_transfer_bytes_total", "Payload bytes taken from clients, by plan and its reason"),
+        Opts::new("mizuchi_transfer_bytes_total", "Payload bytes of successful uploads taken from clients, by plan and its reason; plan spool: stored here first"),
         &["plan", "reason"]);
     /// Payload bytes that never entered user space.
     zero_copy_bytes: IntCounter = IntCounter::new(
@@ -87,15 +87,21 @@ metrics! {
     /// Deliveries whose ETag is another.
     spool_other_etags: IntCounter = IntCounter::new(
         "mizuchi_spool_other_etags_total", "Deliveries to which the backend gave another ETag than was acknowledged");
-    /// Uploads that were acknowledged and wait for their backend.
+    /// Uploads that were acknowledged and are not delivered.
     spool_entries: IntGauge = IntGauge::new(
-        "mizuchi_spool_entries", "Acknowledged uploads that are not at their backend yet");
+        "mizuchi_spool_entries", "Acknowledged uploads that are not at their backend, those set aside included");
     /// Their bytes.
     spool_bytes: IntGauge = IntGauge::new(
-        "mizuchi_spool_bytes", "Bytes of acknowledged uploads that are not at their backend yet");
+        "mizuchi_spool_bytes", "Bytes of acknowledged uploads that are not at their backend, those set aside included");
+    /// Those that are to be delivered.
+    spool_waiting: IntGauge = IntGauge::new(
+        "mizuchi_spool_waiting", "Acknowledged uploads that wait for their delivery or are under way");
     /// Uploads set aside.
     spool_quarantined: IntGauge = IntGauge::new(
         "mizuchi_spool_quarantined", "Acknowledged uploads that are set aside: mizuchi spool ls");
+    /// Records that cannot be read.
+    spool_unreadable: IntGauge = IntGauge::new(
+        "mizuchi_spool_unreadable", "Records of acknowledged uploads that this version cannot read: neither they nor any file are removed");
     /// Age of the oldest.
     spool_oldest: IntGauge = IntGauge::new(
         "mizuchi_spool_oldest_seconds", "Age of the oldest acknowledged upload that waits for its backend");
@@ -164,7 +170,7 @@ metrics! {
         &["actor"]);
     /// Requests in flight.
     uploads_in_flight: IntGauge = IntGauge::new(
-        "mizuchi_uploads_in_flight", "Uploads that the supervisors know");
+        "mizuchi_uploads_in_flight", "Uploads under way: clients' requests whose permit was taken and whose body is passed on or stored, and deliveries from the spool");
     /// PutObjects in flight that go in parts.
     splits_in_flight: IntGauge = IntGauge::new(
         "mizuchi_splits_in_flight", "PutObjects in flight that go to the backend in parts");
@@ -194,7 +200,7 @@ metrics! {
         "mizuchi_client_connections", "Client connections open");
     /// Admission permits taken.
     permits: IntGauge = IntGauge::new(
-        "mizuchi_permits_in_use", "Admission permits taken");
+        "mizuchi_permits_in_use", "Admission permits taken, each by a client's request; deliveries from the spool need none");
     /// Pipes that hold replay pages.
     replay_pipes: IntGauge = IntGauge::new(
         "mizuchi_replay_pipes", "Pipes that hold pages kept for replay");

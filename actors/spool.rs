@@ -32,7 +32,8 @@
 //! A number (of an entry, or a body's name) is the run in its upper 24 bits and a count in the lower
 //! 40: it is never used twice, and grows. At the start files that no entry names are removed: they are
 //! bodies that nobody was told are stored, and of entries that were delivered. An entry whose file is
-//! missing or too short is in quarantine then.
+//! missing or too short is in quarantine then. Half a spool is refused (sane.rs): bodies without a journal,
+//! and a journal of whose bodies none is there.
 
 pub mod check;
 mod claim;
@@ -49,6 +50,7 @@ mod pace;
 pub mod part_requests;
 mod places;
 pub mod request;
+mod sane;
 pub mod verdict;
 
 #[cfg(test)]
@@ -125,9 +127,10 @@ pub struct Totals {
 impl Spool {
     /// Opens the spool, and puts in order what a crash has left. What it finds is due at once. Blocks.
     ///
-    /// Errors: `ResourceBusy`: another process has it; the disk fails; the journal is damaged
-    /// (`InvalidData`), or a newer version's (`Unsupported`).
+    /// Errors: `ResourceBusy`: another process has it; the disk fails; the journal is damaged, or is gone
+    /// while bodies are there, or the bodies are (`InvalidData`); it is a newer version's (`Unsupported`).
     pub fn open(disk: Arc<dyn Disk>, limits: Limits) -> io::Result<Arc<Spool>> {
+        sane::has_its_journal(&*disk)?;
         let opened = Opened::open(&*disk)?;
         let found = recover(&*disk, &opened)?;
         let mut account = Account::new(limits);
@@ -354,8 +357,12 @@ struct Found {
 
 /// Reads the journal, and brings files and entries in line.
 fn recover(disk: &dyn Disk, opened: &Opened) -> io::Result<Found> {
+    let records = opened.read()?;
+    let readable = records.iter().filter_map(|(_, record)| record.as_ref().ok());
+    let waiting = readable.filter(|entry| entry.quarantined.is_none());
+    let loss = sane::has_its_bodies(disk, waiting.flat_map(Entry::files))?;
     let (mut entries, mut lame, mut unreadable) = (Vec::new(), Vec::new(), 0);
-    for (seq, record) in opened.read()? {
+    for (seq, record) in records {
         let mut entry = match record {
             Ok(entry) => entry,
             Err(error) => {
@@ -375,6 +382,7 @@ fn recover(disk: &dyn Disk, opened: &Opened) -> io::Result<Found> {
         entries.push((seq, entry));
     }
     opened.rewrite(&lame)?;
+    loss.recorded(disk);
     let bodies = disk.bodies()?;
     if unreadable > 0 {
         log::error!("spool: no file is removed, {unreadable} records may name any of them");

@@ -93,16 +93,11 @@ enum Owner {
 struct Held {
     _permit: Permit,
     _counted: Counted,
-    _permitted: Counted,
 }
 
 impl Held {
     fn new(permit: impl Into<Permit>, engine: &Engine) -> Self {
-        Held {
-            _permit: permit.into(),
-            _counted: Counted::new(&engine.metrics.uploads_in_flight),
-            _permitted: Counted::new(&engine.metrics.permits),
-        }
+        Held { _permit: permit.into(), _counted: Counted::new(&engine.metrics.uploads_in_flight) }
     }
 }
 

@@ -245,9 +245,8 @@ async fn answer<B>(
     if page.is_action() && request.headers().contains_key(ORIGIN) {
         return plain(StatusCode::FORBIDDEN, "not from a browser\n");
     }
-    if let Page::Spool(SpoolPage::Body(_)) = page
-        && !access.is_protected()
-    {
+    let is_body = matches!(page, Page::Spool(SpoolPage::Body(_)));
+    if (is_body || page.is_action()) && !access.is_protected() {
         return plain(StatusCode::FORBIDDEN, UNPROTECTED);
     }
     match page {
@@ -266,9 +265,10 @@ async fn answer<B>(
     }
 }
 
-/// Whoever reaches this machine's loopback may not read what clients have uploaded.
-const UNPROTECTED: &str =
-    "bodies need admin.token or admin.tls.client_ca_file; or stop the gateway and export then\n";
+/// Whoever reaches this machine's loopback may not read what clients have uploaded, nor have it written over
+/// what came after it.
+const UNPROTECTED: &str = "bodies and retries need admin.token or admin.tls.client_ca_file; or stop the \
+    gateway, and export or retry then\n";
 
 fn wrong_method(page: Page, method: &Method) -> Option<Response<Sent>> {
     let (fits, allowed, text) = match page.is_action() {
@@ -340,6 +340,7 @@ fn metrics(admin: &Admin) -> Vec<u8> {
     let shown = &engine.metrics;
     let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
     shown.log_lines_lost.set(i64::try_from(crate::logging::lost()).unwrap_or(i64::MAX));
+    shown.permits.set(gauge(admin.admission.usage().0));
     shown.replay_pages.set(gauge(engine.replay.pages_in_use()));
     shown.replay_pipes.set(gauge(engine.replay.pipes_in_use()));
     shown.replay_file_bytes.set(gauge(engine.replay.file_bytes_in_use()));
@@ -348,7 +349,9 @@ fn metrics(admin: &Admin) -> Vec<u8> {
         let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         shown.spool_entries.set(gauge(totals.entries));
         shown.spool_bytes.set(gauge(totals.bytes));
+        shown.spool_waiting.set(gauge(totals.entries.saturating_sub(totals.quarantined)));
         shown.spool_quarantined.set(gauge(totals.quarantined));
+        shown.spool_unreadable.set(gauge(totals.unreadable));
         shown.spool_latched.set(i64::from(totals.latched));
         let age = totals.oldest.map_or(0, |oldest| wall_clock().saturating_sub(oldest) / 1000);
         shown.spool_oldest.set(gauge(age));

@@ -6,9 +6,10 @@
 
 use crate::engine::{Shared, engine_bucket};
 use crate::settings::{BackendEndpoints, Settings};
+use crate::spool::shown;
 use mizuchi_actors::backend::{Connection, Resolver};
-use mizuchi_actors::config::Bucket;
-use mizuchi_actors::payload::{ChecksumAlgorithm, Hasher};
+use mizuchi_actors::config::{Bucket, Mode};
+use mizuchi_actors::payload::{ChecksumAlgorithm, Hasher, Md5};
 use mizuchi_actors::s3::upstream::UpstreamTemplate;
 use mizuchi_actors::s3::xml;
 use mizuchi_actors::sigv4::PayloadHash;
@@ -16,6 +17,15 @@ use std::io;
 use time::OffsetDateTime;
 
 const BODY: &[u8] = b"probe";
+
+/// What a backend answered.
+struct Said {
+    status: u16,
+    /// S3's; empty where there is none.
+    code: String,
+    etag: Option<String>,
+}
+
 /// Most bytes of an answer.
 const MAX_ANSWER: usize = 64 * 1024;
 
@@ -49,14 +59,17 @@ async fn probe(bucket: &Bucket) -> Result<bool, String> {
     let trusted = bucket.backend.verifies;
     let right = PayloadHash::of(BODY);
     let header = |name: &str, value: &str| vec![(name.to_owned(), value.as_bytes().to_vec())];
-    let (status, code) = put(bucket, right, Vec::new(), BODY).await?;
+    let Said { status, code, etag } = put(bucket, right, Vec::new(), BODY).await?;
     if status != 200 {
         return Err(format!(
             "a right upload is refused: {status} {code}; check bucket, region and keys"
         ));
     }
     println!("{}: takes uploads", bucket.name);
-    let (status, code) = put(bucket, PayloadHash::Unsigned, Vec::new(), BODY).await?;
+    if bucket.upload.mode == Mode::WriteBack || bucket.upload.mode_header {
+        println!("{}: {}", bucket.name, of_etag(etag.as_deref()));
+    }
+    let Said { status, code, .. } = put(bucket, PayloadHash::Unsigned, Vec::new(), BODY).await?;
     let mut well = true;
     if status == 200 {
         println!("{}: takes UNSIGNED-PAYLOAD", bucket.name);
@@ -72,20 +85,37 @@ async fn probe(bucket: &Bucket) -> Result<bool, String> {
         ("md5", trusted.md5, right, header("content-md5", "AAAAAAAAAAAAAAAAAAAAAA==")),
         ("checksum", trusted.checksum, right, header("x-amz-checksum-crc32", "AAAAAA==")),
     ] {
-        let (status, code) = put(bucket, payload, headers, BODY).await?;
+        let Said { status, code, .. } = put(bucket, payload, headers, BODY).await?;
         well &= verdict(bucket, name, status >= 400, trusted, status, &code);
     }
     let mut crc = Hasher::new(ChecksumAlgorithm::Crc32);
     crc.update(BODY);
-    let (status, code) = put_with_trailer(bucket, &crc.finish_value()).await?;
+    let Said { status, code, .. } = put_with_trailer(bucket, &crc.finish_value()).await?;
     if status == 200 {
-        let (status, code) = put_with_trailer(bucket, "AAAAAA==").await?;
+        let Said { status, code, .. } = put_with_trailer(bucket, "AAAAAA==").await?;
         well &= verdict(bucket, "trailer", status >= 400, trusted.trailer, status, &code);
     } else {
         // Not taken at all.
         well &= verdict(bucket, "trailer", false, trusted.trailer, status, &code);
     }
     Ok(well)
+}
+
+/// What clients of write-back should know: they are told an ETag before the backend has given one.
+fn of_etag(etag: Option<&str>) -> String {
+    let mut md5 = Md5::new();
+    md5.update(BODY);
+    let md5 = shown::hex(md5.finish());
+    match etag.map(|etag| etag.trim_matches('"')) {
+        Some(etag) if etag == md5 => {
+            "the ETag is the body's MD5, as write-back answers it".to_owned()
+        }
+        Some(etag) => format!(
+            "warning: the ETag is {}, not the body's MD5 ({md5}) that clients are told by write-back",
+            etag.escape_debug()
+        ),
+        None => "warning: the answer has no ETag: nothing would ever count as delivered".to_owned(),
+    }
 }
 
 /// Prints what was found of one word of `s3.verifies`. Whether it may stay as it is.
@@ -108,7 +138,7 @@ fn verdict(
 }
 
 /// Puts the probe's bytes in aws-chunked framing, with this checksum in the trailer.
-async fn put_with_trailer(bucket: &Bucket, crc32: &str) -> Result<(u16, String), String> {
+async fn put_with_trailer(bucket: &Bucket, crc32: &str) -> Result<Said, String> {
     let length = BODY.len();
     let mut framed = format!("{length:x}\r\n").into_bytes();
     framed.extend_from_slice(BODY);
@@ -129,7 +159,7 @@ async fn put(
     payload: PayloadHash,
     headers: Vec<(String, Vec<u8>)>,
     body: &[u8],
-) -> Result<(u16, String), String> {
+) -> Result<Said, String> {
     let key = format!("{}.mizuchi-probe-{:016x}", bucket.backend.key_prefix, rand::random::<u64>());
     let length = Some(body.len() as u64);
     let request =
@@ -143,8 +173,8 @@ async fn put(
         length: None,
         ..request
     };
-    let (status, code) = exchange(bucket, &delete, b"").await?;
-    if status >= 300 && (answer.0 == 200 || status != 404) {
+    let Said { status, code, .. } = exchange(bucket, &delete, b"").await?;
+    if status >= 300 && (answer.status == 200 || status != 404) {
         println!("{}: the probe {} stays: {status} {code}", bucket.name, delete.key);
     }
     Ok(answer)
@@ -154,7 +184,7 @@ async fn exchange(
     bucket: &Bucket,
     request: &UpstreamTemplate,
     body: &[u8],
-) -> Result<(u16, String), String> {
+) -> Result<Said, String> {
     let backend = &bucket.backend;
     let endpoint = &backend.endpoints.first().ok_or("no endpoint")?.endpoint;
     let limits = &backend.timeouts;
@@ -169,5 +199,6 @@ async fn exchange(
     let answer =
         connection.read_response(false, limits.first_byte, MAX_ANSWER).await.map_err(words)?;
     let code = xml::parse_error(&answer.body).map(|error| error.code).unwrap_or_default();
-    Ok((answer.head.status, code))
+    let etag = answer.head.header("etag").map(|etag| String::from_utf8_lossy(etag).into_owned());
+    Ok(Said { status: answer.head.status, code, etag })
 }

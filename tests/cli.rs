@@ -3,6 +3,7 @@
 use crate::support::backend::Backend;
 use crate::support::gateway::{ACCESS_KEY, SECRET_KEY, Setup};
 use crate::support::payload;
+use crate::support::proxy::{Fault, Proxy};
 use std::process::{Command, Output};
 
 fn mizuchi(arguments: &[&str], settings: &str) -> Output {
@@ -74,6 +75,30 @@ async fn probe_asks_the_backend_what_it_verifies() {
     assert!(text.contains("uploads: trailer: verified; it could be named"), "{text}");
     assert_eq!(output.status.code(), Some(0), "{text}");
     assert_eq!(backend.objects(), Vec::<String>::new(), "{text}");
+}
+
+/// "Compare the ETag with the MD5": where a bucket may write back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn probe_looks_whether_the_etag_is_what_write_back_answers() {
+    let backend = Backend::start().await;
+    let proxy = Proxy::start(backend.s3.address).await;
+    let probe = async |mode: &str, faults: Vec<Fault>| {
+        proxy.script(faults);
+        let text = settings(&backend)
+            .replace(&backend.s3.address.to_string(), &proxy.address.to_string())
+            .replace("    auth:", &format!("    upload:\n      mode: {mode}\n    auth:"));
+        let ran = tokio::task::spawn_blocking(move || mizuchi(&["check", "--probe"], &text));
+        let output = ran.await.unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{text}");
+        text.lines().find(|line| line.contains("ETag is")).map(str::to_owned)
+    };
+    let own = probe("write_back", Vec::new()).await.unwrap();
+    assert!(own.contains("the ETag is the body's MD5"), "{own}");
+    let kms = "HTTP/1.1 200 OK\r\netag: \"kms\"\r\ncontent-length: 0\r\n\r\n";
+    let other = probe("write_back", vec![Fault::AnswerAfter(1, kms)]).await.unwrap();
+    assert!(other.contains("warning: the ETag is kms, not the body's MD5"), "{other}");
+    assert_eq!(probe("write_through", Vec::new()).await, None);
 }
 
 #[tokio::test]

@@ -40,6 +40,7 @@ mod secrets;
 mod sigv4;
 mod splits;
 mod spool;
+mod spool_faults;
 mod tls;
 mod write_back;
 mod write_back_delivery;

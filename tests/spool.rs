@@ -3,7 +3,7 @@
 
 use crate::support::authority::Authority;
 use crate::support::backend::Backend;
-use crate::support::client::{Answer, Client, Request};
+use crate::support::client::{Answer, Client, Request, signer};
 use crate::support::eventually;
 use crate::support::gateway::{ACCESS_KEY, Gateway, SECRET_KEY, Setup, get};
 use crate::support::payload;
@@ -18,6 +18,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use time::OffsetDateTime;
+use tokio::io::AsyncWriteExt as _;
 
 const TOKEN: &str = "canary-token-of-the-admin";
 
@@ -456,6 +458,65 @@ async fn a_listener_with_tls_is_known_by_its_certificate() {
     assert!(error.contains("certificate"), "{error}");
 }
 
+/// What is stored here is under way too, holds a permit, and was taken from a client; a delivery is under
+/// way without one.
+#[tokio::test]
+async fn the_gauges_tell_of_stores_and_of_deliveries() {
+    let rig = Rig::new("").await;
+    let gateway = rig.gateway.as_ref().unwrap();
+    let shows = async |uploads: f64, permits: f64, waiting: f64| {
+        eventually(&format!("{uploads} uploads, {permits} permits, {waiting} wait"), async || {
+            gateway.metric("mizuchi_uploads_in_flight").await == uploads
+                && gateway.metric("mizuchi_permits_in_use").await == permits
+                && gateway.metric("mizuchi_spool_waiting").await == waiting
+        })
+        .await;
+    };
+    rig.put_refused("refused", b"x").await;
+    rig.proxy.script([Fault::BlackholeAfter(1)]);
+    let body = payload(300_000);
+    let mut client = Client::connect(gateway).await;
+    let host = client.host.clone();
+    let head = Request::put("key", body.len()).sign(&host, &signer(), OffsetDateTime::now_utc());
+    client.socket.write_all(&[&head, &body[..200_000]].concat()).await.unwrap();
+    shows(1.0, 1.0, 0.0).await;
+    client.socket.write_all(&body[200_000..]).await.unwrap();
+    assert_eq!(client.answer(false).await.status, 200);
+    shows(1.0, 0.0, 1.0).await;
+    assert_eq!(gateway.metric("mizuchi_spool_entries").await, 2.0);
+    let taken = "mizuchi_transfer_bytes_total{plan=\"spool\",reason=\"write_back\"}";
+    assert_eq!(gateway.metric(taken).await, 300_001.0);
+    assert_eq!(gateway.metric("mizuchi_transfer_bytes_total").await, 300_001.0);
+}
+
+/// Exit status 1: "a record cannot be read": whoever drains a spool before taking it away must not be told
+/// that nothing is left.
+#[tokio::test]
+async fn a_record_that_cannot_be_read_is_no_all_clear() {
+    let mut rig = Rig::new(&format!("  token: {TOKEN}\n  open: [metrics]\n")).await;
+    rig.stop().await;
+    let journal = redb::Database::open(rig.spool().join("journal.redb")).unwrap();
+    let begun = journal.begin_write().unwrap();
+    let entries = redb::TableDefinition::<u64, &[u8]>::new("entries");
+    begun.open_table(entries).unwrap().insert(7, &b"\x01{}"[..]).unwrap();
+    begun.commit().unwrap();
+    drop(journal);
+    for side in ["stopped", "running"] {
+        for verb in ["verify", "drain"] {
+            let ran = rig.run(&[verb]).await;
+            let said = ran.text();
+            let error = ran.failed(1);
+            assert!(error.contains("1 records of uploads cannot be read"), "{side}: {error}");
+            assert!(said.contains("0 sound") || said.contains("nothing waits"), "{said}");
+        }
+        if side == "stopped" {
+            rig.start().await;
+        }
+    }
+    let gateway = rig.gateway.as_ref().unwrap();
+    assert_eq!(gateway.metric("mizuchi_spool_unreadable").await, 1.0);
+}
+
 async fn ask(address: SocketAddr, method: &str, path: &str, lines: &str) -> Answer {
     let head = format!("{method} {path} HTTP/1.1\r\nHost: admin\r\n{lines}\r\n");
     Client::to(address).await.raw(head.as_bytes(), b"").await
@@ -513,18 +574,30 @@ async fn the_spool_s_pages_are_for_whoever_has_the_token() {
     assert_eq!(rig.status().await["waiting"], 1);
 }
 
-/// What clients have uploaded is not for everybody who reaches the loopback.
+/// What clients have uploaded is not for everybody who reaches the loopback, nor is what is delivered.
 #[tokio::test]
 async fn bodies_are_given_to_nobody_where_nothing_is_asked_for() {
-    let rig = Rig::new("").await;
+    let mut rig = Rig::new("").await;
+    rig.put_refused("refused", b"x").await;
+    let refused = rig.number("refused").await;
     rig.proxy.set_away(true);
     rig.put("body", b"x").await;
     let number = rig.number("body").await;
     let answer = ask(rig.address, "GET", &format!("/spool/entries/{number}/body"), "").await;
     assert_eq!((answer.status, answer.text().contains("admin.token")), (403, true));
     let error = rig.run(&["export", &number, "-"]).await.failed(69);
-    assert!(error.contains("bodies need admin.token"), "{error}");
+    assert!(error.contains("bodies and retries need admin.token"), "{error}");
     rig.run(&["verify"]).await.well();
+    for path in ["/spool/retry".to_owned(), format!("/spool/entries/{refused}/retry")] {
+        assert_eq!(ask(rig.address, "POST", &path, "").await.status, 403, "{path}");
+    }
+    for arguments in [&["retry", &refused][..], &["retry", "--all"]] {
+        let error = rig.run(arguments).await.failed(69);
+        assert!(error.contains("bodies and retries need admin.token"), "{error}");
+    }
+    assert_eq!(rig.status().await["quarantined"], 1);
+    rig.stop().await;
+    rig.run(&["retry", &refused]).await.well();
 }
 
 /// "/readyz stays 200 but its body says degraded"; the status page and its JSON tell the same.

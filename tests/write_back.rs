@@ -19,6 +19,11 @@ const GONE: u16 = 999;
 
 /// A gateway whose bucket writes back, with a spool that outlives it.
 async fn writing_back(backend: &Backend, proxy: &Proxy, spool: &Path, more: &str) -> Gateway {
+    setup(backend, proxy, spool, more).start().await
+}
+
+/// How that gateway is set up.
+pub fn setup(backend: &Backend, proxy: &Proxy, spool: &Path, more: &str) -> Setup {
     // s3s-fs stores a body before it looks at its MD5.
     let mut setup = Setup::new(backend, proxy.address).env("MIZUCHI__BUCKETS__0__S3__VERIFIES", "").bucket(
         "    upload:\n      mode: write_back\n      mode_header: allow\n      restart:\n        max: 0\n",
@@ -28,7 +33,7 @@ async fn writing_back(backend: &Backend, proxy: &Proxy, spool: &Path, more: &str
          min_free: 0\n{more}",
         spool.display()
     );
-    setup.start().await
+    setup
 }
 
 struct Rig {

@@ -11,7 +11,7 @@ use redb::StorageBackend;
 use redb::backends::FileBackend;
 use std::fmt::Debug;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, IoSlice, Write as _};
+use std::io::{self, IoSlice, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -21,12 +21,34 @@ const JOURNAL: &str = "journal.redb";
 /// The name of the folder with the bodies' files.
 const BODIES: &str = "bodies";
 
+/// What an operator makes to say that the bodies' files are lost for good.
+const LOST: &str = "bodies-are-lost";
+
+/// Bytes that a journal begins with and that are not zero.
+const JOURNAL_MAGIC: u64 = 9;
+
 /// Bytes of a body after which the kernel is told to write them: a disk that is at work all the while
 /// leaves little to the sync at the end, and no more of it stands dirty in memory.
 const WRITE_EVERY: u64 = 8 * 1024 * 1024;
 
 /// A place for the journal and the bodies. Every method may block.
 pub trait Disk: Debug + Send + Sync {
+    /// Where it is, for people.
+    fn path(&self) -> &Path;
+
+    /// Whether there is no journal, or one that holds nothing yet.
+    fn is_new(&self) -> io::Result<bool>;
+
+    /// Whether somebody has said that the bodies' files are lost for good.
+    fn is_loss_accepted(&self) -> io::Result<bool> {
+        Ok(false)
+    }
+
+    /// That was heeded, and does not hold for the next time.
+    fn forget_acceptance(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Opens the journal's file, makes it if there is none, and keeps everybody else out of it.
     ///
     /// Errors: `ResourceBusy`: somebody has it open.
@@ -59,6 +81,11 @@ pub trait Disk: Debug + Send + Sync {
 
 /// The file of a body that is being taken. Every method may block.
 pub trait BodyFile: Debug + Send {
+    /// Bytes that the disk has given it before any was appended: 0 where the file system cannot.
+    fn allocated(&self) -> u64 {
+        0
+    }
+
     /// Appends all of these.
     fn append(&mut self, pieces: &[Bytes]) -> io::Result<()>;
 
@@ -97,9 +124,11 @@ impl Folder {
         Ok(Folder { path: path.to_owned(), bodies, opened })
     }
 
-    /// Whether a spool stands in this folder: whoever only looks must not make one. Blocks.
+    /// Whether a spool stands in this folder, or half of one: whoever only looks must not make one.
+    /// Blocks.
     pub fn holds_spool(path: &Path) -> io::Result<bool> {
-        path.join(JOURNAL).try_exists().map_err(|error| about(path, error))
+        let journal = path.join(JOURNAL).try_exists().map_err(|error| about(path, error))?;
+        Ok(journal || path.join(BODIES).read_dir().is_ok_and(|mut bodies| bodies.next().is_some()))
     }
 
     fn file(&self, id: BodyId) -> PathBuf {
@@ -121,19 +150,21 @@ fn sync(folder: &Path) -> io::Result<()> {
 }
 
 /// Gives a file its blocks without making it longer, so that a body that was not written whole is seen
-/// to be too short. On a file system that cannot, a full disk shows when it is written.
+/// to be too short: how many bytes. On a file system that cannot, none, and a full disk shows when it is
+/// written.
 #[cfg(target_os = "linux")]
-fn allocate(file: &File, length: u64) -> io::Result<()> {
+fn allocate(file: &File, bytes: u64) -> io::Result<u64> {
     use nix::fcntl::{FallocateFlags, fallocate};
-    let Ok(length) = i64::try_from(length) else {
+    let Ok(length) = i64::try_from(bytes) else {
         return Err(Errno::EFBIG.into());
     };
     if length == 0 {
-        return Ok(());
+        return Ok(0);
     }
     loop {
         return match fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, length) {
-            Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(()),
+            Ok(()) => Ok(bytes),
+            Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(0),
             Err(Errno::EINTR) => continue,
             Err(error) => Err(error.into()),
         };
@@ -141,11 +172,39 @@ fn allocate(file: &File, length: u64) -> io::Result<()> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn allocate(_: &File, _: u64) -> io::Result<()> {
-    Ok(())
+fn allocate(_: &File, _: u64) -> io::Result<u64> {
+    Ok(0)
 }
 
 impl Disk for Folder {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn is_new(&self) -> io::Result<bool> {
+        let path = self.path.join(JOURNAL);
+        let mut begin = Vec::new();
+        match File::open(&path) {
+            Ok(file) => {
+                // redb writes them last: before that there is nothing.
+                file.take(JOURNAL_MAGIC)
+                    .read_to_end(&mut begin)
+                    .map_err(|error| about(&path, error))?;
+                Ok(begin.iter().all(|byte| *byte == 0))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+            Err(error) => Err(about(&path, error)),
+        }
+    }
+
+    fn is_loss_accepted(&self) -> io::Result<bool> {
+        self.path.join(LOST).try_exists()
+    }
+
+    fn forget_acceptance(&self) -> io::Result<()> {
+        std::fs::remove_file(self.path.join(LOST))
+    }
+
     fn journal(&self) -> io::Result<Box<dyn StorageBackend>> {
         let path = self.path.join(JOURNAL);
         let file = OpenOptions::new()
@@ -173,12 +232,11 @@ impl Disk for Folder {
     fn create(&self, id: BodyId, length: Option<u64>) -> io::Result<Box<dyn BodyFile>> {
         let path = self.file(id);
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        if let Err(error) = allocate(&file, length.unwrap_or(0)) {
+        let allocated = allocate(&file, length.unwrap_or(0)).inspect_err(|_| {
             // Whoever is told of an error knows of no file.
             let _ = std::fs::remove_file(&path);
-            return Err(error);
-        }
-        Ok(Box::new(Writing { file, length: 0, begun: 0 }))
+        })?;
+        Ok(Box::new(Writing { file, allocated, length: 0, begun: 0 }))
     }
 
     fn open(&self, id: BodyId) -> io::Result<File> {
@@ -203,6 +261,7 @@ impl Disk for Folder {
     }
 
     fn sync_folder(&self) -> io::Result<()> {
+        fail::fail_point!("spool::sync_folder", |_| Err(Errno::EIO.into()));
         self.opened.sync_all()
     }
 
@@ -225,6 +284,7 @@ impl Disk for Folder {
 #[derive(Debug)]
 struct Writing {
     file: File,
+    allocated: u64,
     /// Bytes that were appended.
     length: u64,
     /// Of them, those that the kernel was told to write.
@@ -232,6 +292,10 @@ struct Writing {
 }
 
 impl BodyFile for Writing {
+    fn allocated(&self) -> u64 {
+        self.allocated
+    }
+
     fn append(&mut self, pieces: &[Bytes]) -> io::Result<()> {
         let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
         let mut rest = slices.as_mut_slice();
@@ -256,6 +320,7 @@ impl BodyFile for Writing {
     }
 
     fn sync(&mut self) -> io::Result<()> {
+        fail::fail_point!("spool::sync_body", |_| Err(Errno::EIO.into()));
         self.file.sync_data()
     }
 }
@@ -264,7 +329,6 @@ impl BodyFile for Writing {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
-    use std::io::Read as _;
     use std::os::unix::fs::MetadataExt as _;
 
     fn folder() -> (tempfile::TempDir, Folder) {

@@ -1,7 +1,9 @@
 //! What is on record of one acknowledged upload, and how it is written.
 //!
-//! A record is one byte, the format of what follows, and then JSON. Bytes that need not be text (the
-//! values of headers) are base64 in it, so that they come back as they were.
+//! A record is one byte, the format of what follows, the CRC-32C of the JSON that ends it (big-endian; not
+//! in format 1), and the JSON. Bytes that need not be text (the values of headers) are base64 in it, so that
+//! they come back as they were. The database does not look at its checksums whenever it reads: a bit that
+//! flips in a record must not have a body delivered under another key.
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -9,7 +11,10 @@ use std::fmt;
 use std::io;
 
 /// The format that [`Entry::encode`] writes.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
+
+/// The one without a checksum.
+const UNCHECKED: u8 = 1;
 
 /// An upload that a client was told is stored. Times are milliseconds since 1970, by this machine's
 /// clock.
@@ -189,19 +194,31 @@ impl Entry {
 
     /// The record.
     pub(super) fn encode(&self) -> io::Result<Vec<u8>> {
-        let mut record = vec![FORMAT];
-        serde_json::to_writer(&mut record, self).map_err(io::Error::other)?;
-        Ok(record)
+        let json = serde_json::to_vec(self).map_err(io::Error::other)?;
+        Ok([&[FORMAT], &crc(&json)[..], &json].concat())
     }
 
     /// Reads a record. Errors: it is not one, or one of another format.
     pub(super) fn decode(record: &[u8]) -> io::Result<Entry> {
-        match record.split_first() {
-            Some((&FORMAT, json)) => serde_json::from_slice(json).map_err(io::Error::other),
-            Some((format, _)) => Err(io::Error::other(format!("unknown format {format}"))),
-            None => Err(io::Error::other("empty")),
-        }
+        let json = match record.split_first() {
+            Some((&FORMAT, rest)) => match rest.split_first_chunk() {
+                Some((found, json)) if *found == crc(json) => json,
+                _ => return Err(io::Error::other("it is damaged: its CRC is another")),
+            },
+            Some((&UNCHECKED, json)) => json,
+            Some((format, _)) => return Err(io::Error::other(format!("unknown format {format}"))),
+            None => return Err(io::Error::other("empty")),
+        };
+        serde_json::from_slice(json).map_err(io::Error::other)
     }
+}
+
+/// CRC-32C (RFC 9260, appendix A), big-endian.
+fn crc(json: &[u8]) -> [u8; 4] {
+    let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
+    digest.update(json);
+    // The other half is for CRC-64.
+    (digest.finalize() as u32).to_be_bytes()
 }
 
 /// Headers as pairs of a name and base64.
@@ -327,24 +344,38 @@ mod tests {
     #[test]
     fn the_first_format_stays_as_it_is() {
         let text = concat!(
-            "\u{1}",
             r#"{"bucket":"photos","key":"a/b","accepted":1,"principal":"ann","#,
             r#""headers":[["x-amz-meta-a","/wA="]],"content":{"whole":{"length":3,"#,
             r#""md5":"a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1","place":{"file":"000000000000001f"}}}}"#
         );
-        assert_eq!(String::from_utf8(small().encode().unwrap()).unwrap(), text);
-        assert_eq!(Entry::decode(text.as_bytes()).unwrap(), small());
+        let first = format!("\u{1}{text}");
+        assert_eq!(Entry::decode(first.as_bytes()).unwrap(), small());
+        let second = [&[2, 0x21, 0xe4, 0xda, 0x65], text.as_bytes()].concat();
+        assert_eq!(small().encode().unwrap(), second);
+        assert_eq!(Entry::decode(&second).unwrap(), small());
+    }
+
+    /// "0 corrupt objects": whichever bit flips, it is not another record.
+    #[test]
+    fn no_flipped_bit_makes_another_record() {
+        let record = small().encode().unwrap();
+        for bit in 0..record.len() * 8 {
+            let mut flipped = record.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(Entry::decode(&flipped).is_err(), "bit {bit}");
+        }
     }
 
     /// What a newer version added must not be dropped by an older one that writes the record again.
     #[test]
     fn another_format_or_an_unknown_field_is_an_error() {
         let mut record = small().encode().unwrap();
-        let more =
-            String::from_utf8(record.clone()).unwrap().replace("{\"bucket", "{\"new\":1,\"bucket");
-        assert!(Entry::decode(more.as_bytes()).is_err());
-        record[0] = 2;
-        assert!(Entry::decode(&record).unwrap_err().to_string().contains("format 2"));
+        let json = std::str::from_utf8(&record[5..]).unwrap();
+        let more = json.replace("{\"bucket", "{\"new\":1,\"bucket");
+        let more = [&[2], &crc(more.as_bytes())[..], more.as_bytes()].concat();
+        assert!(Entry::decode(&more).unwrap_err().to_string().contains("new"));
+        record[0] = 3;
+        assert!(Entry::decode(&record).unwrap_err().to_string().contains("format 3"));
     }
 
     #[test]

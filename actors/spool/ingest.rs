@@ -173,9 +173,9 @@ impl Taking<'_> {
         mut batch: Vec<Bytes>,
         mut reservation: Reservation,
     ) -> Result<Taken, S3Error> {
-        let mut lanes = Lanes::new(draft).map_err(lane_failed)?;
         // What is set aside or written shows in what the disk has left.
-        reservation.placed(self.length.unwrap_or_default());
+        reservation.placed(draft.allocated());
+        let mut lanes = Lanes::new(draft).map_err(lane_failed)?;
         while self.next(&mut batch).await? {
             self.fit(&mut reservation)?;
             let bytes = size(&batch);

@@ -11,6 +11,7 @@ use redb::StorageBackend;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write as _};
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -174,6 +175,14 @@ impl Simulated {
 }
 
 impl Disk for Simulated {
+    fn path(&self) -> &Path {
+        Path::new("simulated")
+    }
+
+    fn is_new(&self) -> io::Result<bool> {
+        Ok(self.state().now.journal.iter().take(9).all(|byte| *byte == 0))
+    }
+
     fn journal(&self) -> io::Result<Box<dyn StorageBackend>> {
         let mut state = self.state();
         if std::mem::replace(&mut state.busy, true) {

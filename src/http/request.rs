@@ -15,6 +15,7 @@ use mizuchi_actors::config::{Bucket, Mode, SplitRules};
 use mizuchi_actors::form::{self, PostForm, Success};
 use mizuchi_actors::guardian::NoAnswer;
 use mizuchi_actors::http::RequestHead;
+use mizuchi_actors::metrics::Counted;
 use mizuchi_actors::payload::PayloadLength;
 use mizuchi_actors::s3::cors;
 use mizuchi_actors::s3::error::{ErrorCode, Fault, S3Error};
@@ -212,7 +213,7 @@ impl Upload {
         let end: UploadEnd = match job {
             Job::Whole(job) => route.uploads.begin(|end| BeginUpload(job, end)).await?,
             Job::Parts(job) => route.uploads.begin(|end| BeginSplit(*job, end)).await?,
-            Job::Store(job) => job.run(route).await,
+            Job::Store(job) => stored(route, job.run(route)).await,
         };
         account.bytes = end.volume.spliced + end.volume.copied;
         account.restarts = end.restarts;
@@ -230,6 +231,18 @@ impl Upload {
             None => reply,
         })
     }
+}
+
+/// Runs it, counted as what the supervisors do is.
+async fn stored(route: &Route, run: impl Future<Output = UploadEnd>) -> UploadEnd {
+    let metrics = &route.engine.metrics;
+    let _counted = Counted::new(&metrics.uploads_in_flight);
+    let end = run.await;
+    if end.result.is_ok() {
+        let bytes = metrics.transfer_bytes.with_label_values(&["spool", "write_back"]);
+        bytes.inc_by(end.volume.spliced + end.volume.copied);
+    }
+    end
 }
 
 fn ends_upload(operation: &Operation) -> bool {

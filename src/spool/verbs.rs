@@ -289,8 +289,20 @@ async fn copy(
     }
 }
 
+/// What cannot be read is neither verified nor delivered, and nothing else tells of it.
+fn all_readable(summary: &Summary) -> Result<(), Problem> {
+    match summary.unreadable {
+        0 => Ok(()),
+        unreadable => Err(Problem::Spool(format!(
+            "{unreadable} records of uploads cannot be read, and are kept with all files: the log of the start \
+             names them; they are damaged, or another version of the gateway has written them"
+        ))),
+    }
+}
+
 pub(super) async fn verify(side: &Side) -> Result<(), Problem> {
-    let total = side.summary().await?.entries;
+    let summary = side.summary().await?;
+    let total = summary.entries;
     let mut progress = Progress::new();
     let (mut sound, mut rotten, mut unknown, mut bytes, mut after) = (0_u64, 0_u64, 0_u64, 0, 0);
     loop {
@@ -322,7 +334,7 @@ pub(super) async fn verify(side: &Side) -> Result<(), Problem> {
         size_text(bytes)
     ))?;
     match rotten + unknown {
-        0 => Ok(()),
+        0 => all_readable(&summary),
         wrong => Err(Problem::Spool(format!("{wrong} of them are not what was acknowledged"))),
     }
 }
@@ -338,7 +350,8 @@ pub(super) async fn drain(side: &Side, patience: Option<Duration>) -> Result<(),
                 0 => String::new(),
                 aside => format!("; {aside} are set aside (mizuchi spool ls --quarantined)"),
             };
-            return say(&format!("nothing waits{aside}\n"));
+            say(&format!("nothing waits{aside}\n"))?;
+            return all_readable(&summary);
         }
         if !side.delivers() {
             let problem =

@@ -26,6 +26,11 @@ impl Draft {
         Ok(Draft { spool, id, file: Some(file), kept: false })
     }
 
+    /// Bytes that the disk has set aside for it.
+    pub(super) fn allocated(&self) -> u64 {
+        self.file.as_ref().map_or(0, |file| file.allocated())
+    }
+
     /// Blocks.
     pub(super) fn append(&mut self, pieces: &[Bytes]) -> io::Result<()> {
         self.file.as_mut().ok_or_else(closed)?.append(pieces)

@@ -10,6 +10,7 @@ use crate::spool::{self, BodyFile, BodyId, Disk, Folder, Free, Limits};
 use crate::tap::{ClientSocket, Feeder, RequestBody, TapConfig, TapStream, fed_body};
 use redb::StorageBackend;
 use std::fs::File;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
@@ -32,6 +33,9 @@ struct Faults {
     is_slow: bool,
     /// Syncs wait.
     holds_sync: bool,
+    /// It sets nothing aside, and always has as much left.
+    unallocated: Option<u64>,
+    measured: usize,
 }
 
 #[derive(Debug, Default)]
@@ -49,6 +53,14 @@ fn fault(kind: Option<io::ErrorKind>) -> io::Result<()> {
 }
 
 impl Disk for Faulty {
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn is_new(&self) -> io::Result<bool> {
+        self.0.is_new()
+    }
+
     fn journal(&self) -> io::Result<Box<dyn StorageBackend>> {
         self.0.journal()
     }
@@ -80,11 +92,23 @@ impl Disk for Faulty {
     }
 
     fn free(&self) -> io::Result<Free> {
-        self.0.free()
+        let mut faults = self.1.0.lock().unwrap();
+        faults.measured += 1;
+        match faults.unallocated {
+            Some(bytes) => Ok(Free { bytes, files: u64::MAX }),
+            None => self.0.free(),
+        }
     }
 }
 
 impl BodyFile for FaultyFile {
+    fn allocated(&self) -> u64 {
+        match self.1.0.lock().unwrap().unallocated {
+            Some(_) => 0,
+            None => self.0.allocated(),
+        }
+    }
+
     fn append(&mut self, pieces: &[Bytes]) -> io::Result<()> {
         let mut faults = self.1.0.lock().unwrap();
         while faults.is_slow {
@@ -300,6 +324,32 @@ async fn the_border_between_the_journal_and_a_file() {
     drop(place.ingest(intake, Some(large.len() as u64), 0).await.unwrap());
     place.until_files(1).await;
     assert_eq!(place.spool.disk().bodies().unwrap(), [id]);
+}
+
+/// A file system that sets nothing aside (EOPNOTSUPP) shows a body only as it is written: until then it is
+/// taken off what is free, however often the disk is asked.
+#[tokio::test]
+async fn what_the_disk_did_not_set_aside_is_not_promised_twice() {
+    let place = Place::new().await;
+    let measured_anew = async || {
+        let before = place.behaviour.0.lock().unwrap().measured;
+        // The first may have begun before.
+        until(|| place.behaviour.0.lock().unwrap().measured >= before + 2).await;
+    };
+    place.behave(|faults| faults.unallocated = Some(500_000));
+    measured_anew().await;
+    let (_feeder, intake) = part_of(1, 400_000).await;
+    let mut taking = Box::pin(ingest(&place.spool, intake, Some(400_000), 0, &place.turns));
+    let watched = async {
+        until(|| place.files() == 1).await;
+        measured_anew().await;
+        assert!(place.spool.reserve(100_001).is_err());
+        drop(place.spool.reserve(100_000).unwrap());
+    };
+    tokio::select! {
+        _ = &mut taking => panic!("the body is not whole"),
+        () = watched => {}
+    }
 }
 
 /// "Drop in the middle leaves no file": wherever the body stands then.

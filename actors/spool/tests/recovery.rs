@@ -110,3 +110,63 @@ async fn parts_are_kept_and_removed_together() {
     drop(spool);
     assert_eq!(disk.bodies().unwrap(), []);
 }
+
+/// A journal that is gone is no empty one: "refuse to open with an error that says what to do", and
+/// nothing is removed or made.
+#[tokio::test]
+async fn bodies_without_their_journal_are_refused_and_stay() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("spool");
+    let open = || Spool::open(Arc::new(Folder::open(&path)?), LIMITS);
+    put(&open().unwrap(), "a", b"in a file", true).await.unwrap();
+    let journal = path.join("journal.redb");
+    let kept = std::fs::read(&journal).unwrap();
+    // Gone; empty; begun and never written.
+    for left in [None, Some(vec![]), Some(vec![0; 8192])] {
+        std::fs::remove_file(&journal).unwrap();
+        if let Some(left) = &left {
+            std::fs::write(&journal, left).unwrap();
+        }
+        assert!(Folder::holds_spool(&path).unwrap());
+        for _ in 0..2 {
+            let error = open().unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+            assert!(error.to_string().contains("bring journal.redb back"), "{error}");
+            assert_eq!(std::fs::read_dir(path.join("bodies")).unwrap().count(), 1);
+            assert_eq!(std::fs::read(&journal).ok(), left);
+        }
+        std::fs::write(&journal, &kept).unwrap();
+    }
+    assert_eq!(open().unwrap().totals().entries, 1);
+}
+
+/// Bodies that are not mounted are not lost: refused too, until somebody says that they are.
+#[tokio::test]
+async fn a_journal_without_its_bodies_is_refused_until_that_is_accepted() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("spool");
+    let open = || Spool::open(Arc::new(Folder::open(&path)?), LIMITS);
+    let spool = open().unwrap();
+    put(&spool, "a", b"in a file", true).await.unwrap();
+    put(&spool, "b", b"inline", false).await.unwrap();
+    drop(spool);
+    let (bodies, away) = (path.join("bodies"), path.join("away"));
+    std::fs::rename(&bodies, &away).unwrap();
+    for _ in 0..2 {
+        let error = open().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        assert!(error.to_string().contains("mount it"), "{error}");
+    }
+    // Mounted again.
+    std::fs::remove_dir(&bodies).unwrap();
+    std::fs::rename(&away, &bodies).unwrap();
+    assert_eq!(open().unwrap().totals().quarantined, 0);
+    std::fs::remove_dir_all(&bodies).unwrap();
+    assert!(open().is_err());
+    std::fs::write(path.join("bodies-are-lost"), "").unwrap();
+    for _ in 0..2 {
+        let totals = open().unwrap().totals();
+        assert_eq!((totals.quarantined, totals.entries), (1, 2));
+        assert!(!path.join("bodies-are-lost").exists());
+    }
+}
