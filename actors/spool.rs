@@ -64,6 +64,9 @@ mod journal;
 mod limits;
 mod md5;
 mod operator;
+mod pace;
+pub mod part_requests;
+mod places;
 mod recovery;
 pub mod request;
 mod sane;
@@ -92,12 +95,14 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use uploads::{Counts, Uploads};
 
-pub use claim::Claim;
+pub use claim::{Claim, Share};
 pub use disk::{BodyFile, Disk, Folder};
 pub use entry::{Body, BodyId, Entry, EntryContent, PartBody, Parts, Place, Quarantine};
 pub use ingest::{BATCH, Draft, INLINE, IngestError, Ingested, ingest, ingest_part};
 pub use limits::{Free, Limits, Reservation};
-pub use operator::{Blocks, Retried, Verified};
+pub use operator::{Blocks, Retried, RetriedAll, Verified};
+pub use pace::Pacing;
+pub use places::Places;
 pub use uploads::{
     ChecksumRule, ClientUpload, CompleteError, Completed, OpenUpload, StoredPart, UploadId,
     no_such_upload, part_checksum,
@@ -211,7 +216,7 @@ impl Spool {
     /// The number is taken at the first poll; from then on it goes on when the future is dropped.
     ///
     /// Errors: the spool is latched, and the entry may be on record or not. Its files must stay: the next
-    /// start removes them if nothing names them.
+    /// start removes them if nothing names them. Until then its key counts as pending.
     pub async fn commit(
         self: &Arc<Self>,
         entry: Entry,
@@ -221,7 +226,12 @@ impl Spool {
         let record = entry.encode()?;
         let files = entry.files().next().is_some();
         let (state, entry) = (Arc::clone(&self.state), Arc::new(entry));
-        let applied = move |seq| state.committed(seq, entry, reservation);
+        let doubt = Doubt { state: Some(state), entry: Arc::clone(&entry) };
+        let applied = move |seq| {
+            if let Some(state) = doubt.dispel() {
+                state.committed(seq, entry, reservation);
+            }
+        };
         let (seq, done) = self.journal.add(record, inline, files, applied)?;
         wait(done).await?;
         Ok(seq)
@@ -243,16 +253,29 @@ impl Spool {
         self.state.index().is_pending(bucket, key)
     }
 
-    /// Ends when nothing of this key is still to be delivered.
+    /// Ends when nothing of this key is still to be delivered that is now.
     pub async fn delivered_all(&self, bucket: &str, key: &str) {
+        let Some(newest) = self.state.index().newest(bucket, key) else { return };
         loop {
-            let Some(mut ended) = self.state.index().ended(bucket, key) else { return };
-            // Nothing is ever sent: it is closed.
-            while ended.changed().await.is_ok() {}
+            let Some(mut left) = self.state.index().leaving(bucket, key, newest) else { return };
+            // Closed: its queue has ended, and may be there anew.
+            let _ = left.changed().await;
         }
     }
 
-    /// The oldest entry that is due, whose key has no older one pending, and that nobody has.
+    /// How deliveries are paced from now on.
+    pub fn set_pacing(&self, pacing: Pacing) {
+        self.state.index().set_pacing(pacing);
+    }
+
+    /// Which buckets write to the same place: from now on they share its keys and their order, and its
+    /// share of the deliveries. Before anything is claimed.
+    pub fn set_places(&self, places: Places) {
+        self.state.index().set_names(places.shared);
+    }
+
+    /// An entry that is due, whose key has no older one pending, and that nobody has: the places that they
+    /// go to take turns, and of one the oldest is first.
     pub fn claim(self: &Arc<Self>, now: Instant) -> Option<Claim> {
         let claimed = self.state.index().claim(now)?;
         Some(Claim::new(self, claimed))
@@ -322,8 +345,14 @@ impl State {
         self.notify();
     }
 
-    fn delivered(&self, seq: u64) {
-        let entry = self.index().remove(seq);
+    fn delivered(&self, seq: u64, superseded: Vec<(u64, Arc<Entry>)>) {
+        let entry = {
+            let mut index = self.index();
+            for (older, entry) in superseded {
+                index.replace(older, entry);
+            }
+            index.remove(seq)
+        };
         if let Some(entry) = entry {
             limits::lock(&self.account).unstore(weight(&entry));
             self.janitor.remove(entry.files().collect());
@@ -345,4 +374,25 @@ impl State {
 /// What an entry takes of the limits: each of its bodies counts.
 fn weight(entry: &Entry) -> Amount {
     Amount::of((entry.bodies().count() as u64).max(1), entry.length())
+}
+
+/// An entry that is being put on record. Dropped before that is known to be done, it may be there: the next
+/// start would deliver it, over whatever was written to its key meanwhile.
+struct Doubt {
+    state: Option<Arc<State>>,
+    entry: Arc<Entry>,
+}
+
+impl Doubt {
+    fn dispel(mut self) -> Option<Arc<State>> {
+        self.state.take()
+    }
+}
+
+impl Drop for Doubt {
+    fn drop(&mut self) {
+        if let Some(state) = &self.state {
+            state.index().doubt(&self.entry.bucket, &self.entry.key);
+        }
+    }
 }

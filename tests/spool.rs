@@ -297,6 +297,34 @@ async fn what_was_set_aside_is_delivered_after_a_retry() {
     assert_eq!(rig.status().await["entries"], 0);
 }
 
+/// "retry refuses what was superseded, unless --force; ls and show say so."
+#[tokio::test]
+async fn what_is_older_than_what_was_delivered_is_not_written_over_it() {
+    let mut rig = Rig::protected().await;
+    rig.put_refused("key", b"old").await;
+    let number = rig.number("key").await;
+    rig.put("key", b"new").await;
+    eventually("the newer one arrives", async || rig.backend.object("key").is_some()).await;
+    rig.run(&["drain"]).await.well();
+    for side in ["running", "stopped"] {
+        if side == "stopped" {
+            rig.stop().await;
+        }
+        for command in [&["ls"][..], &["show", &number]] {
+            assert!(rig.run(command).await.well().contains("set aside, superseded by "), "{side}");
+        }
+        let error = rig.run(&["retry", &number]).await.failed(1);
+        assert!(error.contains("a newer upload of its key, was delivered"), "{error}");
+        let all = rig.run(&["retry", "--all"]).await.well();
+        assert!(all.starts_with("0 wait") && all.contains("1 stay set aside: newer"), "{all}");
+    }
+    rig.start().await;
+    assert_eq!(rig.backend.object("key"), Some(b"new".to_vec()));
+    rig.run(&["retry", &number, "--force"]).await.well();
+    eventually("it is written over", async || rig.backend.object("key") == Some(b"old".to_vec()))
+        .await;
+}
+
 /// "status: number and bytes; verify covers their parts": of multipart uploads that are open still.
 #[tokio::test]
 async fn open_multipart_uploads_are_counted_and_their_parts_verified() {

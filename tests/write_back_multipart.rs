@@ -1,8 +1,10 @@
 //! Clients' multipart uploads in write-back mode: begun, sent and completed without the backend, which is
 //! away in all of these (docs/durability.md).
 
+use crate::support::backend::Backend;
 use crate::support::client::{Answer, Client, Request, signer};
 use crate::support::gateway::{Gateway, Setup};
+use crate::support::proxy::Proxy;
 use crate::support::streamed::Streamed;
 use crate::support::{eventually, payload};
 use md5::Digest as _;
@@ -480,6 +482,81 @@ async fn a_caller_finds_its_uploads_in_the_list() {
     assert_eq!(rig.complete(("a/b", &id), &[(1, b"one")]).await.status, 200);
     let listed = rig.send(list().query("uploads", ""), b"").await;
     assert_eq!(listed.text().matches("<Upload>").count(), 0, "{}", listed.text());
+}
+
+/// The whole way: begun, sent and completed while the backend is away, through a gateway that is killed,
+/// delivered part by part when it is back, with the ETag that was acknowledged.
+#[tokio::test]
+async fn what_was_completed_arrives_with_the_etag_that_was_told() {
+    let backend = Backend::start().await;
+    let proxy = Proxy::start(backend.s3.address).await;
+    let state = tempfile::tempdir().unwrap();
+    let start = async || {
+        let mut setup = Setup::new(&backend, proxy.address)
+            .env("MIZUCHI__SERVER__STATE_DIRECTORY", state.path().to_str().unwrap())
+            .env("MIZUCHI__BUCKETS__0__S3__VERIFIES", "")
+            .bucket("    upload:\n      mode: write_back\n      restart:\n        max: 0\n");
+        setup.extra =
+            "spool:\n  min_free: 0\n  backoff_base: 20ms\n  backoff_cap: 100ms\n".to_owned();
+        setup.start().await
+    };
+    proxy.set_away(true);
+    let (first, last) = (payload(MIN), payload(MIN / 2));
+    let bodies = [(1, &first[..]), (2, &last[..])];
+    let crc = ChecksumAlgorithm::Crc32;
+    let mut ids = Vec::new();
+    let mut gateway = start().await;
+    for (key, rule) in
+        [("plain", None), ("composite", Some("COMPOSITE")), ("full", Some("FULL_OBJECT"))]
+    {
+        let mut client = Client::connect(&gateway).await;
+        let mut create = Request::method("POST", key).query("uploads", "");
+        if let Some(kind) = rule {
+            create = create.header("x-amz-checksum-algorithm", "CRC32");
+            create = create.header("x-amz-checksum-type", kind);
+        }
+        let id = client.send(create, b"").await.element("UploadId").unwrap();
+        for (number, body) in bodies {
+            let mut sent = part((key, &id), number, body.len());
+            if rule == Some("COMPOSITE") {
+                sent = sent.header(crc.header(), &checksum(crc, body).finish_value());
+            }
+            assert_eq!(client.send(sent, body).await.status, 200, "{key}");
+        }
+        ids.push((key, id, rule));
+    }
+    gateway.signal("KILL");
+    gateway.ended().await;
+    let mut gateway = start().await;
+    for (key, id, rule) in &ids {
+        let mut named = document(&bodies);
+        for (_, body) in bodies.iter().filter(|_| *rule == Some("COMPOSITE")) {
+            let etag = format!("\"{}\"</ETag>", md5(body));
+            let value = checksum(crc, body).finish_value();
+            named = named.replace(&etag, &format!("{etag}<ChecksumCRC32>{value}</ChecksumCRC32>"));
+        }
+        let mut client = Client::connect(&gateway).await;
+        let complete = of("POST", (key, id), Some(named.len()));
+        let answer = client.send(complete, named.as_bytes()).await;
+        let etag = answer.element("ETag").unwrap().replace("&quot;", "\"");
+        assert_eq!(etag, multipart_etag(&bodies), "{key}");
+    }
+    gateway.signal("KILL");
+    gateway.ended().await;
+    let gateway = start().await;
+    proxy.set_away(false);
+    eventually("all is delivered", async || gateway.metric("mizuchi_spool_entries").await == 0.0)
+        .await;
+    let whole = [first.clone(), last.clone()].concat();
+    for (key, ..) in &ids {
+        assert!(backend.object(key).is_some_and(|found| found == whole), "{key}");
+    }
+    assert_eq!(gateway.metric("mizuchi_spool_other_etags_total").await, 0.0);
+    eventually("nothing is left of it", async || {
+        std::fs::read_dir(state.path().join("spool/bodies")).unwrap().count() == 0
+    })
+    .await;
+    assert_eq!(gateway.metric("mizuchi_spool_bytes").await, 0.0);
 }
 
 /// `spool.multipart_ttl` and `upload.client_uploads_ttl`: what gives no sign of life is removed with its

@@ -16,8 +16,8 @@ pub use multipart::{
 };
 pub use reader::{MAX_DEPTH, MAX_DOCUMENT, XmlError};
 pub use write::{
-    DECLARATION, complete_document, complete_request, error_document, list_uploads_document,
-    location_document, post_document,
+    DECLARATION, checked_complete_request, complete_document, complete_request, error_document,
+    list_uploads_document, location_document, post_document,
 };
 
 use reader::{Node, Reader};

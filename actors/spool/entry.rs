@@ -50,6 +50,9 @@ pub struct Quarantine {
     pub reason: String,
     /// When.
     pub at: u64,
+    /// The number of a newer upload of its key that was delivered meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub superseded: Option<u64>,
 }
 
 /// What an entry's object consists of.
@@ -166,6 +169,14 @@ impl Entry {
             EntryContent::Parts(parts) => (None, parts.parts.as_slice()),
         };
         whole.into_iter().chain(parts.iter().map(|part| &part.body))
+    }
+
+    /// The part at this place, of one that has parts.
+    pub fn part(&self, at: usize) -> Option<&PartBody> {
+        match &self.content {
+            EntryContent::Parts(parts) => parts.parts.get(at),
+            EntryContent::Whole(_) => None,
+        }
     }
 
     /// The files of its bodies.
@@ -289,7 +300,8 @@ mod tests {
 
     fn entries() -> impl Strategy<Value = Entry> {
         let quarantined = prop::option::of(
-            (any::<String>(), any::<u64>()).prop_map(|(reason, at)| Quarantine { reason, at }),
+            (any::<String>(), any::<u64>(), prop::option::of(any::<u64>()))
+                .prop_map(|(reason, at, superseded)| Quarantine { reason, at, superseded }),
         );
         let names = (any::<String>(), any::<String>(), any::<String>());
         let upload_id = prop::option::of(any::<String>());

@@ -107,8 +107,8 @@ pub(super) enum Change {
     Add { record: Vec<u8>, inline: Option<Bytes>, files: bool },
     /// Another record for an entry.
     Replace { record: Vec<u8> },
-    /// The entry and its inline body go.
-    Remove,
+    /// The entry and its inline body go, and these entries have other records.
+    Remove { others: Vec<(u64, Vec<u8>)> },
     /// A new multipart upload.
     Begin { record: Vec<u8> },
     /// A part of it, instead of what had its number. Its file's name must be durable before it is.
@@ -536,9 +536,12 @@ impl Writer {
                         }
                     }
                     Change::Replace { record } => drop(entries.insert(seq, record.as_slice())?),
-                    Change::Remove => {
+                    Change::Remove { others } => {
                         entries.remove(seq)?;
                         bodies.remove(seq)?;
+                        for (other, record) in others {
+                            entries.insert(other, record.as_slice())?;
+                        }
                     }
                     Change::Begin { record } => {
                         begun.open_table(UPLOADS)?.insert(seq, record.as_slice())?;
@@ -573,7 +576,7 @@ fn end_upload(begun: &WriteTransaction, upload: u64) -> Result<(), redb::Error> 
 impl Change {
     /// One that nobody waits for.
     fn is_removal(&self) -> bool {
-        matches!(self, Change::Remove)
+        matches!(self, Change::Remove { .. })
     }
 
     fn names_new_files(&self) -> bool {
@@ -589,7 +592,8 @@ impl Change {
             | Change::Begin { record }
             | Change::Part { record, .. }
             | Change::Complete { record, .. } => record.len(),
-            Change::Remove | Change::End => 0,
+            Change::Remove { others } => others.iter().map(|(_, record)| record.len()).sum(),
+            Change::End => 0,
         }
     }
 }

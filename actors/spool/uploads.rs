@@ -17,7 +17,7 @@ pub(super) use table::{COMPLETED, Counts, Uploads};
 
 use super::journal::{Change, wait};
 use super::limits::{self, Amount};
-use super::{Entry, EntryContent, Reservation, Spool, State, weight};
+use super::{Doubt, Entry, EntryContent, Reservation, Spool, State, weight};
 use crate::s3::error::{ErrorCode, S3Error};
 use crate::s3::xml::{CompleteRequest, ListedPart, PartsPage};
 use record::encode;
@@ -188,9 +188,13 @@ impl Spool {
             let told = encode(&completed).map_err(CompleteError::Failed)?;
             let ended = self.end_by(id, Some(found.version), |ended| {
                 let change = Change::Complete { upload: id.number, record, completed: told };
-                let (state, completed) = (Arc::clone(&self.state), completed.clone());
+                let (entry, completed) = (Arc::new(entry), completed.clone());
+                let state = Some(Arc::clone(&self.state));
+                let doubt = Doubt { state, entry: Arc::clone(&entry) };
                 let applied = move |seq| {
-                    state.completed(seq, Arc::new(entry), completed);
+                    if let Some(state) = doubt.dispel() {
+                        state.completed(seq, entry, completed);
+                    }
                     drop(ended);
                 };
                 Ok(self.journal.submit(None, change, applied)?.1)

@@ -117,17 +117,34 @@ pub(super) async fn answer(
             Err(error) => failed("a body cannot be read", &error),
         },
         SpoolPage::Retry(number) => {
+            let Some(force) = forced(query) else { return not_forced() };
             deadline.extend(STEP);
-            match local.retry(number).await {
+            match local.retry(number, force).await {
                 Ok(retried) => found(retried.map(|retried| json(&retried))),
                 Err(error) => failed("nothing can be put on record", &error),
             }
         }
-        SpoolPage::RetryAll => match local.retry_all(|| deadline.extend(STEP)).await {
-            Ok(retried) => json(&retried),
-            Err(error) => failed("nothing can be put on record", &error),
-        },
+        SpoolPage::RetryAll => {
+            let Some(force) = forced(query) else { return not_forced() };
+            match local.retry_all(force, || deadline.extend(STEP)).await {
+                Ok(retried) => json(&retried),
+                Err(error) => failed("nothing can be put on record", &error),
+            }
+        }
     }
+}
+
+/// Whether newer objects may be written over; None: the query says something else.
+fn forced(query: &str) -> Option<bool> {
+    match query {
+        "" | "force=false" => Some(false),
+        "force=true" => Some(true),
+        _ => None,
+    }
+}
+
+fn not_forced() -> Response<Sent> {
+    plain(StatusCode::BAD_REQUEST, "only force=true\n")
 }
 
 fn failed(what: &'static str, error: &io::Error) -> Response<Sent> {

@@ -26,7 +26,7 @@ use mizuchi_actors::s3::upstream::UpstreamTemplate;
 use mizuchi_actors::s3::{split_headers, xml};
 use mizuchi_actors::sigv4::{Hosts, PayloadHash, PayloadMode};
 use mizuchi_actors::tap::RequestBody;
-use mizuchi_actors::upload::job::{Content, Proof, SplitJob, UploadEnd, UploadJob};
+use mizuchi_actors::upload::job::{Content, Permit, Proof, SplitJob, UploadEnd, UploadJob};
 use mizuchi_actors::upload::parts::{self, PartsInput, Way};
 use mizuchi_actors::upload::prepare;
 use mizuchi_actors::upload_supervisor::{BeginSplit, BeginUpload};
@@ -205,9 +205,16 @@ pub(super) async fn begin(
 impl Upload {
     /// Begins the upload and waits for its end.
     pub(super) async fn end(self, route: &Route, account: &mut Account) -> Result<Reply, Failed> {
-        let Upload { job, bucket, operation, owner, upload_id, success, .. } = self;
-        if let (Some(spool), Some(key)) = (&route.engine.spool, job.writes_through(&operation)) {
-            write_back::wait_for_older(spool, &bucket.name, key, route.engine.spool_wait).await?;
+        let Upload { mut job, bucket, operation, owner, upload_id, success, .. } = self;
+        if let (Some(spool), Some(key)) = (&route.engine.spool, job.writes_through(&operation))
+            && spool.is_pending(&bucket.name, key)
+        {
+            let key = key.to_owned();
+            // Others may run meanwhile.
+            job.set_permit(Permit::Left);
+            write_back::wait_for_older(spool, &bucket.name, &key, route.engine.spool_wait).await?;
+            let permit = route.admission.enter().await;
+            job.set_permit(permit.map_err(|error| Failed { error, close: true })?.into());
         }
         let end: UploadEnd = match job {
             Job::Whole(job) => route.uploads.begin(|end| BeginUpload(job, end)).await?,
@@ -300,6 +307,15 @@ impl Job {
         }
     }
 
+    /// Of one that writes through.
+    fn set_permit(&mut self, permit: Permit) {
+        match self {
+            Job::Whole(job) => job.permit = permit,
+            Job::Parts(job) => job.permit = permit,
+            Job::Store(_) | Job::Multipart(_) => {}
+        }
+    }
+
     /// The key at the backend at which it makes an object, if it does so before it is acknowledged.
     fn writes_through(&self, operation: &Operation) -> Option<&str> {
         match (self, operation) {
@@ -342,7 +358,7 @@ fn complete_job(
         content: Content::Document(document),
         plan: None,
         proof,
-        permit,
+        permit: permit.into(),
     };
     Ok((Job::Whole(Box::new(job)), parts.len()))
 }
@@ -379,7 +395,7 @@ fn bodiless_job(
         content: Content::None,
         plan: None,
         proof: Proof::None,
-        permit,
+        permit: permit.into(),
     })))
 }
 
@@ -465,7 +481,7 @@ fn body_job(
                 intake: planned.intake,
                 resources: route.replay.clone(),
                 plan: planned.plan,
-                permit,
+                permit: permit.into(),
             })))
         }
         (Way::Whole, None) => Err(close(parts::missing_length())),
@@ -495,7 +511,7 @@ fn body_job(
                 content: planned.content,
                 plan: Some(planned.plan),
                 proof,
-                permit,
+                permit: permit.into(),
             })))
         }
     }

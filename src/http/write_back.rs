@@ -191,7 +191,7 @@ fn answer_headers(sent: &[(String, Vec<u8>)], body: &Body) -> Vec<(String, Bytes
     headers
 }
 
-/// Waits until what waits of this key has been delivered: a write that goes through must not be
+/// Waits until what waits of this key now has been delivered: a write that goes through must not be
 /// overtaken by one that was acknowledged before it.
 ///
 /// Errors: 409 OperationAborted when that takes longer than `wait`.
@@ -201,9 +201,6 @@ pub(super) async fn wait_for_older(
     key: &str,
     wait: Duration,
 ) -> Result<(), Failed> {
-    if !spool.is_pending(bucket, key) {
-        return Ok(());
-    }
     let delivered = spool.delivered_all(bucket, key);
     tokio::time::timeout(wait, delivered).await.map_err(|_| {
         let message = "An earlier upload of this key was acknowledged and is still on its way to the \

@@ -61,6 +61,8 @@ pub struct SpoolSettings {
     pub min_free: u64,
     /// Deliveries at a time, at least 1.
     pub deliveries: usize,
+    /// Bytes per second of all of them; None: as many as go.
+    pub max_rate: Option<u64>,
     /// The pause after the first failure of a delivery.
     pub backoff_base: Duration,
     /// The longest such pause; at least `backoff_base`.
@@ -150,6 +152,7 @@ pub(super) fn read_spool(
     let max_entries = s.required("max_entries", count(1..=100_000_000));
     let min_free = s.required("min_free", size(0..=1024 * TIB));
     let deliveries = s.required("deliveries", count(1..=1024));
+    let max_rate = s.optional("max_rate", size(64 * KIB..=TIB));
     let base = s.required("backoff_base", duration(MILLISECOND..=HOUR));
     let cap = s.required("backoff_cap", duration(MILLISECOND..=24 * HOUR));
     if let (Some(base), Some(cap)) = (base, cap)
@@ -169,6 +172,7 @@ pub(super) fn read_spool(
         max_entries: max_entries? as u64,
         min_free: min_free?,
         deliveries: deliveries?,
+        max_rate: max_rate?,
         backoff_base: base?,
         backoff_cap: cap?,
         wait: wait?,

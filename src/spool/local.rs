@@ -71,13 +71,18 @@ impl Local {
         self.0.bytes_of(number).await
     }
 
-    pub(crate) async fn retry(&self, number: u64) -> io::Result<Option<Retry>> {
-        self.0.retry(number).await.map(Retry::of)
+    pub(crate) async fn retry(&self, number: u64, force: bool) -> io::Result<Option<Retry>> {
+        self.0.retry(number, force).await.map(Retry::of)
     }
 
-    pub(crate) async fn retry_all(&self, on_step: impl FnMut()) -> io::Result<RetriedAll> {
-        let (waiting, damaged) = self.0.retry_all(on_step).await?;
-        Ok(RetriedAll { waiting, damaged })
+    pub(crate) async fn retry_all(
+        &self,
+        force: bool,
+        on_step: impl FnMut(),
+    ) -> io::Result<RetriedAll> {
+        let mizuchi_actors::spool::RetriedAll { waiting, damaged, superseded } =
+            self.0.retry_all(force, on_step).await?;
+        Ok(RetriedAll { waiting, damaged, superseded })
     }
 
     pub(crate) async fn verify(&self, number: u64, on_body: impl FnMut()) -> Option<Verdict> {

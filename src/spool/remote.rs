@@ -60,6 +60,10 @@ pub(super) struct RemoteBody {
     at: SocketAddr,
 }
 
+fn forced(force: bool) -> &'static str {
+    if force { "?force=true" } else { "" }
+}
+
 impl Remote {
     /// As the settings say. A listener with TLS must show the certificate that they name.
     pub(super) fn new(settings: &AdminSettings, own: Credentials) -> Result<Remote, Problem> {
@@ -110,12 +114,14 @@ impl Remote {
         self.json(Method::GET, &format!("/spool/entries/{number}"), ANSWER).await
     }
 
-    pub(super) async fn retry(&self, number: u64) -> Result<Option<Retry>, Problem> {
-        self.json(Method::POST, &format!("/spool/entries/{number}/retry"), ANSWER).await
+    pub(super) async fn retry(&self, number: u64, force: bool) -> Result<Option<Retry>, Problem> {
+        let path = format!("/spool/entries/{number}/retry{}", forced(force));
+        self.json(Method::POST, &path, ANSWER).await
     }
 
-    pub(super) async fn retry_all(&self) -> Result<RetriedAll, Problem> {
-        let retried = self.json(Method::POST, "/spool/retry", LONG_ANSWER).await?;
+    pub(super) async fn retry_all(&self, force: bool) -> Result<RetriedAll, Problem> {
+        let path = format!("/spool/retry{}", forced(force));
+        let retried = self.json(Method::POST, &path, LONG_ANSWER).await?;
         retried.ok_or_else(|| self.unreachable("the gateway there has no spool"))
     }
 

@@ -61,6 +61,8 @@ pub(crate) struct SetAside {
     pub(crate) reason: String,
     /// Milliseconds since 1970.
     pub(crate) at: u64,
+    /// The number of a newer upload of its key that was delivered meanwhile.
+    pub(crate) superseded: Option<u64>,
 }
 
 /// Some of the entries.
@@ -124,6 +126,8 @@ pub(crate) enum Retry {
     NotSetAside,
     /// It stays set aside: it cannot be delivered.
     Damaged { reason: String },
+    /// It stays set aside: a newer one of its key was delivered, or (no number) is on its way.
+    Superseded { by: Option<u64> },
 }
 
 /// What became of a retry of all.
@@ -131,8 +135,10 @@ pub(crate) enum Retry {
 pub(crate) struct RetriedAll {
     /// These wait for their delivery.
     pub(crate) waiting: u64,
-    /// These stay set aside.
+    /// These stay set aside: their files are damaged.
     pub(crate) damaged: u64,
+    /// These stay set aside: they would be written over what is newer.
+    pub(crate) superseded: u64,
 }
 
 /// Whether an entry is what was acknowledged.
@@ -180,6 +186,7 @@ impl Row {
         let set_aside = |set_aside: &mizuchi_actors::spool::Quarantine| SetAside {
             reason: set_aside.reason.clone(),
             at: set_aside.at,
+            superseded: set_aside.superseded,
         };
         Row {
             number,
@@ -268,6 +275,8 @@ impl Retry {
             Retried::Waits => Some(Retry::Waits),
             Retried::NotSetAside => Some(Retry::NotSetAside),
             Retried::Lame(reason) => Some(Retry::Damaged { reason }),
+            Retried::Superseded(by) => Some(Retry::Superseded { by: Some(by) }),
+            Retried::Overtaken => Some(Retry::Superseded { by: None }),
             Retried::Unknown => None,
         }
     }

@@ -99,17 +99,17 @@ impl Side {
         }
     }
 
-    pub(super) async fn retry(&self, number: u64) -> Result<Option<Retry>, Problem> {
+    pub(super) async fn retry(&self, number: u64, force: bool) -> Result<Option<Retry>, Problem> {
         match self {
-            Side::Stopped(local) => local.retry(number).await.map_err(failed),
-            Side::Running(remote) => remote.retry(number).await,
+            Side::Stopped(local) => local.retry(number, force).await.map_err(failed),
+            Side::Running(remote) => remote.retry(number, force).await,
         }
     }
 
-    pub(super) async fn retry_all(&self) -> Result<RetriedAll, Problem> {
+    pub(super) async fn retry_all(&self, force: bool) -> Result<RetriedAll, Problem> {
         match self {
-            Side::Stopped(local) => local.retry_all(|| {}).await.map_err(failed),
-            Side::Running(remote) => remote.retry_all().await,
+            Side::Stopped(local) => local.retry_all(force, || {}).await.map_err(failed),
+            Side::Running(remote) => remote.retry_all(force).await,
         }
     }
 

@@ -1,6 +1,8 @@
 //! The commands of `mizuchi spool`, each over either side.
 
-use super::shown::{MAX_PAGE, Record, Retry, Row, Summary, Verdict, age_text, hex, size_text};
+use super::shown::{
+    MAX_PAGE, Record, Retry, Row, SetAside, Summary, Verdict, age_text, hex, size_text,
+};
 use super::side::{Bodies, Problem, Side};
 use bytes::Bytes;
 use mizuchi_actors::payload::Md5;
@@ -111,7 +113,13 @@ fn state(row: &Row) -> String {
     match &row.quarantined {
         None => "waiting".to_owned(),
         // Partly in the backend's words.
-        Some(set_aside) => format!("set aside: {}", set_aside.reason.escape_debug()),
+        Some(SetAside { reason, superseded, .. }) => {
+            let reason = reason.escape_debug();
+            match superseded {
+                None => format!("set aside: {reason}"),
+                Some(newer) => format!("set aside, superseded by {newer}: {reason}"),
+            }
+        }
     }
 }
 
@@ -186,8 +194,8 @@ fn of_record(record: &Record) -> String {
     text
 }
 
-pub(super) async fn retry(side: &Side, number: u64) -> Result<(), Problem> {
-    match side.retry(number).await?.ok_or_else(|| unknown(number))? {
+pub(super) async fn retry(side: &Side, number: u64, force: bool) -> Result<(), Problem> {
+    match side.retry(number, force).await?.ok_or_else(|| unknown(number))? {
         Retry::Waits => say(&format!("{number} waits for its delivery{}\n", when(side))),
         Retry::NotSetAside => {
             Err(Problem::Usage(format!("{number} is not set aside: it waits for its delivery")))
@@ -195,6 +203,14 @@ pub(super) async fn retry(side: &Side, number: u64) -> Result<(), Problem> {
         Retry::Damaged { reason } => {
             Err(Problem::Spool(format!("{number} stays set aside: {}", reason.escape_debug())))
         }
+        Retry::Superseded { by: Some(by) } => Err(Problem::Spool(format!(
+            "{number} stays set aside: {by}, a newer upload of its key, was delivered, and would be \
+             written over (--force)"
+        ))),
+        Retry::Superseded { by: None } => Err(Problem::Spool(format!(
+            "{number} stays set aside: a newer upload of its key is on its way, and would be written over \
+             (--force)"
+        ))),
     }
 }
 
@@ -202,9 +218,15 @@ fn when(side: &Side) -> &'static str {
     if side.delivers() { "" } else { "; the gateway is stopped: start it, it delivers" }
 }
 
-pub(super) async fn retry_all(side: &Side) -> Result<(), Problem> {
-    let retried = side.retry_all().await?;
+pub(super) async fn retry_all(side: &Side, force: bool) -> Result<(), Problem> {
+    let retried = side.retry_all(force).await?;
     say(&format!("{} wait for their delivery{}\n", retried.waiting, when(side)))?;
+    if retried.superseded > 0 {
+        say(&format!(
+            "{} stay set aside: newer uploads of their keys were delivered (--force)\n",
+            retried.superseded
+        ))?;
+    }
     match retried.damaged {
         0 => Ok(()),
         damaged => Err(Problem::Spool(format!(

@@ -127,10 +127,23 @@ pub(super) fn timestamp(milliseconds: u64) -> String {
 
 /// CompleteMultipartUpload's request: numbers and ETags, ascending.
 pub fn complete_request<'a>(parts: impl IntoIterator<Item = (u32, &'a str)>) -> String {
+    checked_complete_request(parts.into_iter().map(|(number, etag)| (number, etag, None)))
+}
+
+/// As [`complete_request`], with each part's checksum where it has one: the algorithm's name as S3 spells
+/// it (`CRC32C`), and the base64 value.
+pub fn checked_complete_request<'a>(
+    parts: impl IntoIterator<Item = (u32, &'a str, Option<(&'a str, &'a str)>)>,
+) -> String {
     let mut document = format!("{DECLARATION}<CompleteMultipartUpload xmlns=\"{NAMESPACE}\">");
-    for (number, etag) in parts {
+    for (number, etag, checksum) in parts {
+        document.push_str("<Part>");
+        if let Some((algorithm, value)) = checksum {
+            document
+                .push_str(&format!("<Checksum{algorithm}>{}</Checksum{algorithm}>", text(value)));
+        }
         document.push_str(&format!(
-            "<Part><PartNumber>{number}</PartNumber><ETag>{}</ETag></Part>",
+            "<PartNumber>{number}</PartNumber><ETag>{}</ETag></Part>",
             text(etag)
         ));
     }

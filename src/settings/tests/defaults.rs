@@ -53,6 +53,7 @@ fn the_defaults_are_those_of_the_documentation() {
         max_entries: 1_000_000,
         min_free: GIB,
         deliveries: 16,
+        max_rate: None,
         backoff_base: SECOND,
         backoff_cap: 3600 * SECOND,
         wait: 30 * SECOND,
