@@ -475,16 +475,20 @@ impl Writer {
                 Some(error) => Err(error),
                 None => self.commit(&batch).inspect_err(|error| self.latch.set(error.to_string())),
             };
-            for submitted in batch {
+            for Submitted { applied, done, .. } in batch {
                 let result = match &result {
                     Ok(()) => {
-                        (submitted.applied)();
+                        applied();
                         Ok(())
                     }
-                    Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+                    Err(error) => {
+                        // What it leaves undone is known before anybody is told.
+                        drop(applied);
+                        Err(io::Error::new(error.kind(), error.to_string()))
+                    }
                 };
                 // Whoever asked may be gone.
-                let _ = submitted.done.send(result);
+                let _ = done.send(result);
             }
         }
     }
