@@ -41,6 +41,8 @@ pub struct Engine {
     pub spool: Option<Arc<Spool>>,
     /// `spool.wait`: how long a write that goes through waits for those of its key.
     pub spool_wait: Duration,
+    /// `spool.multipart_ttl`: how long a multipart upload that stands here may give no sign of life.
+    pub spool_multipart_ttl: Duration,
     /// The process's metrics.
     pub metrics: Metrics,
 }

@@ -6,43 +6,37 @@
 //! Of one key one is on its way at a time, the oldest first; the next may go when the journal has it that
 //! the one before was delivered. So whatever dies in between, the last acknowledged is the last written.
 
+mod multipart;
+
 use crate::config::{Bucket, Engine};
 use crate::guardian::ActorRef;
+use crate::s3::error::S3Error;
+use crate::s3::upstream::UpstreamTemplate;
+use crate::s3_client_actor::S3ClientActor;
 use crate::spool::check::{Checked, Opened};
 use crate::spool::request::put_object;
 use crate::spool::verdict::{self, Verdict};
-use crate::spool::{Body, Claim, Entry, EntryContent, Spool, Verified};
-use crate::transfer::{PartSource, ReplayResources};
-use crate::upload::job::{Before, Content, Proof, UploadEnd, UploadJob};
+use crate::spool::{Body, Claim, Entry, EntryContent, Pacing, Share, Spool, Verified};
+use crate::transfer::{PartSource, Rate, ReplayResources};
+use crate::upload::job::{BackendAnswer, Before, Content, Permit, Proof, UploadJob};
 use crate::upload::machine::Kind;
 use crate::upload_supervisor::{BeginUpload, UploadSupervisor};
 use actix::prelude::*;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
-/// How deliveries are paced.
+/// How many deliveries there are at a time, and how they are paced.
 #[derive(Debug, Clone)]
 pub struct Pace {
     /// Deliveries at a time, in the whole process.
     pub permits: Arc<Semaphore>,
-    /// The pause after the first failure.
-    pub backoff_base: Duration,
-    /// The longest pause.
-    pub backoff_cap: Duration,
-}
-
-impl Pace {
-    /// The pause after `attempts` failures (1 and more): doubled each time, between half and all of it, so
-    /// that what failed together does not come back together. `random`: any number.
-    fn pause(&self, attempts: u32, random: u64) -> Duration {
-        let doubled = self.backoff_base.saturating_mul(1 << attempts.saturating_sub(1).min(30));
-        let pause = doubled.min(self.backoff_cap);
-        let part = 500 + u32::try_from(random % 501).unwrap_or(0);
-        pause.saturating_mul(part) / 1000
-    }
+    /// Pauses and shares.
+    pub pacing: Pacing,
+    /// How much they send; None: as much as goes.
+    pub rate: Option<Arc<Rate>>,
 }
 
 /// See the module.
@@ -50,26 +44,48 @@ pub struct DeliveryActor {
     courier: Option<Courier>,
 }
 
+/// Where a delivery goes.
+#[derive(Clone)]
+struct Target {
+    index: usize,
+    bucket: Arc<Bucket>,
+    client: ActorRef<S3ClientActor>,
+}
+
+/// A place among the deliveries that may be under way.
+#[derive(Clone)]
+struct Lane {
+    permit: Arc<OwnedSemaphorePermit>,
+    /// Beside the claim's own.
+    share: Option<Arc<Share>>,
+}
+
 /// What a delivery needs.
 #[derive(Clone)]
 struct Courier {
     engine: Arc<Engine>,
     spool: Arc<Spool>,
+    clients: Arc<[ActorRef<S3ClientActor>]>,
     uploads: ActorRef<UploadSupervisor>,
     replay: ReplayResources,
     pace: Pace,
 }
 
 impl DeliveryActor {
-    /// One that delivers through `uploads`; idle where the engine has no spool.
+    /// One that delivers through `uploads`, and asks through `clients`, one for each of the engine's
+    /// buckets; idle where the engine has no spool.
     pub fn new(
         engine: Arc<Engine>,
         uploads: ActorRef<UploadSupervisor>,
+        clients: Arc<[ActorRef<S3ClientActor>]>,
         replay: ReplayResources,
         pace: Pace,
     ) -> Self {
         let spool = engine.spool.clone();
-        let courier = spool.map(|spool| Courier { engine, spool, uploads, replay, pace });
+        let courier = spool.map(|spool| {
+            spool.set_pacing(pace.pacing);
+            Courier { engine, spool, clients, uploads, replay, pace }
+        });
         DeliveryActor { courier }
     }
 }
@@ -89,15 +105,6 @@ impl Courier {
     async fn run(self) {
         let mut under_way = JoinSet::new();
         loop {
-            let Ok(permit) = Arc::clone(&self.pace.permits).acquire_owned().await else { return };
-            let claim = self.next(&mut under_way).await;
-            under_way.spawn_local(self.clone().deliver(claim, permit));
-        }
-    }
-
-    /// The next that is due.
-    async fn next(&self, under_way: &mut JoinSet<()>) -> Claim {
-        loop {
             while let Some(ended) = under_way.try_join_next() {
                 if let Err(error) = ended {
                     log::error!("a delivery died: {error}");
@@ -106,37 +113,56 @@ impl Courier {
             // Before looking: what changes meanwhile is not missed.
             let changed = self.spool.changed();
             let now = Instant::now();
-            if let Some(claim) = self.spool.claim(now) {
-                return claim;
-            }
             match self.spool.next_due(now) {
-                Some(due) => drop(tokio::time::timeout_at(due.into(), changed).await),
-                None => changed.await,
+                Some(due) if due <= now => {}
+                Some(due) => {
+                    drop(tokio::time::timeout_at(due.into(), changed).await);
+                    continue;
+                }
+                None => {
+                    changed.await;
+                    continue;
+                }
+            }
+            let permit = Arc::clone(&self.pace.permits).acquire_owned().await;
+            let Ok(permit) = permit.map(Arc::new) else { return };
+            // Another thread may have been faster.
+            if let Some(claim) = self.spool.claim(Instant::now()) {
+                under_way.spawn_local(self.clone().deliver(claim, Lane { permit, share: None }));
             }
         }
     }
 
-    async fn deliver(self, claim: Claim, permit: OwnedSemaphorePermit) {
+    /// A lane beside the one that a delivery has; None: others need them.
+    fn another_lane(&self, claim: &Claim) -> Option<Lane> {
+        let permit = Arc::clone(&self.pace.permits).try_acquire_owned().ok()?;
+        let share = claim.beside()?;
+        Some(Lane { permit: Arc::new(permit), share: Some(Arc::new(share)) })
+    }
+
+    async fn deliver(self, mut claim: Claim, lane: Lane) {
         let entry = Arc::clone(claim.entry());
         let what = format!("bucket {}: {:?}, accepted as {}", entry.bucket, entry.key, claim.seq());
-        let found = self.engine.buckets.iter().position(|bucket| bucket.name == entry.bucket);
-        let bucket = found.and_then(|index| Some((index, self.engine.buckets.get(index)?)));
-        let Some((index, bucket)) = bucket else {
+        let Some(to) = self.target(&entry.bucket) else {
             let reason = "its bucket is not configured any more".to_owned();
+            if let Some(id) = &entry.upload_id {
+                log::error!("{what}: abort the multipart upload {id} at its backend by hand");
+            }
             self.engine.metrics.spool_deliveries.with_label_values(&["quarantined"]).inc();
             return set_aside(claim, &what, reason).await;
         };
-        let verdict = match self.send(index, bucket, &claim, &entry, permit).await {
-            Ok((end, md5)) => match &end.result {
-                Ok(answer) => verdict::of_answer(answer, &md5),
-                Err(error) => verdict::of_error(error),
-            },
-            Err(unsendable) => unsendable,
+        let verdict = match &entry.content {
+            EntryContent::Whole(body) => self.send(&to, &claim, &entry, body, &lane).await,
+            EntryContent::Parts(parts) => self.send_parts(&to, &mut claim, parts, &lane).await,
         };
         let verdict = match verdict {
             Verdict::LookAgain(why) => self.look_again(claim.seq(), why).await,
             verdict => verdict,
         };
+        if let (Verdict::Never(_), Some(id)) = (&verdict, &claim.entry().upload_id) {
+            self.give_up(&to, &entry, id, &lane).await;
+        }
+        drop(lane);
         let metrics = &self.engine.metrics;
         let outcome = match verdict {
             Verdict::Delivered | Verdict::DeliveredAs(_) => {
@@ -154,8 +180,15 @@ impl Courier {
                     }
                 }
             }
-            Verdict::Later(reason) | Verdict::LookAgain(reason) => {
-                let pause = self.pace.pause(claim.attempts() + 1, rand::random());
+            Verdict::Later(reason) => {
+                let now = Instant::now();
+                let due = claim.unanswered(now, rand::random());
+                let pause = due.saturating_duration_since(now).as_secs();
+                log::warn!("{what}: not delivered, again in {pause}s: {reason}");
+                "retried"
+            }
+            Verdict::Local(reason) | Verdict::LookAgain(reason) => {
+                let pause = self.pace.pacing.pause(claim.attempts() + 1, rand::random());
                 log::warn!("{what}: not delivered, again in {}s: {reason}", pause.as_secs());
                 claim.failed(Instant::now() + pause);
                 "retried"
@@ -168,62 +201,87 @@ impl Courier {
         metrics.spool_deliveries.with_label_values(&[outcome]).inc();
     }
 
+    fn target(&self, bucket: &str) -> Option<Target> {
+        let index = self.engine.buckets.iter().position(|one| one.name == bucket)?;
+        let bucket = Arc::clone(self.engine.buckets.get(index)?);
+        Some(Target { index, bucket, client: self.clients.get(index)?.clone() })
+    }
+
     async fn send(
         &self,
-        bucket_index: usize,
-        bucket: &Arc<Bucket>,
+        to: &Target,
         claim: &Claim,
         entry: &Entry,
-        permit: OwnedSemaphorePermit,
-    ) -> Result<(UploadEnd, String), Verdict> {
-        let body = match &entry.content {
-            EntryContent::Whole(body) => body,
-            EntryContent::Parts(_) => {
-                let reason = "multipart uploads cannot be delivered by this version";
-                return Err(Verdict::Never(reason.to_owned()));
-            }
+        body: &Body,
+        lane: &Lane,
+    ) -> Verdict {
+        let content = match self.open(&to.bucket, claim.seq(), body).await {
+            Ok(opened) => self.content(opened, body).await,
+            Err(verdict) => return verdict,
         };
-        let (source, before) = self.source(bucket, claim, body).await?;
-        let md5 = body.md5_hex();
-        let job = UploadJob {
-            bucket_index,
-            bucket: Arc::clone(bucket),
-            kind: Kind::PutObject { conditional: false },
-            request: put_object(entry, body),
-            content: Content::Body { source: Box::new(source), before },
+        let kind = Kind::PutObject { conditional: false };
+        match self.ask(to, kind, put_object(entry, body), content, lane).await {
+            Ok(Ok(answer)) => verdict::of_answer(&answer, &body.md5_hex()),
+            Ok(Err(error)) => verdict::of_error(&error),
+            Err(verdict) => verdict,
+        }
+    }
+
+    /// One request, through the supervisor. Err: there was no answer of any kind.
+    async fn ask(
+        &self,
+        to: &Target,
+        kind: Kind,
+        request: UpstreamTemplate,
+        content: Content,
+        lane: &Lane,
+    ) -> Result<Result<BackendAnswer, S3Error>, Verdict> {
+        let job = Box::new(UploadJob {
+            bucket_index: to.index,
+            bucket: Arc::clone(&to.bucket),
+            kind,
+            request,
+            content,
             plan: None,
-            // An ETag would prove the bytes, not the headers; sending them once more harms nobody.
+            // What may have been carried out is asked for again, which harms nobody: an ETag would prove
+            // the bytes, not the headers.
             proof: Proof::None,
-            permit,
-        };
-        let job = Box::new(job);
+            permit: Permit::Shared(Arc::clone(&lane.permit)),
+        });
         let ended = self.uploads.begin(|end| BeginUpload(job, end)).await;
-        let end = ended.map_err(|error| Verdict::Later(error.to_string()))?;
-        Ok((end, md5))
+        ended.map(|end| end.result).map_err(|error| Verdict::Local(error.to_string()))
     }
 
     /// The body where it stands. One that its backend would not hold against its MD5 is read and held
     /// against it here.
-    async fn source(
-        &self,
-        bucket: &Bucket,
-        claim: &Claim,
-        body: &Body,
-    ) -> Result<(PartSource, Before), Verdict> {
-        let replay = self.replay.clone();
-        let verify = !bucket.backend.verifies.md5;
-        let opened = self.spool.open_body(claim.seq(), body).await.map_err(unreadable)?;
-        if verify {
+    async fn open(&self, bucket: &Bucket, seq: u64, body: &Body) -> Result<Opened, Verdict> {
+        let opened = self.spool.open_body(seq, body).await.map_err(unreadable)?;
+        if !bucket.backend.verifies.md5 {
             match opened.check(body).await {
                 Checked::Sound => {}
                 Checked::Rotten(how) => return Err(Verdict::Never(how)),
                 Checked::Io(error) => return Err(unreadable(error)),
             }
         }
-        Ok(match opened {
-            Opened::Bytes(bytes) => (PartSource::stored_bytes(bytes, replay), Before::All),
-            Opened::File(file) => (PartSource::stored(file, 0, body.length, replay), Before::First),
-        })
+        Ok(opened)
+    }
+
+    async fn content(&self, opened: Opened, body: &Body) -> Content {
+        let replay = self.replay.clone();
+        let (source, before) = match opened {
+            Opened::Bytes(bytes) => {
+                // It goes out in one write with its head.
+                if let Some(rate) = &self.pace.rate {
+                    rate.drawn(bytes.len()).await;
+                }
+                (PartSource::stored_bytes(bytes, replay), Before::All)
+            }
+            Opened::File(file) => {
+                let source = PartSource::stored(file, 0, body.length, replay);
+                (source.with_rate(self.pace.rate.clone()), Before::First)
+            }
+        };
+        Content::Body { source: Box::new(source), before }
     }
 
     /// The bytes are not those of their MD5, or could not be read to their end: they rotted here, or on the
@@ -232,7 +290,7 @@ impl Courier {
         match self.spool.verify(seq, || {}).await {
             Verified::Rotten(how) => Verdict::Never(how),
             Verified::Io(error) => unreadable(error),
-            Verified::Sound | Verified::Unknown => Verdict::Later(why),
+            Verified::Sound | Verified::Unknown => Verdict::Local(why),
         }
     }
 }
@@ -240,7 +298,7 @@ impl Courier {
 fn unreadable(error: io::Error) -> Verdict {
     match error.kind() {
         io::ErrorKind::NotFound => Verdict::Never(format!("its body is gone: {error}")),
-        _ => Verdict::Later(error.to_string()),
+        _ => Verdict::Local(error.to_string()),
     }
 }
 
@@ -248,25 +306,5 @@ async fn set_aside(claim: Claim, what: &str, reason: String) {
     log::error!("{what}: set aside, see mizuchi spool ls: {reason}");
     if let Err(error) = claim.quarantine(reason).await {
         log::error!("{what}: that could not be recorded: {error}");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_double_up_to_the_cap_with_jitter() {
-        let pace = Pace {
-            permits: Arc::new(Semaphore::new(1)),
-            backoff_base: Duration::from_secs(1),
-            backoff_cap: Duration::from_secs(60),
-        };
-        let span = |attempts| (pace.pause(attempts, 0), pace.pause(attempts, 500));
-        let seconds = Duration::from_secs_f64;
-        assert_eq!(span(1), (seconds(0.5), seconds(1.0)));
-        assert_eq!(span(3), (seconds(2.0), seconds(4.0)));
-        assert_eq!(span(7), (seconds(30.0), seconds(60.0)));
-        assert_eq!(span(u32::MAX), (seconds(30.0), seconds(60.0)));
     }
 }

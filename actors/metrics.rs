@@ -92,7 +92,13 @@ metrics! {
         "mizuchi_spool_entries", "Acknowledged uploads that are not at their backend, those set aside included");
     /// Their bytes.
     spool_bytes: IntGauge = IntGauge::new(
-        "mizuchi_spool_bytes", "Bytes of acknowledged uploads that are not at their backend, those set aside included");
+        "mizuchi_spool_bytes", "Bytes of acknowledged uploads and of parts that are not at their backend, those set aside included");
+    /// Multipart uploads that clients have begun here.
+    spool_multipart_uploads: IntGauge = IntGauge::new(
+        "mizuchi_spool_multipart_uploads", "Multipart uploads in write-back mode that clients have begun and neither completed nor aborted");
+    /// Those that were ended for their age.
+    spool_multipart_expired: IntCounter = IntCounter::new(
+        "mizuchi_spool_multipart_expired_total", "Multipart uploads in write-back mode that were removed for want of a sign of life");
     /// Those that are to be delivered.
     spool_waiting: IntGauge = IntGauge::new(
         "mizuchi_spool_waiting", "Acknowledged uploads that wait for their delivery or are under way");

@@ -9,6 +9,7 @@
 use crate::config::Bucket;
 use crate::guardian::ActorRef;
 use crate::orphans::Listed;
+use crate::s3::xml;
 use crate::s3_client_actor::{LeaseConnection, Release, S3ClientActor};
 use crate::sigv4::BackendKeys;
 use crate::upload::job::Proof;
@@ -23,6 +24,7 @@ use rusoto_s3::{
     AbortMultipartUploadError, AbortMultipartUploadRequest, HeadObjectOutput, HeadObjectRequest,
     ListMultipartUploadsRequest, ListPartsRequest, S3, S3Client,
 };
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -37,6 +39,13 @@ const PAGE: i64 = 500;
 
 /// Pages that are read of one key's uploads.
 const MAX_PAGES: usize = 20;
+
+/// Parts of one page of ListParts: the most that S3 gives.
+const PAGE_OF_PARTS: i64 = 1000;
+
+/// Pages that are read of one upload: its 10,000 parts, and as many again for a backend that gives
+/// smaller ones. What is not seen is sent again.
+const MAX_PAGES_OF_PARTS: usize = 20;
 
 /// Asks the backend whether the object under `key` (the prefix included) is the one that `proof`
 /// describes.
@@ -142,6 +151,58 @@ pub async fn has_parts(
     };
     let parts = s3.list_parts(request).await.map_err(sweep_error)?.parts;
     Ok(parts.is_some_and(|parts| !parts.is_empty()))
+}
+
+/// What a backend has of a part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartThere {
+    /// Its bytes.
+    pub length: u64,
+    /// Its ETag, without quotes.
+    pub etag: String,
+}
+
+/// The parts that an upload has, by their numbers; None: there is no such upload.
+pub async fn list_parts(
+    bucket: &Arc<Bucket>,
+    client: ActorRef<S3ClientActor>,
+    key: &str,
+    upload_id: &str,
+) -> Result<Option<HashMap<u16, PartThere>>, SweepError> {
+    let (s3, _) = s3(bucket, client);
+    let mut found = HashMap::new();
+    let mut request = ListPartsRequest {
+        bucket: bucket.backend.bucket.clone(),
+        key: key.to_owned(),
+        upload_id: upload_id.to_owned(),
+        max_parts: Some(PAGE_OF_PARTS),
+        ..ListPartsRequest::default()
+    };
+    for _ in 0..MAX_PAGES_OF_PARTS {
+        let page = match s3.list_parts(request.clone()).await {
+            Ok(page) => page,
+            Err(RusotoError::Unknown(answer)) if is_no_such_upload(&answer.body) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(sweep_error(error)),
+        };
+        found.extend(page.parts.unwrap_or_default().into_iter().filter_map(|part| {
+            let there = PartThere {
+                length: u64::try_from(part.size?).ok()?,
+                etag: part.e_tag?.trim_matches('"').to_owned(),
+            };
+            Some((u16::try_from(part.part_number?).ok()?, there))
+        }));
+        if !page.is_truncated.unwrap_or(false) {
+            break;
+        }
+        request.part_number_marker = page.next_part_number_marker;
+    }
+    Ok(Some(found))
+}
+
+fn is_no_such_upload(body: &[u8]) -> bool {
+    xml::parse_error(body).is_some_and(|error| error.code == "NoSuchUpload")
 }
 
 /// Aborts an upload; one that is not there any more counts as aborted.

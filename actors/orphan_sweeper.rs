@@ -1,12 +1,14 @@
 //! The OrphanSweeper: one per worker thread, sharing the work. Aborts the multipart uploads that
 //! nobody looks after any more: what a crash left behind, what could not be aborted when it failed,
-//! and what a Create whose answer was lost may have begun.
+//! and what a Create whose answer was lost may have begun. And it ends those that stand in the spool and
+//! give no sign of life.
 
 use crate::config::{Bucket, Engine};
 use crate::guardian::ActorRef;
 use crate::origin::{self, SweepError};
 use crate::orphans::{Due, Ledger, lost_ones, wall_clock};
 use crate::s3_client_actor::S3ClientActor;
+use crate::spool::{ClientUpload, Spool, UploadId};
 use actix::prelude::*;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,6 +22,8 @@ pub struct OrphanSweeper {
     engine: Arc<Engine>,
     clients: Vec<ActorRef<S3ClientActor>>,
     busy: bool,
+    /// It ends uploads of the spool's for their age.
+    expiring: bool,
 }
 
 /// What came of a sweep.
@@ -48,7 +52,30 @@ impl Swept {
 impl OrphanSweeper {
     /// A sweeper over the engine's records, with one client for each of its buckets.
     pub fn new(engine: Arc<Engine>, clients: Vec<ActorRef<S3ClientActor>>) -> Self {
-        OrphanSweeper { engine, clients, busy: false }
+        OrphanSweeper { engine, clients, busy: false, expiring: false }
+    }
+
+    /// Ends the multipart uploads in the spool that give no sign of life.
+    fn expire(&mut self, context: &mut Context<Self>) {
+        let Some(spool) = self.engine.spool.clone().filter(|_| !self.expiring) else { return };
+        self.expiring = true;
+        let engine = Arc::clone(&self.engine);
+        let expire = async move {
+            let ended = spool.expire_uploads(wall_clock(), engine.spool_multipart_ttl).await;
+            let ended = ended.unwrap_or_else(|error| {
+                log::warn!("spool: abandoned multipart uploads could not be ended: {error}");
+                Vec::new()
+            });
+            for (id, upload) in ended {
+                let ClientUpload { bucket, key, .. } = &*upload;
+                log::warn!(
+                    "bucket {bucket}: the multipart upload {id} of {key:?} was abandoned: removed"
+                );
+                engine.metrics.spool_multipart_expired.inc();
+                engine.ledger.client_ended(bucket, &id.to_string());
+            }
+        };
+        context.spawn(expire.into_actor(self).map(|(), sweeper, _| sweeper.expiring = false));
     }
 
     fn sweep(&mut self, context: &mut Context<Self>) {
@@ -77,8 +104,12 @@ impl OrphanSweeper {
         };
         self.busy = true;
         let (ledger, bucket, client) = (Arc::clone(ledger), Arc::clone(bucket), client.clone());
+        let spool = self.engine.spool.clone();
         let look = async move {
-            let swept = look(&ledger, &bucket, client, &due).await;
+            let swept = match due.record.upload_id.as_deref().and_then(UploadId::parse) {
+                Some(id) => end_spooled(spool, &bucket, id).await,
+                None => look(&ledger, &bucket, client, &due).await,
+            };
             match swept {
                 Swept::Gone => ledger.remove(due.id),
                 Swept::Found | Swept::NotFound => ledger.swept(due.id, false, Instant::now()),
@@ -91,6 +122,23 @@ impl OrphanSweeper {
             sweeper.engine.metrics.sweeps.with_label_values(&[swept.as_str()]).inc();
             sweeper.sweep(context);
         }));
+    }
+}
+
+/// Ends an upload that stands in the spool: its backend knows nothing of it.
+async fn end_spooled(spool: Option<Arc<Spool>>, bucket: &Bucket, id: UploadId) -> Swept {
+    let Some(spool) = spool else { return Swept::Gone };
+    match spool.abort_upload(id).await {
+        Ok(ended) => {
+            if ended {
+                log::info!("bucket {}: removed the multipart upload {id}", bucket.name);
+            }
+            Swept::Gone
+        }
+        Err(error) => {
+            log::warn!("bucket {}: the multipart upload {id} was not ended: {error}", bucket.name);
+            Swept::Failed
+        }
     }
 }
 
@@ -165,6 +213,9 @@ impl Actor for OrphanSweeper {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Self::Context) {
-        context.run_interval(EVERY, OrphanSweeper::sweep);
+        context.run_interval(EVERY, |sweeper, context| {
+            sweeper.expire(context);
+            sweeper.sweep(context);
+        });
     }
 }

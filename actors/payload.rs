@@ -12,9 +12,11 @@ mod encode;
 mod pieces;
 mod trailer;
 mod verify;
+mod whole;
 
 pub use aws_chunked::{ChunkVerify, MAX_LINE, MAX_SIGNED_CHUNK, MIN_SIGNED_CHUNK};
 pub use checksum::{ChecksumAlgorithm, Hasher, Md5, parse_content_md5};
 pub use encode::{EncodeError, UnsignedTrailerEncoder};
 pub use trailer::{MAX_TRAILER_SECTION, Trailers, parse_declared};
 pub use verify::{BodyMode, BodySpec, BodyVerifier, MAX_HOLD_BACK, PayloadLength, no_trailers};
+pub use whole::{ChecksumType, whole_of_parts};

@@ -17,23 +17,41 @@
 //! failing write or sync latches the spool: nothing is acknowledged from then on, and nothing is synced
 //! a second time; the next start finds out what is there.
 //!
-//! On disk, format 1 (an unknown one is refused):
+//! A client's multipart upload stands here part by part, and is an entry when it is completed:
+//!
+//! ```text
+//!  begin   ─▶ journal ─▶ 200            a record in `uploads`
+//!  part    ─▶ file, sync, sync_folder ─▶ journal ─▶ 200
+//!                                       a record in `parts`, instead of the one of its number, whose
+//!                                       file goes then
+//!  complete ─▶ journal ─▶ 200           in one commit: the entry in, upload and parts out; then the
+//!                                       files go that the entry does not name
+//!  abort, or its age ─▶ journal ─▶ 204  upload and parts out; then the files go
+//! ```
+//!
+//! Who ends an upload is decided in memory (uploads.rs), under the lock under which its change is
+//! queued: so the queue has no part of an upload behind its end.
+//!
+//! On disk, format 2 (1, which has no multipart uploads, becomes 2; an unknown one is refused):
 //!
 //! ```text
 //!  <spool>/                      0700; one process (the journal is locked)
 //!  ├── journal.redb              redb 4, checksummed; commits are atomic
-//!  │   ├── meta      str → u64     "version" = 1; "run" = how often it was opened
+//!  │   ├── meta      str → u64     "version" = 2; "run" = how often it was opened
 //!  │   ├── entries   u64 → bytes   number → format (1 byte), JSON (entry.rs)
-//!  │   └── bodies    u64 → bytes   number → the body of a small PutObject
+//!  │   ├── bodies    u64 → bytes   number → the body of a small PutObject
+//!  │   ├── uploads   u64 → bytes   number → format, CRC, JSON (uploads/record.rs): open uploads
+//!  │   ├── parts     (u64, u16) → bytes   number of the upload, of the part → the same
+//!  │   └── completed u64 → bytes   number of the entry → what the client was told; the last 4096
 //!  └── bodies/
 //!      └── 0000010000000001      a body; no header, no trailer: it is sent by splice(2)
 //! ```
 //!
-//! A number (of an entry, or a body's name) is the run in its upper 24 bits and a count in the lower
-//! 40: it is never used twice, and grows. At the start files that no entry names are removed: they are
-//! bodies that nobody was told are stored, and of entries that were delivered. An entry whose file is
-//! missing or too short is in quarantine then. Half a spool is refused (sane.rs): bodies without a journal,
-//! and a journal of whose bodies none is there.
+//! A number (of an entry, an upload, or a body's name) is the run in its upper 24 bits and a count in the
+//! lower 40: it is never used twice, and grows. At the start files that no entry and no part names are removed:
+//! they are bodies that nobody was told are stored, and of entries that were delivered. An entry whose
+//! file is missing or too short is in quarantine then; a part is dropped. Half a spool is refused
+//! (sane.rs): bodies without a journal, and a journal of whose bodies none is there.
 
 pub mod check;
 mod claim;
@@ -46,8 +64,13 @@ mod journal;
 mod limits;
 mod md5;
 mod operator;
+mod pace;
+pub mod part_requests;
+mod places;
+mod recovery;
 pub mod request;
 mod sane;
+mod uploads;
 pub mod verdict;
 
 #[cfg(test)]
@@ -57,27 +80,33 @@ mod simulated;
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests;
 
-use crate::orphans::wall_clock;
 use crate::s3::error::{ErrorCode, S3Error};
 use bytes::Bytes;
 use index::Index;
 use janitor::Janitor;
 use journal::{Journal, Latch, Opened, wait};
-use limits::Account;
-use std::collections::HashSet;
+use limits::{Account, Amount};
+use recovery::{missing, recover};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
+use uploads::{Counts, Uploads};
 
-pub use claim::Claim;
+pub use claim::{Claim, Share};
 pub use disk::{BodyFile, Disk, Folder};
 pub use entry::{Body, BodyId, Entry, EntryContent, PartBody, Parts, Place, Quarantine};
-pub use ingest::{BATCH, Draft, INLINE, IngestError, Ingested, ingest};
+pub use ingest::{BATCH, Draft, INLINE, IngestError, Ingested, ingest, ingest_part};
 pub use limits::{Free, Limits, Reservation};
-pub use operator::{Blocks, Retried, Verified};
+pub use operator::{Blocks, Retried, RetriedAll, Verified};
+pub use pace::Pacing;
+pub use places::Places;
+pub use uploads::{
+    ChecksumRule, ClientUpload, CompleteError, Completed, OpenUpload, StoredPart, UploadId,
+    no_such_upload, part_checksum,
+};
 
 /// The spool. One in a process; its last owner waits for its threads when it drops it.
 #[derive(Debug)]
@@ -93,6 +122,7 @@ pub struct Spool {
 #[derive(Debug)]
 struct State {
     index: Mutex<Index>,
+    uploads: Mutex<Uploads>,
     account: limits::Shared,
     latch: Arc<Latch>,
     changed: Notify,
@@ -105,10 +135,16 @@ struct State {
 pub struct Totals {
     /// Entries, those in quarantine included.
     pub entries: u64,
-    /// Bytes of their bodies.
+    /// Bytes of their bodies, and of the parts of open uploads.
     pub bytes: u64,
-    /// Files of their bodies.
+    /// Files of both.
     pub files: u64,
+    /// Multipart uploads that clients have begun here and not completed.
+    pub uploads: u64,
+    /// Their parts.
+    pub parts: u64,
+    /// Bytes of them.
+    pub part_bytes: u64,
     /// Entries that are not delivered.
     pub quarantined: u64,
     /// Records that this version cannot read; they and all files are kept.
@@ -131,13 +167,16 @@ impl Spool {
         let mut account = Account::new(limits);
         let mut index = Index::default();
         for (seq, entry) in found.entries {
-            account.store(entry.length());
+            account.store(weight(&entry));
             index.insert(seq, entry);
         }
+        let Counts { uploads, parts, bytes } = found.uploads.counts();
+        account.store(Amount::of(uploads.saturating_add(parts), bytes));
         let (account, latch) = (Arc::new(Mutex::new(account)), Arc::new(Latch::default()));
         let janitor = Janitor::start(Arc::clone(&disk), Arc::clone(&account))?;
         let state = State {
             index: Mutex::new(index),
+            uploads: Mutex::new(found.uploads),
             account,
             latch: Arc::clone(&latch),
             changed: Notify::new(),
@@ -177,7 +216,7 @@ impl Spool {
     /// The number is taken at the first poll; from then on it goes on when the future is dropped.
     ///
     /// Errors: the spool is latched, and the entry may be on record or not. Its files must stay: the next
-    /// start removes them if nothing names them.
+    /// start removes them if nothing names them. Until then its key counts as pending.
     pub async fn commit(
         self: &Arc<Self>,
         entry: Entry,
@@ -187,7 +226,12 @@ impl Spool {
         let record = entry.encode()?;
         let files = entry.files().next().is_some();
         let (state, entry) = (Arc::clone(&self.state), Arc::new(entry));
-        let applied = move |seq| state.committed(seq, entry, reservation);
+        let doubt = Doubt { state: Some(state), entry: Arc::clone(&entry) };
+        let applied = move |seq| {
+            if let Some(state) = doubt.dispel() {
+                state.committed(seq, entry, reservation);
+            }
+        };
         let (seq, done) = self.journal.add(record, inline, files, applied)?;
         wait(done).await?;
         Ok(seq)
@@ -209,16 +253,29 @@ impl Spool {
         self.state.index().is_pending(bucket, key)
     }
 
-    /// Ends when nothing of this key is still to be delivered.
+    /// Ends when nothing of this key is still to be delivered that is now.
     pub async fn delivered_all(&self, bucket: &str, key: &str) {
+        let Some(newest) = self.state.index().newest(bucket, key) else { return };
         loop {
-            let Some(mut ended) = self.state.index().ended(bucket, key) else { return };
-            // Nothing is ever sent: it is closed.
-            while ended.changed().await.is_ok() {}
+            let Some(mut left) = self.state.index().leaving(bucket, key, newest) else { return };
+            // Closed: its queue has ended, and may be there anew.
+            let _ = left.changed().await;
         }
     }
 
-    /// The oldest entry that is due, whose key has no older one pending, and that nobody has.
+    /// How deliveries are paced from now on.
+    pub fn set_pacing(&self, pacing: Pacing) {
+        self.state.index().set_pacing(pacing);
+    }
+
+    /// Which buckets write to the same place: from now on they share its keys and their order, and its
+    /// share of the deliveries. Before anything is claimed.
+    pub fn set_places(&self, places: Places) {
+        self.state.index().set_names(places.shared);
+    }
+
+    /// An entry that is due, whose key has no older one pending, and that nobody has: the places that they
+    /// go to take turns, and of one the oldest is first.
     pub fn claim(self: &Arc<Self>, now: Instant) -> Option<Claim> {
         let claimed = self.state.index().claim(now)?;
         Some(Claim::new(self, claimed))
@@ -244,10 +301,14 @@ impl Spool {
     /// What there is.
     pub fn totals(&self) -> Totals {
         let counts = self.state.index().counts();
+        let open = self.state.uploads().counts();
         Totals {
             entries: counts.entries,
-            bytes: counts.bytes,
-            files: counts.files,
+            bytes: counts.bytes.saturating_add(open.bytes),
+            files: counts.files.saturating_add(open.parts),
+            uploads: open.uploads,
+            parts: open.parts,
+            part_bytes: open.bytes,
             quarantined: counts.quarantined,
             unreadable: self.state.unreadable,
             oldest: counts.oldest,
@@ -267,6 +328,11 @@ impl State {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn uploads(&self) -> MutexGuard<'_, Uploads> {
+        // As above.
+        self.uploads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn notify(&self) {
         self.changed.notify_waiters();
         // For whoever is between its claim and its wait.
@@ -274,15 +340,21 @@ impl State {
     }
 
     fn committed(&self, seq: u64, entry: Arc<Entry>, reservation: Reservation) {
-        reservation.store(entry.length());
+        reservation.store(weight(&entry));
         self.index().insert(seq, entry);
         self.notify();
     }
 
-    fn delivered(&self, seq: u64) {
-        let entry = self.index().remove(seq);
+    fn delivered(&self, seq: u64, superseded: Vec<(u64, Arc<Entry>)>) {
+        let entry = {
+            let mut index = self.index();
+            for (older, entry) in superseded {
+                index.replace(older, entry);
+            }
+            index.remove(seq)
+        };
         if let Some(entry) = entry {
-            limits::lock(&self.account).unstore(entry.length());
+            limits::lock(&self.account).unstore(weight(&entry));
             self.janitor.remove(entry.files().collect());
         }
         self.notify();
@@ -299,69 +371,28 @@ impl State {
     }
 }
 
-/// What [`recover`] finds.
-struct Found {
-    entries: Vec<(u64, Arc<Entry>)>,
-    unreadable: u64,
+/// What an entry takes of the limits: each of its bodies counts.
+fn weight(entry: &Entry) -> Amount {
+    Amount::of((entry.bodies().count() as u64).max(1), entry.length())
 }
 
-/// Reads the journal, and brings files and entries in line.
-fn recover(disk: &dyn Disk, opened: &Opened) -> io::Result<Found> {
-    let records = opened.read()?;
-    let readable = records.iter().filter_map(|(_, record)| record.as_ref().ok());
-    let waiting = readable.filter(|entry| entry.quarantined.is_none());
-    let loss = sane::has_its_bodies(disk, waiting.flat_map(Entry::files))?;
-    let (mut entries, mut lame, mut unreadable) = (Vec::new(), Vec::new(), 0);
-    for (seq, record) in records {
-        let mut entry = match record {
-            Ok(entry) => entry,
-            Err(error) => {
-                log::error!("spool: record {seq} cannot be read, and is kept: {error}");
-                unreadable += 1;
-                continue;
-            }
-        };
-        let reason = if entry.quarantined.is_none() { missing(disk, &entry) } else { None };
-        let is_lame = reason.is_some();
-        if let Some(reason) = reason {
-            log::error!("spool: {}: entry {seq} is in quarantine: {reason}", entry.bucket);
-            entry.quarantined = Some(Quarantine { reason, at: wall_clock() });
-        }
-        let entry = Arc::new(entry);
-        lame.extend(is_lame.then(|| (seq, Arc::clone(&entry))));
-        entries.push((seq, entry));
-    }
-    opened.rewrite(&lame)?;
-    loss.recorded(disk);
-    let bodies = disk.bodies()?;
-    if unreadable > 0 {
-        log::error!("spool: no file is removed, {unreadable} records may name any of them");
-        return Ok(Found { entries, unreadable });
-    }
-    let named: HashSet<BodyId> = entries.iter().flat_map(|(_, entry)| entry.files()).collect();
-    for id in bodies.into_iter().filter(|id| !named.contains(id)) {
-        janitor::remove(disk, id);
-    }
-    Ok(Found { entries, unreadable })
+/// An entry that is being put on record. Dropped before that is known to be done, it may be there: the next
+/// start would deliver it, over whatever was written to its key meanwhile.
+struct Doubt {
+    state: Option<Arc<State>>,
+    entry: Arc<Entry>,
 }
 
-/// What is wrong with the files of an entry.
-fn missing(disk: &dyn Disk, entry: &Entry) -> Option<String> {
-    entry.bodies().find_map(|body| {
-        let Place::File(id) = body.place else { return None };
-        match disk.length(id) {
-            Ok(length) if length < body.length => {
-                Some(format!("its file {id} has {length} bytes instead of {}", body.length))
-            }
-            Ok(_) => None,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Some(format!("its file {id} is missing"))
-            }
-            // Nothing is proven: whoever reads it will see.
-            Err(error) => {
-                log::error!("spool: file {id} cannot be looked at: {error}");
-                None
-            }
+impl Doubt {
+    fn dispel(mut self) -> Option<Arc<State>> {
+        self.state.take()
+    }
+}
+
+impl Drop for Doubt {
+    fn drop(&mut self) {
+        if let Some(state) = &self.state {
+            state.index().doubt(&self.entry.bucket, &self.entry.key);
         }
-    })
+    }
 }

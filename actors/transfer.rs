@@ -15,6 +15,7 @@ mod outlet;
 mod part;
 mod pipe;
 mod plan;
+mod rate;
 mod stored;
 mod turns;
 
@@ -25,5 +26,6 @@ pub use kept::{Kept, ReplayResources};
 pub use part::{PartSource, SendError, Share, Volume};
 pub use pipe::{Pipe, PipeCache};
 pub use plan::{Plan, PlanInput, Reason, plan};
+pub use rate::Rate;
 pub(crate) use turns::SMALL;
 pub use turns::Turns;

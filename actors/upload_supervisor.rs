@@ -19,7 +19,7 @@ use crate::s3::xml;
 use crate::s3_client_actor::S3ClientActor;
 use crate::transfer::{Plan, Reason, Volume};
 use crate::upload::job::{
-    AttemptEnd, BackendAnswer, Content, ContentSlot, Proof, UploadEnd, UploadJob,
+    AttemptEnd, BackendAnswer, Content, ContentSlot, Permit, Proof, UploadEnd, UploadJob,
 };
 use crate::upload::machine::{
     Budget, Effect, Event, FailureClass, Kind, Proven, Reconciled, Sent, Upload,
@@ -35,7 +35,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{self, Poll, Waker};
 use std::time::Instant;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::{JoinError, JoinSet};
 
 /// Hands an upload over. The other end is told when the upload has ended; one that goes away changes
@@ -91,13 +91,13 @@ enum Owner {
 
 /// What a client's upload holds until it has ended.
 struct Held {
-    _permit: OwnedSemaphorePermit,
+    _permit: Permit,
     _counted: Counted,
 }
 
 impl Held {
-    fn new(permit: OwnedSemaphorePermit, engine: &Engine) -> Self {
-        Held { _permit: permit, _counted: Counted::new(&engine.metrics.uploads_in_flight) }
+    fn new(permit: impl Into<Permit>, engine: &Engine) -> Self {
+        Held { _permit: permit.into(), _counted: Counted::new(&engine.metrics.uploads_in_flight) }
     }
 }
 

@@ -349,6 +349,7 @@ fn metrics(admin: &Admin) -> Vec<u8> {
         let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         shown.spool_entries.set(gauge(totals.entries));
         shown.spool_bytes.set(gauge(totals.bytes));
+        shown.spool_multipart_uploads.set(gauge(totals.uploads));
         shown.spool_waiting.set(gauge(totals.entries.saturating_sub(totals.quarantined)));
         shown.spool_quarantined.set(gauge(totals.quarantined));
         shown.spool_unreadable.set(gauge(totals.unreadable));

@@ -102,6 +102,7 @@ pub(crate) async fn engine(
         ledger,
         spool,
         spool_wait: settings.spool.wait,
+        spool_multipart_ttl: settings.spool.multipart_ttl,
         sealer: UploadIdSealer::new(key),
         sts,
         replay: ReplayBudget::new(replay.memory, replay.pipes, replay.overflow_limit),

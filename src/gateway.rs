@@ -20,8 +20,9 @@ use mizuchi_actors::orphan_sweeper::OrphanSweeper;
 use mizuchi_actors::orphans::Ledger;
 use mizuchi_actors::s3::address::{BucketAddress, Router};
 use mizuchi_actors::s3_client_actor::S3ClientActor;
+use mizuchi_actors::spool::{Pacing, Places};
 use mizuchi_actors::tap::TapConfig;
-use mizuchi_actors::transfer::{PipeCache, ReplayResources, Turns};
+use mizuchi_actors::transfer::{PipeCache, Rate, ReplayResources, Turns};
 use mizuchi_actors::upload_supervisor::UploadSupervisor;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -226,11 +227,19 @@ fn route_builder(
     let pipe_size = engine.zero_copy.pipe_buffer_size;
     let access_log = crate::logging::format(settings);
     let tap = Arc::new(tap(settings));
+    let (places, deliveries) = (Places::of(&engine.buckets), settings.spool.deliveries);
     let pace = Pace {
-        permits: Arc::new(Semaphore::new(settings.spool.deliveries)),
-        backoff_base: settings.spool.backoff_base,
-        backoff_cap: settings.spool.backoff_cap,
+        permits: Arc::new(Semaphore::new(deliveries)),
+        pacing: Pacing {
+            base: settings.spool.backoff_base,
+            cap: settings.spool.backoff_cap,
+            share: Pacing::share_of(deliveries, places.written_back),
+        },
+        rate: settings.spool.max_rate.map(|rate| Arc::new(Rate::new(rate, Instant::now()))),
     };
+    if let Some(spool) = &engine.spool {
+        spool.set_places(places);
+    }
     let host_id: Arc<str> = Arc::from(format!("{:032x}", rand::random::<u128>()));
     Arc::new(move |guardian| {
         let auth = ActorRef::new("auth actor");
@@ -247,6 +256,7 @@ fn route_builder(
         guardian.child(auth.clone(), move || AuthActor::new(Arc::clone(&of_auth)));
         let (of_uploads, of_sweeper) = (Arc::clone(&engine), Arc::clone(&engine));
         let clients_of_sweeper = clients.clone();
+        let clients_of_delivery: Arc<[_]> = clients.clone().into();
         guardian.child(uploads.clone(), move || {
             UploadSupervisor::new(Arc::clone(&of_uploads), clients.clone())
         });
@@ -261,7 +271,8 @@ fn route_builder(
         let (replay_of_delivery, pace) = (replay.clone(), pace.clone());
         guardian.child(ActorRef::new("delivery actor"), move || {
             let (engine, uploads) = (Arc::clone(&of_delivery), uploads_of_delivery.clone());
-            DeliveryActor::new(engine, uploads, replay_of_delivery.clone(), pace.clone())
+            let (clients, replay) = (Arc::clone(&clients_of_delivery), replay_of_delivery.clone());
+            DeliveryActor::new(engine, uploads, clients, replay, pace.clone())
         });
         guardian.child(ActorRef::new("orphan sweeper"), move || {
             OrphanSweeper::new(Arc::clone(&of_sweeper), clients_of_sweeper.clone())

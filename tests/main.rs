@@ -43,3 +43,5 @@ mod spool;
 mod spool_faults;
 mod tls;
 mod write_back;
+mod write_back_delivery;
+mod write_back_multipart;

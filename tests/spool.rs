@@ -297,6 +297,78 @@ async fn what_was_set_aside_is_delivered_after_a_retry() {
     assert_eq!(rig.status().await["entries"], 0);
 }
 
+/// "retry refuses what was superseded, unless --force; ls and show say so."
+#[tokio::test]
+async fn what_is_older_than_what_was_delivered_is_not_written_over_it() {
+    let mut rig = Rig::protected().await;
+    rig.put_refused("key", b"old").await;
+    let number = rig.number("key").await;
+    rig.put("key", b"new").await;
+    eventually("the newer one arrives", async || rig.backend.object("key").is_some()).await;
+    rig.run(&["drain"]).await.well();
+    for side in ["running", "stopped"] {
+        if side == "stopped" {
+            rig.stop().await;
+        }
+        for command in [&["ls"][..], &["show", &number]] {
+            assert!(rig.run(command).await.well().contains("set aside, superseded by "), "{side}");
+        }
+        let error = rig.run(&["retry", &number]).await.failed(1);
+        assert!(error.contains("a newer upload of its key, was delivered"), "{error}");
+        let all = rig.run(&["retry", "--all"]).await.well();
+        assert!(all.starts_with("0 wait") && all.contains("1 stay set aside: newer"), "{all}");
+    }
+    rig.start().await;
+    assert_eq!(rig.backend.object("key"), Some(b"new".to_vec()));
+    rig.run(&["retry", &number, "--force"]).await.well();
+    eventually("it is written over", async || rig.backend.object("key") == Some(b"old".to_vec()))
+        .await;
+}
+
+/// "status: number and bytes; verify covers their parts": of multipart uploads that are open still.
+#[tokio::test]
+async fn open_multipart_uploads_are_counted_and_their_parts_verified() {
+    let mut rig = Rig::protected().await;
+    rig.proxy.set_away(true);
+    let mut client = Client::connect(rig.gateway.as_ref().unwrap()).await;
+    let begun = client.send(Request::method("POST", "open").query("uploads", ""), b"").await;
+    let id = begun.element("UploadId").unwrap();
+    for (number, body) in [("1", payload(3000)), ("2", payload(100))] {
+        let part = Request::put("open", body.len()).query("partNumber", number);
+        assert_eq!(client.send(part.query("uploadId", &id), &body).await.status, 200);
+    }
+    let mut said = Vec::new();
+    for side in ["running", "stopped"] {
+        if side == "stopped" {
+            rig.stop().await;
+        }
+        let status = rig.run(&["status"]).await.well();
+        assert!(status.contains("multipart    1 open, 2 parts, 3.0 KiB\n"), "{status}");
+        let status = rig.status().await;
+        assert_eq!((&status["waiting"], &status["bytes"]), (&0.into(), &3100.into()));
+        said.push(rig.run(&["verify"]).await.well());
+    }
+    assert_eq!(said, ["1 sound, 0 rotten, 0 unknown; 3.0 KiB read\n"; 2]);
+    rig.start().await;
+    let mut files: Vec<PathBuf> = std::fs::read_dir(rig.spool().join("bodies"))
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .collect();
+    files.sort();
+    let mut bytes = std::fs::read(&files[1]).unwrap();
+    bytes[7] ^= 1;
+    std::fs::write(&files[1], bytes).unwrap();
+    for side in ["running", "stopped"] {
+        if side == "stopped" {
+            rig.stop().await;
+        }
+        let verify = rig.run(&["verify"]).await;
+        let out = String::from_utf8(verify.stdout.clone()).unwrap();
+        assert!(out.contains("uploads/open: rotten: part 2: its MD5 is"), "{out}");
+        verify.failed(1);
+    }
+}
+
 /// "drain … `--timeout`", "Exit codes: 1 something is wrong with the spool".
 #[tokio::test]
 async fn a_drain_waits_no_longer_than_it_was_told() {

@@ -68,6 +68,11 @@ impl ChecksumAlgorithm {
         }
     }
 
+    /// The algorithm of this name, in whichever case, as S3 takes it.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|algorithm| name.eq_ignore_ascii_case(algorithm.name()))
+    }
+
     /// Bytes of the digest.
     pub fn digest_len(self) -> usize {
         match self {

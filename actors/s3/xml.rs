@@ -5,14 +5,19 @@
 //! rewritten element by element, so that fields unknown here are not lost.
 
 mod complete;
+mod multipart;
 mod reader;
 mod write;
 
 pub use complete::{CompleteRequest, CompletedPart, multipart_etag, parse_complete};
+pub use multipart::{
+    ListedPart, PartsPage, WholeChecksum, completed_document, initiate_document,
+    list_parts_document,
+};
 pub use reader::{MAX_DEPTH, MAX_DOCUMENT, XmlError};
 pub use write::{
-    DECLARATION, complete_document, complete_request, error_document, list_uploads_document,
-    location_document, post_document,
+    DECLARATION, checked_complete_request, complete_document, complete_request, error_document,
+    list_uploads_document, location_document, post_document,
 };
 
 use reader::{Node, Reader};

@@ -9,6 +9,7 @@ use super::{Body, BodyId, Disk};
 use crate::blocks::BLOCK;
 use crate::payload::Md5;
 use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -50,6 +51,31 @@ impl Opened {
             Opened::File(file) => check_file(file, body).await,
         }
     }
+}
+
+impl Opened {
+    /// The SHA-256 of its first `length` bytes: for a backend that takes no unsigned payload.
+    ///
+    /// Errors: the disk; `UnexpectedEof`: it is shorter.
+    pub async fn sha256(&self, length: u64) -> io::Result<[u8; 32]> {
+        let file = match self {
+            Opened::Bytes(bytes) => return Ok(Sha256::digest(bytes).into()),
+            Opened::File(file) => Arc::clone(file),
+        };
+        spawn_blocking(move || sha256(&file, length)).await.map_err(io::Error::other)?
+    }
+}
+
+fn sha256(file: &File, length: u64) -> io::Result<[u8; 32]> {
+    let (mut computed, mut space, mut at) = (Sha256::new(), vec![0; BLOCK], 0);
+    while at < length {
+        let most = usize::try_from(length - at).unwrap_or(BLOCK).min(BLOCK);
+        let part = space.get_mut(..most).unwrap_or_default();
+        file.read_exact_at(part, at)?;
+        computed.update(part);
+        at += most as u64;
+    }
+    Ok(computed.finalize().into())
 }
 
 /// Reads a body's file, on the blocking pool. Dropped before the end, it reads no further.
@@ -177,6 +203,16 @@ mod tests {
         file.write_all(&vec![0; LENGTH]).unwrap();
         // Open for writing only: reading it is EBADF.
         assert!(matches!(check_file(&Arc::new(file), &body).await, Checked::Io(_)));
+    }
+
+    #[tokio::test]
+    async fn the_sha256_of_a_file_is_that_of_its_bytes() {
+        let bytes: Vec<u8> = (0..LENGTH).map(|at| (at % 251) as u8).collect();
+        let expected: [u8; 32] = Sha256::digest(&bytes).into();
+        let file = Opened::File(Arc::new(stored().0));
+        assert_eq!(file.sha256(LENGTH as u64).await.unwrap(), expected);
+        assert!(file.sha256(LENGTH as u64 + 1).await.is_err());
+        assert_eq!(Opened::Bytes(bytes.into()).sha256(0).await.unwrap(), expected);
     }
 
     #[test]

@@ -50,6 +50,9 @@ pub struct Quarantine {
     pub reason: String,
     /// When.
     pub at: u64,
+    /// The number of a newer upload of its key that was delivered meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub superseded: Option<u64>,
 }
 
 /// What an entry's object consists of.
@@ -168,6 +171,14 @@ impl Entry {
         whole.into_iter().chain(parts.iter().map(|part| &part.body))
     }
 
+    /// The part at this place, of one that has parts.
+    pub fn part(&self, at: usize) -> Option<&PartBody> {
+        match &self.content {
+            EntryContent::Parts(parts) => parts.parts.get(at),
+            EntryContent::Whole(_) => None,
+        }
+    }
+
     /// The files of its bodies.
     pub fn files(&self) -> impl Iterator<Item = BodyId> {
         self.bodies().filter_map(|body| match body.place {
@@ -211,19 +222,19 @@ fn crc(json: &[u8]) -> [u8; 4] {
 }
 
 /// Headers as pairs of a name and base64.
-mod header_list {
+pub(super) mod header_list {
     use super::*;
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;
 
-    pub(super) fn serialize<S: Serializer>(
+    pub(in crate::spool) fn serialize<S: Serializer>(
         headers: &[(String, Vec<u8>)],
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(headers.iter().map(|(name, value)| (name, STANDARD.encode(value))))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(in crate::spool) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Vec<(String, Vec<u8>)>, D::Error> {
         let headers = Vec::<(String, String)>::deserialize(deserializer)?;
@@ -289,7 +300,8 @@ mod tests {
 
     fn entries() -> impl Strategy<Value = Entry> {
         let quarantined = prop::option::of(
-            (any::<String>(), any::<u64>()).prop_map(|(reason, at)| Quarantine { reason, at }),
+            (any::<String>(), any::<u64>(), prop::option::of(any::<u64>()))
+                .prop_map(|(reason, at, superseded)| Quarantine { reason, at, superseded }),
         );
         let names = (any::<String>(), any::<String>(), any::<String>());
         let upload_id = prop::option::of(any::<String>());

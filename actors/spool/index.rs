@@ -1,10 +1,16 @@
 //! The entries in memory: what may be delivered now, and what must wait. Pure: time comes in.
 //!
 //! Entries of one key are a queue. Only its head may be claimed, by one at a time; the next follows
-//! when it is gone. Different keys never wait for each other.
+//! when it is gone. Different keys never wait for each other. Two buckets that write to the same place
+//! behind them share their keys, and the places take turns.
+
+mod place;
 
 use super::entry::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use super::pace::{PLACE_CAP, Pacing};
+use place::{Place, Queue};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::watch;
@@ -13,15 +19,17 @@ use tokio::sync::watch;
 #[derive(Debug, Default)]
 pub(super) struct Index {
     slots: BTreeMap<u64, Slot>,
-    /// By bucket and by key: the pending ones.
-    queues: HashMap<String, HashMap<String, Queue>>,
-    /// Those that may be claimed.
-    ready: BTreeSet<u64>,
-    /// Those that may be claimed later.
-    waiting: BTreeSet<(Instant, u64)>,
-    /// Those in quarantine whose record is being written without it.
-    returning: BTreeSet<u64>,
-    quarantined: u64,
+    /// By the place's name: that of one of the buckets that write there.
+    places: BTreeMap<String, Place>,
+    /// The place of a bucket that does not give its place its name.
+    names: HashMap<String, String>,
+    /// Which place was served last.
+    turn: String,
+    pacing: Pacing,
+    /// Those that are not in quarantine.
+    pending: BTreeSet<u64>,
+    /// Keys of entries of which nobody knows whether they are on record, by place.
+    doubtful: HashMap<String, HashMap<String, watch::Sender<()>>>,
     bytes: u64,
     files: u64,
 }
@@ -31,6 +39,8 @@ struct Slot {
     entry: Arc<Entry>,
     /// Claims that ended without a delivery.
     attempts: u32,
+    /// The place's, when it was claimed.
+    level: u32,
     state: State,
 }
 
@@ -40,18 +50,11 @@ enum State {
     Behind,
     Ready,
     Waiting(Instant),
+    Stalled(Instant),
     Claimed,
     Quarantined,
-}
-
-#[derive(Debug, Default)]
-struct Queue {
-    /// In the order of their numbers; never empty.
-    numbers: VecDeque<u64>,
-    /// Somebody has one of them: the head, or what was the head before an older one came.
-    claimed: bool,
-    /// Closed when the queue ends.
-    ended: Option<watch::Sender<()>>,
+    /// It has its place in the queue again, and its record is being written without the quarantine.
+    Returning,
 }
 
 /// What is in the index.
@@ -73,7 +76,55 @@ pub(super) struct Claimed {
     pub(super) attempts: u32,
 }
 
+/// Whether an entry may leave the quarantine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Return {
+    Begun,
+    /// It is not in quarantine, or that has begun already.
+    NotSetAside,
+    /// A newer one of its key was delivered: this one's number.
+    Superseded(u64),
+    /// A newer one of its key is on its way.
+    Overtaken,
+}
+
 impl Index {
+    /// How deliveries are paced from now on.
+    pub(super) fn set_pacing(&mut self, pacing: Pacing) {
+        self.pacing = pacing;
+    }
+
+    /// Buckets that write to the place of another, by their names: from now on they share its keys.
+    /// Nothing must be claimed.
+    pub(super) fn set_names(&mut self, names: HashMap<String, String>) {
+        self.names = names;
+        let slots = std::mem::take(&mut self.slots);
+        self.places.clear();
+        self.pending.clear();
+        (self.bytes, self.files) = (0, 0);
+        for (seq, slot) in slots {
+            self.insert(seq, slot.entry);
+        }
+    }
+
+    fn name<'t>(&'t self, bucket: &'t str) -> &'t str {
+        self.names.get(bucket).map_or(bucket, String::as_str)
+    }
+
+    fn place(&self, bucket: &str) -> Option<&Place> {
+        self.places.get(self.name(bucket))
+    }
+
+    fn place_mut(&mut self, bucket: &str) -> Option<&mut Place> {
+        // Not by `name`: that would borrow all of it.
+        let name = self.names.get(bucket).map_or(bucket, String::as_str);
+        self.places.get_mut(name)
+    }
+
+    fn queue(&mut self, entry: &Entry) -> Option<&mut Queue> {
+        self.place_mut(&entry.bucket)?.keys.get_mut(&entry.key)
+    }
+
     /// Adds an entry. A number that is taken already changes nothing.
     pub(super) fn insert(&mut self, seq: u64, entry: Arc<Entry>) {
         if self.slots.contains_key(&seq) {
@@ -83,74 +134,171 @@ impl Index {
         self.files = self.files.saturating_add(entry.files().count() as u64);
         let quarantined = entry.quarantined.is_some();
         let state = if quarantined { State::Quarantined } else { State::Behind };
-        let (bucket, key) = (entry.bucket.clone(), entry.key.clone());
-        self.slots.insert(seq, Slot { entry, attempts: 0, state });
+        let slot = Slot { entry: Arc::clone(&entry), attempts: 0, level: 0, state };
+        self.slots.insert(seq, slot);
         if quarantined {
-            self.quarantined += 1;
-            return;
+            self.set_aside(seq, &entry);
+        } else {
+            self.enqueue(seq, &entry);
+            self.offer(&entry);
         }
-        let queue = self.queues.entry(bucket.clone()).or_default().entry(key.clone()).or_default();
+    }
+
+    fn set_aside(&mut self, seq: u64, entry: &Entry) {
+        let name = self.name(&entry.bucket).to_owned();
+        let place = self.places.entry(name).or_default();
+        place.aside.entry(entry.key.clone()).or_default().insert(seq);
+    }
+
+    /// Puts it into its key's queue; whatever was the head behind it waits again.
+    fn enqueue(&mut self, seq: u64, entry: &Entry) {
+        self.pending.insert(seq);
+        let name = self.name(&entry.bucket).to_owned();
+        let place = self.places.entry(name).or_default();
+        let queue = place.keys.entry(entry.key.clone()).or_default();
         let at = queue.numbers.partition_point(|other| *other < seq);
         let before = queue.numbers.front().copied();
         queue.numbers.insert(at, seq);
         if let Some(head) = before.filter(|head| seq < *head) {
             self.hold_back(head);
         }
-        self.offer(&bucket, &key);
     }
 
     /// One that was the head until an older one came: it waits again, unless somebody has it.
     fn hold_back(&mut self, seq: u64) {
         let Some(slot) = self.slots.get_mut(&seq) else { return };
-        match slot.state {
-            State::Ready => drop(self.ready.remove(&seq)),
-            State::Waiting(due) => drop(self.waiting.remove(&(due, seq))),
-            State::Behind | State::Claimed | State::Quarantined => return,
+        let (entry, was) = (Arc::clone(&slot.entry), slot.state);
+        if matches!(was, State::Ready | State::Waiting(_) | State::Stalled(_)) {
+            slot.state = State::Behind;
+            self.withdraw(seq, &entry, was);
         }
-        slot.state = State::Behind;
     }
 
-    /// Lets the head of a queue be claimed if nobody has one of its key.
-    fn offer(&mut self, bucket: &str, key: &str) {
-        let Some(queue) = self.queues.get(bucket).and_then(|keys| keys.get(key)) else { return };
-        let Some(head) = queue.numbers.front().copied().filter(|_| !queue.claimed) else { return };
+    /// An entry in this state is not to be claimed any more.
+    fn withdraw(&mut self, seq: u64, entry: &Entry, was: State) {
+        let Some(place) = self.place_mut(&entry.bucket) else { return };
+        match was {
+            State::Ready => drop(place.ready.remove(&seq)),
+            State::Waiting(due) => drop(place.waiting.remove(&(due, seq))),
+            State::Stalled(due) => drop(place.stalled.remove(&(due, seq))),
+            State::Behind | State::Claimed | State::Quarantined | State::Returning => {}
+        }
+    }
+
+    /// Lets the head of an entry's queue be claimed if nobody has one of its key.
+    fn offer(&mut self, entry: &Entry) {
+        let name = self.names.get(&entry.bucket).unwrap_or(&entry.bucket);
+        let Some(place) = self.places.get_mut(name) else { return };
+        let Some(queue) = place.keys.get(&entry.key) else { return };
+        let head = queue.numbers.front().copied().filter(|_| queue.claimed.is_none());
+        let Some(head) = head else { return };
         if let Some(slot) = self.slots.get_mut(&head)
             && slot.state == State::Behind
         {
             slot.state = State::Ready;
-            self.ready.insert(head);
+            place.ready.insert(head);
         }
     }
 
-    /// Takes the oldest entry that may be delivered now.
+    /// Takes an entry that may be delivered now: of the places that have one, those after the last one's
+    /// come first, and of a place the oldest.
     pub(super) fn claim(&mut self, now: Instant) -> Option<Claimed> {
-        while let Some((due, seq)) = self.waiting.first().copied().filter(|(due, _)| *due <= now) {
-            self.waiting.remove(&(due, seq));
+        let turn = self.turn.as_str();
+        let after = self.places.range::<str, _>((Bound::Excluded(turn), Bound::Unbounded));
+        let names =
+            after.chain(self.places.range::<str, _>((Bound::Unbounded, Bound::Included(turn))));
+        let mut names = names.map(|(name, _)| name);
+        let due = |name: &&String| {
+            let place = self.places.get(*name);
+            let due = place.and_then(|place| place.next_due(now, self.pacing.share));
+            due.is_some_and(|due| due <= now)
+        };
+        let name = names.find(due)?.clone();
+        let place = self.places.get_mut(&name)?;
+        for seq in place.promote(now) {
             if let Some(slot) = self.slots.get_mut(&seq) {
                 slot.state = State::Ready;
-                self.ready.insert(seq);
             }
         }
-        let seq = self.ready.pop_first()?;
+        let seq = place.ready.pop_first()?;
+        place.held += 1;
         let slot = self.slots.get_mut(&seq)?;
-        slot.state = State::Claimed;
+        (slot.state, slot.level) = (State::Claimed, place.level());
         let (entry, attempts) = (Arc::clone(&slot.entry), slot.attempts);
-        if let Some(queue) = self.queue(&entry) {
-            queue.claimed = true;
+        if let Some(queue) = place.keys.get_mut(&entry.key) {
+            queue.claimed = Some(seq);
         }
+        self.turn = name;
         Some(Claimed { seq, entry, attempts })
     }
 
-    /// When something may be claimed: not after `now` if something is ready; None: nothing waits.
+    /// When something may be claimed: not after `now` if something may be now; None: nothing waits, or
+    /// only what is under way can change that.
     pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
-        if !self.ready.is_empty() {
-            return Some(now);
+        self.places.values().filter_map(|place| place.next_due(now, self.pacing.share)).min()
+    }
+
+    /// Takes a part of the place's share beside a claim; false: there is none, or it does not answer.
+    pub(super) fn beside(&mut self, bucket: &str) -> bool {
+        let share = self.pacing.share;
+        let Some(place) = self.place_mut(bucket).filter(|place| place.admits_beside(share)) else {
+            return false;
+        };
+        place.held += 1;
+        true
+    }
+
+    /// Gives back what a claim, or [`Index::beside`], took.
+    pub(super) fn give_back(&mut self, bucket: &str) {
+        let Some(place) = self.place_mut(bucket) else { return };
+        place.held = place.held.saturating_sub(1);
+        self.tidy(bucket);
+    }
+
+    fn tidy(&mut self, bucket: &str) {
+        let name = self.names.get(bucket).map_or(bucket, String::as_str);
+        if self.places.get(name).is_some_and(Place::is_idle) {
+            self.places.remove(name);
         }
-        self.waiting.first().map(|(due, _)| *due)
+    }
+
+    /// The backend of this bucket answered as one does: what failed for want of it is due. Whether that
+    /// changed anything.
+    pub(super) fn answered(&mut self, bucket: &str) -> bool {
+        let name = self.names.get(bucket).map_or(bucket, String::as_str);
+        let Some(place) = self.places.get_mut(name) else { return false };
+        let was_held_back = place.level() > 0;
+        for seq in place.answered() {
+            if let Some(slot) = self.slots.get_mut(&seq) {
+                slot.state = State::Ready;
+            }
+        }
+        was_held_back
     }
 
     /// A claim ends without a delivery; the entry may be claimed again, at `due` if that is given.
     pub(super) fn release(&mut self, seq: u64, due: Option<Instant>) {
+        self.end_claim(seq, due.map(State::Waiting));
+    }
+
+    /// A claim ends without a delivery, for want of the backend. `random`: any number. When it is due
+    /// again at the earliest.
+    pub(super) fn stall(&mut self, seq: u64, now: Instant, random: u64) -> Instant {
+        let Some(slot) = self.slots.get(&seq).filter(|slot| slot.state == State::Claimed) else {
+            return now;
+        };
+        let (entry, level) = (Arc::clone(&slot.entry), slot.level);
+        let pacing = self.pacing;
+        let due = now + pacing.pause(slot.attempts.saturating_add(1), random);
+        let until = self.place_mut(&entry.bucket).and_then(|place| {
+            place.failed(level, now, &pacing, random);
+            place.until()
+        });
+        self.end_claim(seq, Some(State::Stalled(due)));
+        until.map_or(due, |until| until.max(due))
+    }
+
+    fn end_claim(&mut self, seq: u64, later: Option<State>) {
         let Some(slot) = self.slots.get_mut(&seq) else { return };
         if slot.state != State::Claimed {
             return;
@@ -159,113 +307,193 @@ impl Index {
         slot.state = State::Behind;
         let entry = Arc::clone(&slot.entry);
         let Some(queue) = self.queue(&entry) else { return };
-        queue.claimed = false;
+        queue.claimed = None;
         let is_head = queue.numbers.front() == Some(&seq);
-        match due.filter(|_| is_head) {
-            Some(due) => {
-                if let Some(slot) = self.slots.get_mut(&seq) {
-                    slot.state = State::Waiting(due);
-                }
-                self.waiting.insert((due, seq));
-            }
-            None => self.offer(&entry.bucket, &entry.key),
+        let Some(later) = later.filter(|_| is_head) else { return self.offer(&entry) };
+        if let Some(slot) = self.slots.get_mut(&seq) {
+            slot.state = later;
+        }
+        let Some(place) = self.place_mut(&entry.bucket) else { return };
+        match later {
+            State::Waiting(due) => drop(place.waiting.insert((due, seq))),
+            State::Stalled(due) => drop(place.stalled.insert((due, seq))),
+            _ => {}
         }
     }
 
     /// An entry is gone.
     pub(super) fn remove(&mut self, seq: u64) -> Option<Arc<Entry>> {
+        let entry = self.take(seq)?;
+        self.tidy(&entry.bucket);
+        Some(entry)
+    }
+
+    fn take(&mut self, seq: u64) -> Option<Arc<Entry>> {
         let slot = self.slots.remove(&seq)?;
         let entry = slot.entry;
         self.bytes = self.bytes.saturating_sub(entry.length());
         self.files = self.files.saturating_sub(entry.files().count() as u64);
         match slot.state {
-            State::Quarantined => self.quarantined = self.quarantined.saturating_sub(1),
+            State::Quarantined => self.leave_aside(seq, &entry),
             state => self.leave_queue(seq, &entry, state),
         }
         Some(entry)
     }
 
+    fn leave_aside(&mut self, seq: u64, entry: &Entry) {
+        let Some(place) = self.place_mut(&entry.bucket) else { return };
+        let Some(numbers) = place.aside.get_mut(&entry.key) else { return };
+        numbers.remove(&seq);
+        if numbers.is_empty() {
+            place.aside.remove(&entry.key);
+        }
+    }
+
     /// An entry that was in this state is not pending any more.
     fn leave_queue(&mut self, seq: u64, entry: &Entry, was: State) {
-        match was {
-            State::Ready => drop(self.ready.remove(&seq)),
-            State::Waiting(due) => drop(self.waiting.remove(&(due, seq))),
-            State::Behind | State::Claimed | State::Quarantined => {}
-        }
-        let Some(keys) = self.queues.get_mut(&entry.bucket) else { return };
-        let Some(queue) = keys.get_mut(&entry.key) else { return };
-        queue.claimed &= was != State::Claimed;
+        self.pending.remove(&seq);
+        self.withdraw(seq, entry, was);
+        let Some(place) = self.place_mut(&entry.bucket) else { return };
+        let Some(queue) = place.keys.get_mut(&entry.key) else { return };
+        queue.claimed = queue.claimed.filter(|claimed| *claimed != seq);
         if let Ok(at) = queue.numbers.binary_search(&seq) {
             queue.numbers.remove(at);
         }
-        if !queue.numbers.is_empty() {
-            self.offer(&entry.bucket, &entry.key);
+        if queue.numbers.is_empty() {
+            place.keys.remove(&entry.key);
             return;
         }
-        keys.remove(&entry.key);
-        if keys.is_empty() {
-            self.queues.remove(&entry.bucket);
+        if let Some(left) = &queue.left {
+            left.send_replace(());
         }
+        self.offer(entry);
     }
 
     /// What is on record of an entry is now this; its content stays. In quarantine: it has left its
     /// key's queue.
     pub(super) fn replace(&mut self, seq: u64, entry: Arc<Entry>) {
         let Some(slot) = self.slots.get_mut(&seq) else { return };
-        let leaves = entry.quarantined.is_some() && slot.state != State::Quarantined;
+        let is_aside = matches!(slot.state, State::Quarantined | State::Returning);
+        let leaves = entry.quarantined.is_some() && !is_aside;
         slot.entry = Arc::clone(&entry);
         if !leaves {
             return;
         }
         let was = std::mem::replace(&mut slot.state, State::Quarantined);
-        self.quarantined += 1;
         self.leave_queue(seq, &entry, was);
+        self.set_aside(seq, &entry);
     }
 
-    /// An entry is about to leave the quarantine. False: it is not in it, or that has begun already.
-    pub(super) fn begin_return(&mut self, seq: u64) -> bool {
-        let slot = self.slots.get(&seq);
-        slot.is_some_and(|slot| slot.state == State::Quarantined) && self.returning.insert(seq)
+    /// An entry is about to leave the quarantine: it is pending, at its number's place in the queue,
+    /// and may be claimed after [`Index::end_return`]. Unless `force`d it must not end as what its key
+    /// holds last where a newer one was acknowledged.
+    pub(super) fn begin_return(&mut self, seq: u64, force: bool) -> Return {
+        let slot = self.slots.get(&seq).filter(|slot| slot.state == State::Quarantined);
+        let Some(slot) = slot else { return Return::NotSetAside };
+        let entry = Arc::clone(&slot.entry);
+        let newer = entry.quarantined.as_ref().and_then(|quarantine| quarantine.superseded);
+        if let Some(newer) = newer.filter(|_| !force) {
+            return Return::Superseded(newer);
+        }
+        let claimed = self.queue(&entry).and_then(|queue| queue.claimed);
+        if claimed.is_some_and(|claimed| claimed > seq) && !force {
+            return Return::Overtaken;
+        }
+        if let Some(slot) = self.slots.get_mut(&seq) {
+            slot.state = State::Returning;
+        }
+        self.leave_aside(seq, &entry);
+        self.enqueue(seq, &entry);
+        Return::Begun
     }
 
-    /// An entry has left the quarantine: it is pending, at its number's place in the queue.
+    /// An entry has left the quarantine.
     pub(super) fn end_return(&mut self, seq: u64, entry: Arc<Entry>) {
-        if self.returning.remove(&seq) && self.remove(seq).is_some() {
+        // What is known of the place stays.
+        if self.take(seq).is_some() {
             self.insert(seq, entry);
         }
     }
 
-    fn queue(&mut self, entry: &Entry) -> Option<&mut Queue> {
-        self.queues.get_mut(&entry.bucket).and_then(|keys| keys.get_mut(&entry.key))
+    /// The entries in quarantine over which this one was written, were it delivered now, with that on
+    /// their records.
+    pub(super) fn superseded_by(&self, seq: u64) -> Vec<(u64, Arc<Entry>)> {
+        let Some(newer) = self.slots.get(&seq) else { return Vec::new() };
+        let place = self.place(&newer.entry.bucket);
+        let aside = place.and_then(|place| place.aside.get(&newer.entry.key));
+        let older = aside.into_iter().flat_map(|numbers| numbers.range(..seq));
+        let marked = older.filter_map(|older| {
+            let mut entry = Entry::clone(&self.slots.get(older)?.entry);
+            let quarantine = entry.quarantined.as_mut()?;
+            if quarantine.superseded.is_some() {
+                return None;
+            }
+            quarantine.superseded = Some(seq);
+            Some((*older, Arc::new(entry)))
+        });
+        marked.collect()
+    }
+
+    /// Nobody knows whether an entry of this key is on record: something of it is pending until the next
+    /// start tells.
+    pub(super) fn doubt(&mut self, bucket: &str, key: &str) {
+        let name = self.name(bucket).to_owned();
+        let keys = self.doubtful.entry(name).or_default();
+        keys.entry(key.to_owned()).or_insert_with(|| watch::Sender::new(()));
+    }
+
+    fn doubt_of(&self, bucket: &str, key: &str) -> Option<&watch::Sender<()>> {
+        self.doubtful.get(self.name(bucket))?.get(key)
     }
 
     /// Whether something of this key is still to be delivered.
     pub(super) fn is_pending(&self, bucket: &str, key: &str) -> bool {
-        self.queues.get(bucket).is_some_and(|keys| keys.contains_key(key))
+        self.doubt_of(bucket, key).is_some()
+            || self.place(bucket).is_some_and(|place| place.keys.contains_key(key))
     }
 
-    /// What is closed when nothing of this key is pending; None: nothing is.
-    pub(super) fn ended(&mut self, bucket: &str, key: &str) -> Option<watch::Receiver<()>> {
-        let queue = self.queues.get_mut(bucket)?.get_mut(key)?;
-        Some(queue.ended.get_or_insert_with(|| watch::Sender::new(())).subscribe())
+    /// The newest of this key that is pending.
+    pub(super) fn newest(&self, bucket: &str, key: &str) -> Option<u64> {
+        if self.doubt_of(bucket, key).is_some() {
+            return Some(u64::MAX);
+        }
+        self.place(bucket)?.keys.get(key)?.numbers.back().copied()
+    }
+
+    /// What tells of every one of this key that leaves, while one up to `newest` is pending; None: none
+    /// is.
+    pub(super) fn leaving(
+        &mut self,
+        bucket: &str,
+        key: &str,
+        newest: u64,
+    ) -> Option<watch::Receiver<()>> {
+        if let Some(never) = self.doubt_of(bucket, key) {
+            return Some(never.subscribe());
+        }
+        let queue = self.place_mut(bucket)?.keys.get_mut(key)?;
+        if queue.numbers.front().is_none_or(|head| *head > newest) {
+            return None;
+        }
+        Some(queue.left.get_or_insert_with(|| watch::Sender::new(())).subscribe())
     }
 
     /// At most `most` entries with greater numbers than `after`, in their order.
     pub(super) fn list(&self, after: u64, most: usize) -> Vec<(u64, Arc<Entry>)> {
-        let range = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
+        let range = (Bound::Excluded(after), Bound::Unbounded);
         let slots = self.slots.range(range).take(most);
         slots.map(|(seq, slot)| (*seq, Arc::clone(&slot.entry))).collect()
     }
 
     /// What there is.
     pub(super) fn counts(&self) -> Counts {
-        let pending = self.slots.values().find(|slot| slot.state != State::Quarantined);
+        let oldest = self.pending.first().and_then(|seq| self.slots.get(seq));
         Counts {
             entries: self.slots.len() as u64,
             bytes: self.bytes,
             files: self.files,
-            quarantined: self.quarantined,
-            oldest: pending.map(|slot| slot.entry.accepted),
+            quarantined: (self.slots.len() - self.pending.len()) as u64,
+            oldest: oldest.map(|slot| slot.entry.accepted),
         }
     }
 }

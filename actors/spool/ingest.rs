@@ -14,7 +14,7 @@ pub use draft::Draft;
 
 use super::{Body, Place, Reservation, Spool};
 use crate::blocks;
-use crate::payload::Md5;
+use crate::payload::{ChecksumAlgorithm, Hasher, Md5};
 use crate::s3::error::{ErrorCode, S3Error};
 use crate::transfer::{Intake, SMALL, SendError, Turns, Volume};
 use bytes::{Bytes, BytesMut};
@@ -49,6 +49,8 @@ pub struct Ingested {
     pub draft: Option<Draft>,
     /// Verified trailer checksums: header name and value.
     pub trailers: Vec<(String, String)>,
+    /// The checksum that [`ingest_part`] was to compute, as a header's value.
+    pub measured: Option<String>,
     /// What went over.
     pub volume: Volume,
     /// Its room in the spool, for [`Spool::commit`].
@@ -80,20 +82,22 @@ pub async fn ingest(
     most: u64,
     turns: &Turns,
 ) -> Result<Ingested, IngestError> {
-    let mut taking = Taking { spool, intake, length, most, turns, taken: 0, copied: 0, in_turn: 0 };
-    let result = taking.run().await;
-    let volume = Volume { copied: taking.copied, ..Volume::default() };
-    match result {
-        Ok(taken) => Ok(Ingested {
-            body: Body { length: taking.taken, md5: taken.md5, place: taken.place() },
-            inline: taken.inline,
-            draft: taken.draft,
-            trailers: taking.intake.trailers().to_vec(),
-            volume,
-            reservation: taken.reservation,
-        }),
-        Err(error) => Err(IngestError { error, volume, body_taken: taking.intake.is_done() }),
-    }
+    Taking::new(spool, intake, length, most, turns).end().await
+}
+
+/// [`ingest`] of a part of a multipart upload, of `length` bytes: it has a file whatever its size, so that
+/// the entry that it comes to belong to finds it there. `measure`: a checksum that is computed on the way.
+pub async fn ingest_part(
+    spool: &Arc<Spool>,
+    intake: Intake,
+    length: u64,
+    measure: Option<ChecksumAlgorithm>,
+    turns: &Turns,
+) -> Result<Ingested, IngestError> {
+    let mut taking = Taking::new(spool, intake, Some(length), length, turns);
+    taking.in_file = true;
+    taking.measure = measure.map(Hasher::new);
+    taking.end().await
 }
 
 /// A body that was taken.
@@ -121,12 +125,43 @@ struct Taking<'a> {
     copied: u64,
     /// Bytes of this turn.
     in_turn: usize,
+    /// It has a file, however small it is.
+    in_file: bool,
+    measure: Option<Hasher>,
 }
 
-impl Taking<'_> {
+impl<'a> Taking<'a> {
+    fn new(
+        spool: &'a Arc<Spool>,
+        intake: Intake,
+        length: Option<u64>,
+        most: u64,
+        turns: &'a Turns,
+    ) -> Self {
+        let (in_file, measure) = (false, None);
+        let (taken, copied, in_turn) = (0, 0, 0);
+        Taking { spool, intake, length, most, turns, taken, copied, in_turn, in_file, measure }
+    }
+
+    async fn end(mut self) -> Result<Ingested, IngestError> {
+        let result = self.run().await;
+        let volume = Volume { copied: self.copied, ..Volume::default() };
+        match result {
+            Ok(taken) => Ok(Ingested {
+                body: Body { length: self.taken, md5: taken.md5, place: taken.place() },
+                inline: taken.inline,
+                draft: taken.draft,
+                trailers: self.intake.trailers().to_vec(),
+                measured: self.measure.map(Hasher::finish_value),
+                volume,
+                reservation: taken.reservation,
+            }),
+            Err(error) => Err(IngestError { error, volume, body_taken: self.intake.is_done() }),
+        }
+    }
     async fn run(&mut self) -> Result<Taken, S3Error> {
         if let Some(length) = self.length
-            && length > INLINE as u64
+            && (length > INLINE as u64 || self.in_file)
         {
             // Room first, so that a full disk is known before the client is told to send.
             let reservation = self.spool.reserve(length)?;
@@ -221,6 +256,9 @@ impl Taking<'_> {
             read.map_err(client_error)?;
         }
         let bytes = size(&fresh);
+        if let Some(hasher) = &mut self.measure {
+            fresh.iter().for_each(|piece| hasher.update(piece));
+        }
         let more = !fresh.is_empty();
         batch.append(&mut fresh);
         self.taken += bytes as u64;

@@ -3,16 +3,18 @@
 //! that, and nothing is synced a second time, since a kernel that failed to write a page may drop it
 //! and call the next sync a success.
 
+mod fenced;
+
 use super::disk::Disk;
 use super::entry::Entry;
+use super::uploads::{COMPLETED, ClientUpload, Completed, StoredPart, decode};
 use bytes::Bytes;
+use fenced::Fenced;
 use redb::{
-    BackendError, Builder, Database, DatabaseError, Durability, ReadableDatabase, ReadableTable,
-    StorageBackend, TableDefinition,
+    Builder, Database, DatabaseError, Durability, ReadableDatabase, ReadableTable,
+    ReadableTableMetadata, StorageBackend, TableDefinition, WriteTransaction,
 };
 use std::io;
-use std::ops::Bound;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -27,8 +29,22 @@ const ENTRIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("entries")
 /// Number to the bytes of a body that is in no file.
 const BODIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("bodies");
 
+/// Number to the record of an open multipart upload ([`ClientUpload`]).
+const UPLOADS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("uploads");
+
+/// Number of such an upload and of its part to the part's record ([`StoredPart`]).
+const PARTS: TableDefinition<'_, (u64, u16), &[u8]> = TableDefinition::new("parts");
+
+/// Number of the entry that came of such an upload to what its client was told ([`Completed`]); the last
+/// [`COMPLETED`].
+const DONE: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("completed");
+
 /// The format of the tables, and of what lies beside the journal.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
+
+/// The one before: without multipart uploads. It becomes this one when it is opened: who knows only that
+/// one would take the files of parts for nobody's.
+const WITHOUT_UPLOADS: u64 = 1;
 const VERSION_KEY: &str = "version";
 
 /// How often the spool was opened.
@@ -91,8 +107,16 @@ pub(super) enum Change {
     Add { record: Vec<u8>, inline: Option<Bytes>, files: bool },
     /// Another record for an entry.
     Replace { record: Vec<u8> },
-    /// The entry and its inline body go.
-    Remove,
+    /// The entry and its inline body go, and these entries have other records.
+    Remove { others: Vec<(u64, Vec<u8>)> },
+    /// A new multipart upload.
+    Begin { record: Vec<u8> },
+    /// A part of it, instead of what had its number. Its file's name must be durable before it is.
+    Part { number: u16, record: Vec<u8> },
+    /// A multipart upload and its parts go.
+    End,
+    /// A new entry instead of this multipart upload and its parts.
+    Complete { upload: u64, record: Vec<u8>, completed: Vec<u8> },
 }
 
 /// A change in the queue.
@@ -114,12 +138,22 @@ pub(super) struct Opened {
 /// What [`Opened::read`] finds: by number, and an error for what cannot be read.
 pub(super) type Records = Vec<(u64, io::Result<Entry>)>;
 
+/// What [`Opened::read_uploads`] finds, each by ascending number, and an error for what cannot be read.
+#[derive(Debug, Default)]
+pub(super) struct UploadRecords {
+    pub(super) uploads: Vec<(u64, io::Result<ClientUpload>)>,
+    /// By the numbers of upload and part.
+    pub(super) parts: Vec<((u64, u16), io::Result<StoredPart>)>,
+    /// By the number of the entry.
+    pub(super) completed: Vec<(u64, io::Result<Completed>)>,
+}
+
 impl Opened {
     /// Opens the journal, or makes it. Blocks.
     ///
     /// Errors: another process has it open; it is damaged, or a newer version's.
     pub(super) fn open(disk: &dyn Disk) -> io::Result<Opened> {
-        let backend = Fenced { inner: disk.journal()?, failed: AtomicBool::new(false) };
+        let backend = Fenced::new(disk.journal()?);
         let begun_anew = unfinished(&backend)
             .and_then(|unfinished| if unfinished { backend.set_len(0) } else { Ok(()) });
         if let Err(error) = begun_anew {
@@ -153,6 +187,46 @@ impl Opened {
             Ok(records)
         };
         read().map_err(unusable)
+    }
+
+    /// All multipart uploads.
+    pub(super) fn read_uploads(&self) -> io::Result<UploadRecords> {
+        let read = || -> Result<UploadRecords, redb::Error> {
+            let begun = self.database.begin_read()?;
+            let mut records = UploadRecords::default();
+            for row in begun.open_table(UPLOADS)?.iter()? {
+                let (number, record) = row?;
+                records.uploads.push((number.value(), decode(record.value())));
+            }
+            for row in begun.open_table(PARTS)?.iter()? {
+                let (place, record) = row?;
+                records.parts.push((place.value(), decode(record.value())));
+            }
+            for row in begun.open_table(DONE)?.iter()? {
+                let (entry, record) = row?;
+                records.completed.push((entry.value(), decode(record.value())));
+            }
+            Ok(records)
+        };
+        read().map_err(unusable)
+    }
+
+    /// Takes these parts off; that is durable when it returns.
+    pub(super) fn drop_parts(&self, parts: &[(u64, u16)]) -> io::Result<()> {
+        if parts.is_empty() {
+            return Ok(());
+        }
+        let write = || -> Result<(), redb::Error> {
+            let begun = self.database.begin_write()?;
+            {
+                let mut table = begun.open_table(PARTS)?;
+                for place in parts {
+                    table.remove(place)?;
+                }
+            }
+            Ok(begun.commit()?)
+        };
+        write().map_err(io::Error::other)
     }
 
     /// Writes these records anew; they are durable when it returns.
@@ -236,7 +310,7 @@ fn begin_run(database: &Database) -> io::Result<u64> {
             let version = meta.get(VERSION_KEY)?.map(|version| version.value());
             match version {
                 Some(VERSION) => {}
-                None => drop(meta.insert(VERSION_KEY, VERSION)?),
+                None | Some(WITHOUT_UPLOADS) => drop(meta.insert(VERSION_KEY, VERSION)?),
                 Some(version) => return Ok(Err(other_version(version))),
             }
             run = meta.get(RUN_KEY)?.map_or(0, |run| run.value()) + 1;
@@ -249,6 +323,9 @@ fn begin_run(database: &Database) -> io::Result<u64> {
             // Made here, so that reading them later cannot fail for want of them.
             begun.open_table(ENTRIES)?;
             begun.open_table(BODIES)?;
+            begun.open_table(UPLOADS)?;
+            begun.open_table(PARTS)?;
+            begun.open_table(DONE)?;
         }
         begun.commit()?;
         Ok(Ok(run))
@@ -310,7 +387,9 @@ impl Journal {
         self.submit(Some(seq), change, move |_| applied()).map(|(_, done)| done)
     }
 
-    fn submit(
+    /// Queues a change: of what has this number, or of something new, which gets the next one. `applied`
+    /// runs with the number when the change is durable, and is dropped when that fails.
+    pub(super) fn submit(
         &self,
         seq: Option<u64>,
         change: Change,
@@ -396,16 +475,20 @@ impl Writer {
                 Some(error) => Err(error),
                 None => self.commit(&batch).inspect_err(|error| self.latch.set(error.to_string())),
             };
-            for submitted in batch {
+            for Submitted { applied, done, .. } in batch {
                 let result = match &result {
                     Ok(()) => {
-                        (submitted.applied)();
+                        applied();
                         Ok(())
                     }
-                    Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+                    Err(error) => {
+                        // What it leaves undone is known before anybody is told.
+                        drop(applied);
+                        Err(io::Error::new(error.kind(), error.to_string()))
+                    }
                 };
                 // Whoever asked may be gone.
-                let _ = submitted.done.send(result);
+                let _ = done.send(result);
             }
         }
     }
@@ -433,8 +516,7 @@ impl Writer {
     }
 
     fn commit(&self, batch: &[Submitted]) -> io::Result<()> {
-        if batch.iter().any(|submitted| matches!(submitted.change, Change::Add { files: true, .. }))
-        {
+        if batch.iter().any(|submitted| submitted.change.names_new_files()) {
             self.disk.sync_folder()?;
         }
         self.write(batch).map_err(|error| match error {
@@ -458,9 +540,28 @@ impl Writer {
                         }
                     }
                     Change::Replace { record } => drop(entries.insert(seq, record.as_slice())?),
-                    Change::Remove => {
+                    Change::Remove { others } => {
                         entries.remove(seq)?;
                         bodies.remove(seq)?;
+                        for (other, record) in others {
+                            entries.insert(other, record.as_slice())?;
+                        }
+                    }
+                    Change::Begin { record } => {
+                        begun.open_table(UPLOADS)?.insert(seq, record.as_slice())?;
+                    }
+                    Change::Part { number, record } => {
+                        begun.open_table(PARTS)?.insert((*seq, *number), record.as_slice())?;
+                    }
+                    Change::End => end_upload(&begun, *seq)?,
+                    Change::Complete { upload, record, completed } => {
+                        entries.insert(seq, record.as_slice())?;
+                        end_upload(&begun, *upload)?;
+                        let mut done = begun.open_table(DONE)?;
+                        done.insert(seq, completed.as_slice())?;
+                        while done.len()? > COMPLETED as u64 {
+                            done.pop_first()?;
+                        }
                     }
                 }
             }
@@ -469,9 +570,21 @@ impl Writer {
     }
 }
 
+/// Takes a multipart upload and its parts off.
+fn end_upload(begun: &WriteTransaction, upload: u64) -> Result<(), redb::Error> {
+    begun.open_table(UPLOADS)?.remove(upload)?;
+    begun.open_table(PARTS)?.retain_in((upload, 0)..=(upload, u16::MAX), |_, _| false)?;
+    Ok(())
+}
+
 impl Change {
+    /// One that nobody waits for.
     fn is_removal(&self) -> bool {
-        matches!(self, Change::Remove)
+        matches!(self, Change::Remove { .. })
+    }
+
+    fn names_new_files(&self) -> bool {
+        matches!(self, Change::Add { files: true, .. } | Change::Part { .. })
     }
 
     fn bytes(&self) -> usize {
@@ -479,175 +592,16 @@ impl Change {
             Change::Add { record, inline, .. } => {
                 record.len() + inline.as_ref().map_or(0, Bytes::len)
             }
-            Change::Replace { record } => record.len(),
-            Change::Remove => 0,
+            Change::Replace { record }
+            | Change::Begin { record }
+            | Change::Part { record, .. }
+            | Change::Complete { record, .. } => record.len(),
+            Change::Remove { others } => others.iter().map(|(_, record)| record.len()).sum(),
+            Change::End => 0,
         }
-    }
-}
-
-/// A backend that takes nothing more after a write or a sync has failed, whatever redb tries, also
-/// when the database is closed.
-#[derive(Debug)]
-struct Fenced {
-    inner: Box<dyn StorageBackend>,
-    failed: AtomicBool,
-}
-
-impl Fenced {
-    fn unless_failed(&self, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        if self.failed.load(Ordering::Acquire) {
-            return Err(io::Error::other("the journal failed before"));
-        }
-        work().inspect_err(|_| self.failed.store(true, Ordering::Release))
-    }
-}
-
-impl StorageBackend for Fenced {
-    fn len(&self) -> io::Result<u64> {
-        self.inner.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.inner.read(offset, out)
-    }
-
-    fn set_len(&self, length: u64) -> io::Result<()> {
-        self.unless_failed(|| self.inner.set_len(length))
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.unless_failed(|| self.inner.sync_data())
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.unless_failed(|| self.inner.write(offset, data))
-    }
-
-    fn close(&self) -> io::Result<()> {
-        self.inner.close()
-    }
-
-    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.inner.try_lock_range(start, end)
-    }
-
-    fn try_lock_shared_range(
-        &self,
-        start: Bound<u64>,
-        end: Bound<u64>,
-    ) -> Result<bool, BackendError> {
-        self.inner.try_lock_shared_range(start, end)
-    }
-
-    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.inner.lock_range(start, end)
-    }
-
-    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.inner.lock_shared_range(start, end)
-    }
-
-    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.inner.unlock_range(start, end)
-    }
-
-    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.inner.query_lock_range(start, end)
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
-mod tests {
-    use super::*;
-    use crate::spool::simulated::{Image, Simulated};
-    use crate::spool::tests::{LIMITS, put};
-    use crate::spool::{BodyId, Spool};
-
-    fn changed(disk: &Simulated, change: impl FnOnce(&Database)) {
-        let fenced = Fenced { inner: disk.journal().unwrap(), failed: AtomicBool::new(false) };
-        change(&Builder::new().create_with_backend(fenced).unwrap());
-    }
-
-    /// "An unknown newer one is refused with a message that says what to do."
-    #[test]
-    fn a_newer_format_is_refused_and_left_as_it_is() {
-        let disk = Simulated::new(Image::default());
-        drop(Opened::open(&disk).unwrap());
-        changed(&disk, |database| {
-            let begun = database.begin_write().unwrap();
-            begun.open_table(META).unwrap().insert(VERSION_KEY, 2).unwrap();
-            begun.commit().unwrap();
-        });
-        for _ in 0..2 {
-            let error = Spool::open(Arc::new(disk.clone()), LIMITS).unwrap_err();
-            assert_eq!(error.kind(), io::ErrorKind::Unsupported);
-            assert!(error.to_string().contains("format 2"), "{error}");
-            assert!(error.to_string().contains("start the version that wrote it"), "{error}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_journal_is_refused_and_left_as_it_is() {
-        let disk = Simulated::new(Image { journal: vec![7; 5000], ..Image::default() });
-        let error = Opened::open(&disk).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
-        assert!(error.to_string().contains("move it away"), "{error}");
-        assert_eq!(disk.image().journal, vec![7; 5000]);
-    }
-
-    /// A journal whose first bytes are gone is damaged: it is not begun anew as if it had been empty.
-    #[tokio::test]
-    async fn a_journal_that_lost_its_beginning_is_not_taken_for_an_empty_one() {
-        let disk = Simulated::new(Image::default());
-        let spool = Spool::open(Arc::new(disk.clone()), LIMITS).unwrap();
-        put(&spool, "a", b"inline", false).await.unwrap();
-        drop(spool);
-        let mut image = disk.image();
-        image.journal[..4096].fill(0);
-        let error = Opened::open(&Simulated::new(image)).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
-    }
-
-    /// "Never a second fsync of the same data", whatever redb would try.
-    #[test]
-    fn a_file_that_failed_is_not_touched_again() {
-        let disk = Simulated::new(Image::default());
-        let fenced = Fenced { inner: disk.journal().unwrap(), failed: AtomicBool::new(false) };
-        fenced.write(0, b"abc").unwrap();
-        disk.fail_after(0);
-        fenced.sync_data().unwrap_err();
-        fenced.sync_data().unwrap_err();
-        fenced.write(0, b"xyz").unwrap_err();
-        fenced.set_len(0).unwrap_err();
-        assert_eq!((disk.failed().unwrap().1, &disk.image().journal[..]), (0, &b"abc"[..]));
-    }
-
-    #[test]
-    fn numbers_are_never_given_twice() {
-        let disk = Simulated::new(Image::default());
-        let firsts: Vec<u64> = (0..3).map(|_| Opened::open(&disk).unwrap().first()).collect();
-        assert_eq!(firsts, [1 << 40, 2 << 40, 3 << 40]);
-    }
-
-    /// A record that cannot be read blocks no other, and may name any file.
-    #[tokio::test]
-    async fn an_unreadable_record_keeps_all_files_and_blocks_no_other() {
-        let disk = Simulated::new(Image::default());
-        let spool = Spool::open(Arc::new(disk.clone()), LIMITS).unwrap();
-        let seq = put(&spool, "a", b"inline", false).await.unwrap();
-        disk.create(BodyId(7), None).unwrap().append(&[Bytes::from_static(b"x")]).unwrap();
-        drop(spool);
-        changed(&disk, |database| {
-            let begun = database.begin_write().unwrap();
-            begun.open_table(ENTRIES).unwrap().insert(5, &b"\x01{}"[..]).unwrap();
-            begun.commit().unwrap();
-        });
-        for _ in 0..2 {
-            let spool = Spool::open(Arc::new(disk.clone()), LIMITS).unwrap();
-            assert_eq!((spool.totals().unreadable, spool.totals().entries), (1, 1));
-            assert_eq!(spool.claim(std::time::Instant::now()).unwrap().seq(), seq);
-            assert_eq!(disk.bodies().unwrap(), [BodyId(7)]);
-        }
-    }
-}
+mod tests;

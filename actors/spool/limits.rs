@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// What the spool may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Entries at most, those in quarantine and those being taken included. It bounds the memory of
-    /// the index too.
+    /// Entries at most, those in quarantine and those being taken included; each part of a multipart
+    /// upload is one, and so is an open upload itself. It bounds the memory of the index too.
     pub entries: u64,
     /// Bytes of bodies at most.
     pub bytes: u64,
@@ -53,8 +53,14 @@ pub(super) struct Amount {
 }
 
 impl Amount {
-    fn one(bytes: u64) -> Amount {
+    /// Of one body.
+    pub(super) fn one(bytes: u64) -> Amount {
         Amount { entries: 1, bytes }
+    }
+
+    /// Of as many bodies.
+    pub(super) fn of(bodies: u64, bytes: u64) -> Amount {
+        Amount { entries: bodies, bytes }
     }
 
     fn add(&mut self, more: Amount) {
@@ -134,14 +140,14 @@ impl Account {
         Ok(())
     }
 
-    /// An entry is on record: its place was promised before, or it was found at the start.
-    pub(super) fn store(&mut self, bytes: u64) {
-        self.stored.add(Amount::one(bytes));
+    /// This is on record: its place was promised before, or it was found at the start.
+    pub(super) fn store(&mut self, amount: Amount) {
+        self.stored.add(amount);
     }
 
-    /// An entry is gone.
-    pub(super) fn unstore(&mut self, bytes: u64) {
-        self.stored.take(Amount::one(bytes));
+    /// This is gone.
+    pub(super) fn unstore(&mut self, amount: Amount) {
+        self.stored.take(amount);
     }
 
     /// Before the disk is asked: what it certainly shows, for [`Account::measured`].
@@ -208,10 +214,10 @@ impl Reservation {
         self.bytes
     }
 
-    /// Turns it into an entry of as many `bytes`.
-    pub(super) fn store(mut self, bytes: u64) {
+    /// Turns it into what is on record.
+    pub(super) fn store(mut self, amount: Amount) {
         self.stored = true;
-        lock(&self.account).store(bytes);
+        lock(&self.account).store(amount);
     }
 }
 
@@ -268,12 +274,12 @@ mod tests {
         let account = roomy();
         for _ in 0..3 {
             // Announced 100, were 90.
-            Reservation::take(&account, 100).unwrap().store(90);
+            Reservation::take(&account, 100).unwrap().store(Amount::one(90));
         }
         assert_eq!(lock(&account).stored, Amount { entries: 3, bytes: 270 });
         assert_eq!(lock(&account).promised, Amount::default());
         assert_eq!(refused(&account, 0), Some(Full::Entries));
-        lock(&account).unstore(90);
+        lock(&account).unstore(Amount::one(90));
         assert_eq!(refused(&account, 821), Some(Full::Bytes));
         assert_eq!(refused(&account, 820), None);
     }
@@ -311,12 +317,12 @@ mod tests {
         measure(&account, Free { bytes: 300, files: 99 });
         assert_eq!(refused(&account, 201), Some(Full::FreeBytes));
         assert_eq!(refused(&account, 200), None);
-        place.store(300);
+        place.store(Amount::one(300));
         measure(&account, Free { bytes: 300, files: 99 });
         assert_eq!(refused(&account, 200), None);
         assert_eq!(lock(&account).unseen, Amount::default());
         // One that was never said to be placed.
-        Reservation::take(&account, 200).unwrap().store(200);
+        Reservation::take(&account, 200).unwrap().store(Amount::one(200));
         assert_eq!(refused(&account, 1), Some(Full::FreeBytes));
         measure(&account, Free { bytes: 101, files: 98 });
         assert_eq!(refused(&account, 1), None);

@@ -2,8 +2,9 @@
 //! again.
 
 use super::check::{self, Checked, Opened};
+use super::index::Return;
 use super::journal::{Change, wait};
-use super::{Body, Entry, Place, Spool, missing};
+use super::{Body, Entry, OpenUpload, Place, Spool, missing};
 use crate::blocks::BLOCK;
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -27,6 +28,21 @@ pub enum Retried {
     NotSetAside,
     /// It cannot be delivered: what is wrong with its files.
     Lame(String),
+    /// A newer one of its key was delivered, this one's number: it would be written over.
+    Superseded(u64),
+    /// A newer one of its key is on its way now.
+    Overtaken,
+}
+
+/// What [`Spool::retry_all`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RetriedAll {
+    /// These wait for their delivery again.
+    pub waiting: u64,
+    /// These stay: their files are damaged.
+    pub damaged: u64,
+    /// These stay: newer ones of their keys were delivered, or are on their way.
+    pub superseded: u64,
 }
 
 /// What a look at an entry's bodies shows.
@@ -55,10 +71,11 @@ impl Spool {
     }
 
     /// Takes an entry out of the quarantine; that is durable when it returns. It has its old place in the
-    /// order of its key: what was delivered of that key meanwhile is written over by it.
+    /// order of its key. Where a newer one of the key was delivered, or is on its way, it stays where it
+    /// is, unless `force` says that what is there is to be written over.
     ///
     /// Errors: the journal has failed.
-    pub async fn retry(self: &Arc<Self>, seq: u64) -> io::Result<Retried> {
+    pub async fn retry(self: &Arc<Self>, seq: u64, force: bool) -> io::Result<Retried> {
         let Some(entry) = self.entry(seq) else { return Ok(Retried::Unknown) };
         if entry.quarantined.is_none() {
             return Ok(Retried::NotSetAside);
@@ -72,8 +89,12 @@ impl Spool {
         anew.quarantined = None;
         let record = anew.encode()?;
         // One at a time: a second one could put the record of a delivered entry back.
-        if !self.state.index().begin_return(seq) {
-            return Ok(Retried::NotSetAside);
+        let begun = self.state.index().begin_return(seq, force);
+        match begun {
+            Return::Begun => {}
+            Return::NotSetAside => return Ok(Retried::NotSetAside),
+            Return::Superseded(newer) => return Ok(Retried::Superseded(newer)),
+            Return::Overtaken => return Ok(Retried::Overtaken),
         }
         let (state, anew) = (Arc::clone(&self.state), Arc::new(anew));
         let applied = move || {
@@ -85,26 +106,30 @@ impl Spool {
         Ok(Retried::Waits)
     }
 
-    /// [`Spool::retry`] of all that are in quarantine, in their order: how many wait again, and how many
-    /// stay because their files are damaged. `on_step` is called now and then.
+    /// [`Spool::retry`] of all that are in quarantine, in their order. `on_step` is called now and then.
     ///
     /// Errors: the journal has failed; some may wait again.
-    pub async fn retry_all(self: &Arc<Self>, mut on_step: impl FnMut()) -> io::Result<(u64, u64)> {
-        let (mut after, mut waits, mut stay) = (0, 0, 0);
+    pub async fn retry_all(
+        self: &Arc<Self>,
+        force: bool,
+        mut on_step: impl FnMut(),
+    ) -> io::Result<RetriedAll> {
+        let (mut after, mut all) = (0, RetriedAll::default());
         loop {
             let page = self.list(after, RETRIES);
-            let Some((last, _)) = page.last() else { return Ok((waits, stay)) };
+            let Some((last, _)) = page.last() else { return Ok(all) };
             after = *last;
             on_step();
             let mut retries = JoinSet::new();
             for (seq, _) in page.iter().filter(|(_, entry)| entry.quarantined.is_some()) {
                 let (spool, seq) = (Arc::clone(self), *seq);
-                retries.spawn(async move { spool.retry(seq).await });
+                retries.spawn(async move { spool.retry(seq, force).await });
             }
             while let Some(retried) = retries.join_next().await {
                 match retried.map_err(io::Error::other)?? {
-                    Retried::Waits => waits += 1,
-                    Retried::Lame(_) => stay += 1,
+                    Retried::Waits => all.waiting += 1,
+                    Retried::Lame(_) => all.damaged += 1,
+                    Retried::Superseded(_) | Retried::Overtaken => all.superseded += 1,
                     Retried::Unknown | Retried::NotSetAside => {}
                 }
             }
@@ -128,6 +153,38 @@ impl Spool {
             match checked {
                 Checked::Sound => {}
                 Checked::Rotten(how) => return Verified::Rotten(how),
+                Checked::Io(error) => return Verified::Io(error),
+            }
+        }
+        Verified::Sound
+    }
+
+    /// At most `most` open multipart uploads whose numbers are greater than `after`, in their order.
+    pub fn list_uploads(&self, after: u64, most: usize) -> Vec<OpenUpload> {
+        self.state.uploads().list(after, most)
+    }
+
+    /// Reads all parts of an open multipart upload and holds them against their MD5. `on_body` is called
+    /// before each.
+    pub async fn verify_upload(&self, number: u64, mut on_body: impl FnMut()) -> Verified {
+        let parts = self.state.uploads().parts(number);
+        let Some(parts) = parts else { return Verified::Unknown };
+        for part in parts {
+            on_body();
+            let checked = match self.open_body(number, &part.body).await {
+                Ok(opened) => opened.check(&part.body).await,
+                // Its client has sent it again meanwhile, or ended the upload.
+                Err(_) if !self.state.uploads().has_part(number, &part) => continue,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    Checked::Rotten("its body is missing".to_owned())
+                }
+                Err(error) => Checked::Io(error),
+            };
+            match checked {
+                Checked::Sound => {}
+                Checked::Rotten(how) => {
+                    return Verified::Rotten(format!("part {}: {how}", part.number));
+                }
                 Checked::Io(error) => return Verified::Io(error),
             }
         }

@@ -24,6 +24,11 @@ pub fn recorded_headers(
     headers
 }
 
+/// The headers that go to the backend.
+pub(super) fn without_payload_hash(recorded: &[(String, Vec<u8>)]) -> Vec<(String, Vec<u8>)> {
+    recorded.iter().filter(|(name, _)| name != CONTENT_SHA256).cloned().collect()
+}
+
 /// The PutObject as its client sent it, with the MD5 that was acknowledged.
 pub fn put_object(entry: &Entry, body: &Body) -> UpstreamTemplate {
     let mut headers = entry.headers.clone();

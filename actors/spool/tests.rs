@@ -1,10 +1,12 @@
 //! What the whole of it promises, on a disk that crashes and fails.
 
 mod crash;
+mod crash_uploads;
 mod failing;
 mod operator;
 mod order;
 mod recovery;
+mod uploads;
 
 use super::simulated::{Image, Simulated};
 use super::*;

@@ -5,7 +5,9 @@
 //! tried again.
 
 use crate::s3::error::{Fault, S3Error};
+use crate::s3::xml;
 use crate::upload::job::BackendAnswer;
+use std::borrow::Cow;
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,8 +16,10 @@ pub enum Verdict {
     Delivered,
     /// The backend has it, and calls it by another ETag than was acknowledged: it encrypts by default.
     DeliveredAs(String),
-    /// Trying again may help.
+    /// The backend is not there, or not itself: trying again may help.
     Later(String),
+    /// Something failed here: trying again may help.
+    Local(String),
     /// The body may be damaged here: it must be looked at. If it is sound, trying again may help.
     LookAgain(String),
     /// Only a person can help.
@@ -25,11 +29,12 @@ pub enum Verdict {
 /// Codes of S3 that are about the request itself or about what its bucket allows (Amazon S3 API
 /// Reference, "Error responses"). What is about keys is not among them: keys are renewed, and settings
 /// mended.
-const PERMANENT: [&str; 25] = [
+const PERMANENT: [&str; 26] = [
     "AccessDenied",
     "AccountProblem",
     "AllAccessDisabled",
     "EntityTooLarge",
+    "EntityTooSmall",
     "InvalidArgument",
     "InvalidBucketName",
     "InvalidBucketState",
@@ -56,14 +61,31 @@ const PERMANENT: [&str; 25] = [
 /// Codes that say that the bytes are not those of their digests.
 const ABOUT_BYTES: [&str; 2] = ["BadDigest", "XAmzContentSHA256Mismatch"];
 
-/// Of a PutObject that was answered 2xx. `md5`: in hexadecimal, the ETag that was acknowledged.
-pub fn of_answer(answer: &BackendAnswer, md5: &str) -> Verdict {
+/// Of a PutObject or UploadPart that was answered 2xx. `acknowledged`: the ETag, without quotes.
+pub fn of_answer(answer: &BackendAnswer, acknowledged: &str) -> Verdict {
     let etag = answer.headers.iter().find(|(name, _)| name == "etag").map(|(_, value)| value);
-    match etag.map(|value| String::from_utf8_lossy(value)) {
+    of_etag(etag.map(|value| String::from_utf8_lossy(value)), acknowledged)
+}
+
+/// Of a CompleteMultipartUpload that was answered 2xx.
+pub fn of_completed(answer: &BackendAnswer, acknowledged: &str) -> Verdict {
+    let fields = xml::parse_completed(&answer.body).unwrap_or_default();
+    let etag = fields.into_iter().find(|(name, _)| name == "etag").map(|(_, value)| value);
+    of_etag(etag.map(Cow::Owned), acknowledged)
+}
+
+fn of_etag(etag: Option<Cow<'_, str>>, acknowledged: &str) -> Verdict {
+    match etag {
         None => Verdict::Later("the answer has no ETag: it is no backend's".to_owned()),
-        Some(etag) if etag.trim_matches('"') == md5 => Verdict::Delivered,
+        Some(etag) if etag.trim_matches('"') == acknowledged => Verdict::Delivered,
         Some(etag) => Verdict::DeliveredAs(etag.into_owned()),
     }
+}
+
+/// Whether an error says that a multipart upload, or a part of it, is not what its sender takes it for:
+/// beginning anew may help where trying again does not.
+pub fn lost_its_upload(error: &S3Error) -> bool {
+    ["NoSuchUpload", "InvalidPart", "InvalidPartOrder"].contains(&&*error.code)
 }
 
 /// Of one that was not.
@@ -124,6 +146,21 @@ mod tests {
         assert!(matches!(of(400, "BadDigest"), Verdict::LookAgain(_)));
         let own = S3Error::new(ErrorCode::InternalError, "a stored body is too short");
         assert!(matches!(of_error(&own), Verdict::LookAgain(_)));
+    }
+
+    #[test]
+    fn a_completed_upload_is_held_against_its_acknowledged_etag() {
+        let answer = |fields: &str| BackendAnswer {
+            body: format!(
+                "<CompleteMultipartUploadResult>{fields}</CompleteMultipartUploadResult>"
+            )
+            .into(),
+            ..BackendAnswer::default()
+        };
+        let of = |fields: &str| of_completed(&answer(fields), "abc-2");
+        assert_eq!(of("<ETag>&quot;abc-2&quot;</ETag>"), Verdict::Delivered);
+        assert_eq!(of("<ETag>\"x-2\"</ETag>"), Verdict::DeliveredAs("\"x-2\"".to_owned()));
+        assert!(matches!(of("<Key>k</Key>"), Verdict::Later(_)));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::intake::{COPY_READ, Intake};
 use super::kept::{Kept, ReplayResources, Segment};
 use super::outlet::Outlet;
 use super::pipe::{PAGE, Pipe};
+use super::rate::Rate;
 use super::stored::Stored;
 use super::turns;
 use crate::backend::{BackendError, Connection};
@@ -91,6 +92,15 @@ impl PartSource {
     /// can be sent as often as it takes, and uses no replay budget.
     pub fn stored(file: Arc<File>, offset: u64, length: u64, resources: ReplayResources) -> Self {
         PartSource::of_stored(Stored::file(file, offset, length), resources)
+    }
+
+    /// No faster than this, whatever else draws on it: of a stored part that stands in a file.
+    #[must_use]
+    pub fn with_rate(mut self, rate: Option<Arc<Rate>>) -> Self {
+        if let Some(Stored::File(range)) = &mut self.stored {
+            range.set_rate(rate);
+        }
+        self
     }
 
     /// As [`PartSource::stored`], of bytes in memory.

@@ -9,6 +9,7 @@ use super::intake::COPY_READ;
 use super::outlet::Outlet;
 use super::part::{SendError, Volume};
 use super::pipe::{PAGE, Pipe};
+use super::rate::Rate;
 use crate::blocks;
 use crate::platform;
 use bytes::{Bytes, BytesMut};
@@ -37,6 +38,8 @@ pub(super) struct FileRange {
     length: u64,
     /// The most of it that an attempt has sent: bytes are counted once.
     counted: u64,
+    /// What it draws on as it goes.
+    rate: Option<Arc<Rate>>,
 }
 
 /// What was read of a file, on its way to the backend.
@@ -49,7 +52,7 @@ enum Load {
 
 impl Stored {
     pub(super) fn file(file: Arc<File>, offset: u64, length: u64) -> Self {
-        Stored::File(FileRange { file: Some(file), offset, length, counted: 0 })
+        Stored::File(FileRange { file: Some(file), offset, length, counted: 0, rate: None })
     }
 
     /// Bytes of the whole.
@@ -85,6 +88,10 @@ impl Stored {
 }
 
 impl FileRange {
+    pub(super) fn set_rate(&mut self, rate: Option<Arc<Rate>>) {
+        self.rate = rate;
+    }
+
     async fn send(&mut self, out: &mut Outlet<'_>, volume: &mut Volume) -> Result<(), SendError> {
         let mut sent = 0;
         let mut loading = self.load(out, sent);
@@ -100,6 +107,9 @@ impl FileRange {
             let last = loading.is_none();
             if last {
                 out.offer();
+            }
+            if let Some(rate) = &self.rate {
+                out.unless_answered(rate.drawn(load.len())).await?;
             }
             self.count(&load, sent, volume);
             match load {
@@ -123,6 +133,7 @@ impl FileRange {
             return None;
         }
         let left = usize::try_from(left).unwrap_or(usize::MAX);
+        let left = self.rate.as_ref().map_or(left, |rate| left.min(rate.most()));
         Some(match out.take_pipe() {
             Some(pipe) => {
                 let most = (pipe.slots() * PAGE).min(left);

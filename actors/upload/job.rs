@@ -31,7 +31,24 @@ pub struct UploadJob {
     /// What would prove that the backend has the object, should its answer be lost.
     pub proof: Proof,
     /// Admission: held until the upload has ended.
-    pub permit: OwnedSemaphorePermit,
+    pub permit: Permit,
+}
+
+/// What an upload holds until it has ended: its place among those that may run.
+#[derive(Debug)]
+pub enum Permit {
+    /// Its own.
+    Own(OwnedSemaphorePermit),
+    /// A delivery's, whose requests follow one another.
+    Shared(Arc<OwnedSemaphorePermit>),
+    /// None while something else is waited for.
+    Left,
+}
+
+impl From<OwnedSemaphorePermit> for Permit {
+    fn from(permit: OwnedSemaphorePermit) -> Self {
+        Permit::Own(permit)
+    }
 }
 
 /// What goes to the backend after the head.
@@ -101,7 +118,7 @@ pub struct SplitJob {
     /// Which way the body goes, and why.
     pub plan: (Plan, Reason),
     /// Admission: held until the upload has ended, its abort included.
-    pub permit: OwnedSemaphorePermit,
+    pub permit: Permit,
 }
 
 /// The backend's successful answer.

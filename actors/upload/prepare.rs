@@ -267,6 +267,18 @@ pub fn plan_stored(
     Ok((intake, payload))
 }
 
+/// The checksum that a body comes with, in a header or announced as a trailer; the first, if there are
+/// several.
+///
+/// Errors: 400 InvalidRequest: a trailer that is none.
+pub fn announced_checksum(
+    head: &RequestHead,
+    headers: &[(String, Vec<u8>)],
+) -> Result<Option<ChecksumAlgorithm>, S3Error> {
+    let named = headers.iter().find_map(|(name, _)| ChecksumAlgorithm::from_header(name));
+    Ok(named.or(declared_trailers(head)?.first().copied()))
+}
+
 /// A body that is taken without its framing.
 fn intake(
     plan: Plan,

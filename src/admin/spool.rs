@@ -39,6 +39,9 @@ pub(super) enum SpoolPage {
     Entry(u64),
     Body(u64),
     Verify(u64),
+    /// Open multipart uploads.
+    Uploads,
+    VerifyUpload(u64),
     /// POST, as the next.
     RetryAll,
     Retry(u64),
@@ -51,7 +54,11 @@ impl SpoolPage {
             "" => return Some(SpoolPage::Summary),
             "/entries" => return Some(SpoolPage::Entries),
             "/retry" => return Some(SpoolPage::RetryAll),
+            "/uploads" => return Some(SpoolPage::Uploads),
             _ => {}
+        }
+        if let Some(rest) = path.strip_prefix("/uploads/") {
+            return digits(rest.strip_suffix("/verify")?).map(SpoolPage::VerifyUpload);
         }
         let rest = path.strip_prefix("/entries/")?;
         let (number, what) = rest.split_once('/').unwrap_or((rest, ""));
@@ -92,6 +99,14 @@ pub(super) async fn answer(
             Some((after, most)) => json(&shown::Page { entries: local.page(after, most) }),
             None => plain(StatusCode::BAD_REQUEST, "only after= and most=, each a number\n"),
         },
+        SpoolPage::Uploads => match range(query) {
+            Some((after, most)) => json(&shown::UploadPage { uploads: local.uploads(after, most) }),
+            None => plain(StatusCode::BAD_REQUEST, "only after= and most=, each a number\n"),
+        },
+        SpoolPage::VerifyUpload(number) => {
+            let verdict = local.verify_upload(number, || deadline.extend(CHECK)).await;
+            found(verdict.map(|verdict| json(&verdict)))
+        }
         SpoolPage::Entry(number) => found(local.record(number).map(|record| json(&record))),
         SpoolPage::Verify(number) => {
             let verdict = local.verify(number, || deadline.extend(CHECK)).await;
@@ -102,17 +117,34 @@ pub(super) async fn answer(
             Err(error) => failed("a body cannot be read", &error),
         },
         SpoolPage::Retry(number) => {
+            let Some(force) = forced(query) else { return not_forced() };
             deadline.extend(STEP);
-            match local.retry(number).await {
+            match local.retry(number, force).await {
                 Ok(retried) => found(retried.map(|retried| json(&retried))),
                 Err(error) => failed("nothing can be put on record", &error),
             }
         }
-        SpoolPage::RetryAll => match local.retry_all(|| deadline.extend(STEP)).await {
-            Ok(retried) => json(&retried),
-            Err(error) => failed("nothing can be put on record", &error),
-        },
+        SpoolPage::RetryAll => {
+            let Some(force) = forced(query) else { return not_forced() };
+            match local.retry_all(force, || deadline.extend(STEP)).await {
+                Ok(retried) => json(&retried),
+                Err(error) => failed("nothing can be put on record", &error),
+            }
+        }
     }
+}
+
+/// Whether newer objects may be written over; None: the query says something else.
+fn forced(query: &str) -> Option<bool> {
+    match query {
+        "" | "force=false" => Some(false),
+        "force=true" => Some(true),
+        _ => None,
+    }
+}
+
+fn not_forced() -> Response<Sent> {
+    plain(StatusCode::BAD_REQUEST, "only force=true\n")
 }
 
 fn failed(what: &'static str, error: &io::Error) -> Response<Sent> {
@@ -232,6 +264,8 @@ mod tests {
             ("/entries/7/verify", SpoolPage::Verify(7)),
             ("/entries/7/retry", SpoolPage::Retry(7)),
             ("/retry", SpoolPage::RetryAll),
+            ("/uploads", SpoolPage::Uploads),
+            ("/uploads/7/verify", SpoolPage::VerifyUpload(7)),
         ] {
             assert_eq!(SpoolPage::at(path), Some(page), "{path}");
         }
@@ -248,6 +282,11 @@ mod tests {
             "/entries/7/delete",
             "/entries/99999999999999999999",
             "/retry/7",
+            "/uploads/",
+            "/uploads/7",
+            "/uploads/7/verify/",
+            "/uploads/+7/verify",
+            "/uploads//verify",
         ] {
             assert_eq!(SpoolPage::at(path), None, "{path}");
         }

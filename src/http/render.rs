@@ -3,12 +3,13 @@
 use super::reply::Reply;
 use super::route::Route;
 use mizuchi_actors::config::{Bucket, Engine};
-use mizuchi_actors::orphans::wall_clock;
+use mizuchi_actors::orphans::{Record, wall_clock};
 use mizuchi_actors::s3::error::{ErrorCode, S3Error};
 use mizuchi_actors::s3::list_uploads::{ListQuery, ListedUpload, page};
 use mizuchi_actors::s3::names::BackendUploadId;
 use mizuchi_actors::s3::operation::Operation;
 use mizuchi_actors::s3::{headers, xml};
+use mizuchi_actors::spool::UploadId;
 use mizuchi_actors::upload::job::BackendAnswer;
 
 /// HeadBucket's answer: the bucket exists, in the region that clients sign for.
@@ -25,7 +26,8 @@ pub(super) fn list_uploads(
     owner: &str,
 ) -> Result<Reply, S3Error> {
     let name = bucket.name.as_str();
-    let of_client = engine.ledger.of_client(name, owner);
+    let mut of_client = engine.ledger.of_client(name, owner);
+    of_client.retain(|record| is_there(engine, record));
     let uploads = of_client.into_iter().filter_map(|record| {
         let key = record.key.strip_prefix(&bucket.backend.key_prefix)?.to_owned();
         Some(ListedUpload { key, upload_id: record.upload_id?, initiated: record.begun.from })
@@ -42,6 +44,18 @@ pub(super) fn list_uploads(
     };
     let document = xml::list_uploads_document(name, query, &page, seal)?;
     Ok(Reply::xml(200, Vec::new(), document.into_bytes()))
+}
+
+/// Whether an upload of the spool's is still there: after a crash the ledger may not have heard that it
+/// was ended. Of the backend's only the backend knows.
+fn is_there(engine: &Engine, record: &Record) -> bool {
+    let Some(named) = &record.upload_id else { return true };
+    let Some(id) = UploadId::parse(named) else { return true };
+    let there = engine.spool.as_ref().is_some_and(|spool| spool.has_upload(id));
+    if !there {
+        engine.ledger.client_ended(&record.bucket, named);
+    }
+    there
 }
 
 /// The client's view of the backend's answer.

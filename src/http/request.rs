@@ -8,6 +8,7 @@ use super::render::{head_bucket, list_uploads, render};
 use super::reply::Reply;
 use super::route::Route;
 use super::sts;
+use super::write_back::multipart::{self, MultipartJob, Spooled};
 use super::write_back::{self, Incoming, StoreJob};
 use bytes::Bytes;
 use mizuchi_actors::auth_actor::{Authorize, Authorized};
@@ -25,7 +26,7 @@ use mizuchi_actors::s3::upstream::UpstreamTemplate;
 use mizuchi_actors::s3::{split_headers, xml};
 use mizuchi_actors::sigv4::{Hosts, PayloadHash, PayloadMode};
 use mizuchi_actors::tap::RequestBody;
-use mizuchi_actors::upload::job::{Content, Proof, SplitJob, UploadEnd, UploadJob};
+use mizuchi_actors::upload::job::{Content, Permit, Proof, SplitJob, UploadEnd, UploadJob};
 use mizuchi_actors::upload::parts::{self, PartsInput, Way};
 use mizuchi_actors::upload::prepare;
 use mizuchi_actors::upload_supervisor::{BeginSplit, BeginUpload};
@@ -149,6 +150,7 @@ pub(super) async fn begin(
     let upload_id = authorized.upload_id.clone();
     let owner = Arc::clone(&authorized.owner);
     let success = form.as_ref().map(|form| form.put.success.clone());
+    let spooled = multipart::spooled(route, head, upload_id.as_ref(), &operation)?;
     let job = match &operation {
         Operation::HeadBucket => return Ok(Begun::Answered(head_bucket(&bucket))),
         Operation::GetBucketLocation => {
@@ -168,13 +170,15 @@ pub(super) async fn begin(
             };
             let rules = length_rules(&bucket, of_form);
             let index = address.bucket;
-            body_job(route, index, &bucket, head, &operation, authorized, taken, permit, rules)?
+            let to = Destination { index, bucket: &bucket, operation: &operation, spooled };
+            body_job(route, to, head, authorized, taken, permit, rules)?
         }
         Operation::CompleteMultipartUpload { .. } => {
             let Some(unread) = body.as_mut() else { return Err(no_body().into()) };
             let document = read_document(unread, head, &mut authorized).await?;
-            let (job, parts) =
-                complete_job(address.bucket, &bucket, &operation, authorized, document, permit)?;
+            let index = address.bucket;
+            let to = Destination { index, bucket: &bucket, operation: &operation, spooled };
+            let (job, parts) = complete_job(to, authorized, document, permit)?;
             account.parts = Some(parts);
             job
         }
@@ -185,7 +189,9 @@ pub(super) async fn begin(
                 let message = "This request does not take a body.";
                 return Err(S3Error::new(ErrorCode::UnexpectedContent, message).into());
             }
-            bodiless_job(address.bucket, &bucket, &operation, authorized, permit)?
+            let index = address.bucket;
+            let to = Destination { index, bucket: &bucket, operation: &operation, spooled };
+            bodiless_job(route, to, head, authorized, permit)?
         }
     };
     account.plan = job.plan();
@@ -199,14 +205,22 @@ pub(super) async fn begin(
 impl Upload {
     /// Begins the upload and waits for its end.
     pub(super) async fn end(self, route: &Route, account: &mut Account) -> Result<Reply, Failed> {
-        let Upload { job, bucket, operation, owner, upload_id, success, .. } = self;
-        if let (Some(spool), Some(key)) = (&route.engine.spool, job.writes_through(&operation)) {
-            write_back::wait_for_older(spool, &bucket.name, key, route.engine.spool_wait).await?;
+        let Upload { mut job, bucket, operation, owner, upload_id, success, .. } = self;
+        if let (Some(spool), Some(key)) = (&route.engine.spool, job.writes_through(&operation))
+            && spool.is_pending(&bucket.name, key)
+        {
+            let key = key.to_owned();
+            // Others may run meanwhile.
+            job.set_permit(Permit::Left);
+            write_back::wait_for_older(spool, &bucket.name, &key, route.engine.spool_wait).await?;
+            let permit = route.admission.enter().await;
+            job.set_permit(permit.map_err(|error| Failed { error, close: true })?.into());
         }
         let end: UploadEnd = match job {
             Job::Whole(job) => route.uploads.begin(|end| BeginUpload(job, end)).await?,
             Job::Parts(job) => route.uploads.begin(|end| BeginSplit(*job, end)).await?,
             Job::Store(job) => stored(route, job.run(route)).await,
+            Job::Multipart(job) => stored(route, job.run(route)).await,
         };
         account.bytes = end.volume.spliced + end.volume.copied;
         account.restarts = end.restarts;
@@ -270,6 +284,18 @@ enum Job {
     Parts(Box<SplitJob>),
     /// Acknowledged here.
     Store(Box<StoreJob>),
+    /// The same, of a multipart upload.
+    Multipart(Box<MultipartJob>),
+}
+
+/// Where a request goes.
+struct Destination<'a> {
+    /// The bucket's place among the engine's.
+    index: usize,
+    bucket: &'a Arc<Bucket>,
+    operation: &'a Operation,
+    /// It is for a multipart upload that stands here.
+    spooled: Option<Spooled>,
 }
 
 impl Job {
@@ -277,7 +303,16 @@ impl Job {
         match self {
             Job::Whole(job) => job.plan.map_or("-", |(plan, _)| plan.as_str()),
             Job::Parts(job) => job.plan.0.as_str(),
-            Job::Store(_) => "spool",
+            Job::Store(_) | Job::Multipart(_) => "spool",
+        }
+    }
+
+    /// Of one that writes through.
+    fn set_permit(&mut self, permit: Permit) {
+        match self {
+            Job::Whole(job) => job.permit = permit,
+            Job::Parts(job) => job.permit = permit,
+            Job::Store(_) | Job::Multipart(_) => {}
         }
     }
 
@@ -289,21 +324,28 @@ impl Job {
                 Job::Whole(job),
                 Operation::PutObject { .. } | Operation::CompleteMultipartUpload { .. },
             ) => Some(&job.request.key),
-            (Job::Whole(_) | Job::Store(_), _) => None,
+            (Job::Whole(_) | Job::Store(_) | Job::Multipart(_), _) => None,
         }
     }
 }
 
 /// A CompleteMultipartUpload, and how many parts its document names.
 fn complete_job(
-    bucket_index: usize,
-    bucket: &Arc<Bucket>,
-    operation: &Operation,
+    to: Destination<'_>,
     mut authorized: Authorized,
     document: Bytes,
     permit: OwnedSemaphorePermit,
 ) -> Result<(Job, usize), S3Error> {
-    let parts = xml::parse_complete(&document)?.parts;
+    let Destination { index: bucket_index, bucket, operation, spooled } = to;
+    let asked = xml::parse_complete(&document)?;
+    if let Some(spooled) = spooled {
+        let empty = PayloadHash::Empty;
+        let request = prepare::upstream(bucket, operation, &mut authorized, empty, None);
+        let parts = asked.parts.len();
+        let job = MultipartJob::complete(spooled, asked, request.headers, permit)?;
+        return Ok((Job::Multipart(Box::new(job)), parts));
+    }
+    let parts = asked.parts;
     let proof = xml::multipart_etag(parts.iter().map(|part| part.etag.as_str()))
         .map_or(Proof::None, Proof::ETag);
     let (payload, length) = (PayloadHash::of(&document), Some(document.len() as u64));
@@ -316,21 +358,35 @@ fn complete_job(
         content: Content::Document(document),
         plan: None,
         proof,
-        permit,
+        permit: permit.into(),
     };
     Ok((Job::Whole(Box::new(job)), parts.len()))
 }
 
 /// A CreateMultipartUpload, AbortMultipartUpload or ListParts.
 fn bodiless_job(
-    bucket_index: usize,
-    bucket: &Arc<Bucket>,
-    operation: &Operation,
+    route: &Route,
+    to: Destination<'_>,
+    head: &RequestHead,
     mut authorized: Authorized,
     permit: OwnedSemaphorePermit,
 ) -> Result<Job, S3Error> {
-    let length = matches!(operation, Operation::CreateMultipartUpload { .. }).then_some(0);
+    let Destination { index: bucket_index, bucket, operation, spooled } = to;
+    if let Some(spooled) = spooled {
+        let job = MultipartJob::bodiless(spooled, operation, permit);
+        return Ok(Job::Multipart(Box::new(job)));
+    }
+    let begins = matches!(operation, Operation::CreateMultipartUpload { .. });
+    let length = begins.then_some(0);
     let request = prepare::upstream(bucket, operation, &mut authorized, PayloadHash::Empty, length);
+    if begins
+        && let (Mode::WriteBack, Some(spool)) =
+            (write_back::mode(bucket, head)?, &route.engine.spool)
+        && write_back::can_wait(bucket, operation, &request.key, &request.headers, length)
+    {
+        let job = MultipartJob::begin(spool, bucket, request, &authorized, permit)?;
+        return Ok(Job::Multipart(Box::new(job)));
+    }
     Ok(Job::Whole(Box::new(UploadJob {
         bucket_index,
         bucket: Arc::clone(bucket),
@@ -339,22 +395,20 @@ fn bodiless_job(
         content: Content::None,
         plan: None,
         proof: Proof::None,
-        permit,
+        permit: permit.into(),
     })))
 }
 
-#[allow(clippy::too_many_arguments)]
 fn body_job(
     route: &Route,
-    bucket_index: usize,
-    bucket: &Arc<Bucket>,
+    to: Destination<'_>,
     head: &RequestHead,
-    operation: &Operation,
     mut authorized: Authorized,
     body: RequestBody,
     permit: OwnedSemaphorePermit,
     rules: LengthRules,
 ) -> Result<Job, Failed> {
+    let Destination { index: bucket_index, bucket, operation, spooled } = to;
     let unread = !body.is_done();
     let close = |error: S3Error| Failed { error, close: unread };
     let length =
@@ -363,6 +417,23 @@ fn body_job(
         prepare::upstream(bucket, operation, &mut authorized, PayloadHash::Unsigned, length);
     // The checks are read from the headers that pass on.
     authorized.headers.clone_from(&request.headers);
+    if let (Some(spooled), Operation::UploadPart { part_number, .. }) = (&spooled, operation) {
+        let (spool, most) = (spooled.spool(), parts::MAX_SINGLE);
+        let incoming = Incoming {
+            route,
+            spool,
+            bucket,
+            head,
+            request,
+            authorized,
+            body,
+            length,
+            most,
+            permit,
+        };
+        let job = MultipartJob::part(spooled.id(), part_number.get(), incoming).map_err(close)?;
+        return Ok(Job::Multipart(Box::new(job)));
+    }
     let mode = write_back::mode(bucket, head).map_err(close)?;
     if let (Mode::WriteBack, Some(spool)) = (mode, &route.engine.spool)
         && write_back::can_wait(bucket, operation, &request.key, &request.headers, length)
@@ -410,7 +481,7 @@ fn body_job(
                 intake: planned.intake,
                 resources: route.replay.clone(),
                 plan: planned.plan,
-                permit,
+                permit: permit.into(),
             })))
         }
         (Way::Whole, None) => Err(close(parts::missing_length())),
@@ -440,7 +511,7 @@ fn body_job(
                 content: planned.content,
                 plan: Some(planned.plan),
                 proof,
-                permit,
+                permit: permit.into(),
             })))
         }
     }

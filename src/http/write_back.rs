@@ -1,5 +1,8 @@
-//! A PutObject that is acknowledged when it is on stable storage here (docs/durability.md), and what a
-//! write that goes through owes to those of its key that still wait.
+//! What is acknowledged when it is on stable storage here (docs/durability.md): a PutObject, and in
+//! [`multipart`] a multipart upload; and what a write that goes through owes to those of its key that
+//! still wait.
+
+pub(super) mod multipart;
 
 use super::request::{Failed, too_large};
 use super::route::Route;
@@ -44,7 +47,7 @@ pub(super) fn mode(bucket: &Bucket, head: &RequestHead) -> Result<Mode, S3Error>
     }
 }
 
-/// Whether a PutObject can be acknowledged here at all. Through go: conditions, which only the backend
+/// Whether a PutObject or a CreateMultipartUpload can be acknowledged here at all. Through go: conditions, which only the backend
 /// can judge, and locks, which only it can make; encryption whose ETag is no MD5, or whose keys must not
 /// touch the disk; more than a single PutObject may have; what will be refused anyway. `key`: at the
 /// backend.
@@ -64,9 +67,13 @@ pub(super) fn can_wait(
         }
     };
     let unbounded = length.is_none() && !bucket.upload.split.unknown_length;
-    matches!(operation, Operation::PutObject { .. })
+    let can_be = match operation {
+        Operation::PutObject { .. } => !unbounded,
+        Operation::CreateMultipartUpload { .. } => multipart::can_wait(bucket, headers),
+        _ => false,
+    };
+    can_be
         && bucket.upload.overwrite
-        && !unbounded
         && key.len() <= MAX_KEY
         && !headers.iter().any(through)
         && length.is_none_or(|length| length <= parts::MAX_SINGLE)
@@ -138,7 +145,7 @@ impl StoreJob {
                 return UploadEnd { result: Err(error), volume, restarts: 0, body_taken };
             }
         };
-        let Ingested { body, inline, draft, trailers, volume, reservation } = ingested;
+        let Ingested { body, inline, draft, trailers, volume, reservation, .. } = ingested;
         let headers = recorded_headers(request.headers, trailers, request.payload);
         let answer = answer_headers(&headers, &body);
         let entry = Entry {
@@ -184,7 +191,7 @@ fn answer_headers(sent: &[(String, Vec<u8>)], body: &Body) -> Vec<(String, Bytes
     headers
 }
 
-/// Waits until what waits of this key has been delivered: a write that goes through must not be
+/// Waits until what waits of this key now has been delivered: a write that goes through must not be
 /// overtaken by one that was acknowledged before it.
 ///
 /// Errors: 409 OperationAborted when that takes longer than `wait`.
@@ -194,9 +201,6 @@ pub(super) async fn wait_for_older(
     key: &str,
     wait: Duration,
 ) -> Result<(), Failed> {
-    if !spool.is_pending(bucket, key) {
-        return Ok(());
-    }
     let delivered = spool.delivered_all(bucket, key);
     tokio::time::timeout(wait, delivered).await.map_err(|_| {
         let message = "An earlier upload of this key was acknowledged and is still on its way to the \

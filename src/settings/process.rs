@@ -13,6 +13,7 @@ use std::time::Duration;
 const MAX_QUEUE_WAIT: Duration = Duration::from_secs(60);
 
 const MILLISECOND: Duration = Duration::from_millis(1);
+const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// STS's shortest session and its longest.
@@ -60,12 +61,16 @@ pub struct SpoolSettings {
     pub min_free: u64,
     /// Deliveries at a time, at least 1.
     pub deliveries: usize,
+    /// Bytes per second of all of them; None: as many as go.
+    pub max_rate: Option<u64>,
     /// The pause after the first failure of a delivery.
     pub backoff_base: Duration,
     /// The longest such pause; at least `backoff_base`.
     pub backoff_cap: Duration,
     /// How long a write that goes through waits for those of its key.
     pub wait: Duration,
+    /// How long a multipart upload that stands here may give no sign of life.
+    pub multipart_ttl: Duration,
 }
 
 /// `logging`.
@@ -147,6 +152,7 @@ pub(super) fn read_spool(
     let max_entries = s.required("max_entries", count(1..=100_000_000));
     let min_free = s.required("min_free", size(0..=1024 * TIB));
     let deliveries = s.required("deliveries", count(1..=1024));
+    let max_rate = s.optional("max_rate", size(64 * KIB..=TIB));
     let base = s.required("backoff_base", duration(MILLISECOND..=HOUR));
     let cap = s.required("backoff_cap", duration(MILLISECOND..=24 * HOUR));
     if let (Some(base), Some(cap)) = (base, cap)
@@ -155,6 +161,7 @@ pub(super) fn read_spool(
         s.fail("backoff_base", "must not be longer than backoff_cap");
     }
     let wait = s.required("wait", duration(MILLISECOND..=HOUR));
+    let multipart_ttl = s.required("multipart_ttl", duration(MINUTE..=365 * 24 * HOUR));
     let directory = match directory? {
         Some(directory) => directory,
         None => state_directory?.join("spool"),
@@ -165,9 +172,11 @@ pub(super) fn read_spool(
         max_entries: max_entries? as u64,
         min_free: min_free?,
         deliveries: deliveries?,
+        max_rate: max_rate?,
         backoff_base: base?,
         backoff_cap: cap?,
         wait: wait?,
+        multipart_ttl: multipart_ttl?,
     })
 }
 

@@ -55,8 +55,7 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// Have what was set aside delivered again. It is older than what came of its key since, and writes
-    /// over what of that was delivered
+    /// Have what was set aside delivered again, unless something newer of its key was delivered
     Retry {
         /// The upload, by its number in `mizuchi spool ls`
         #[arg(required_unless_present = "all")]
@@ -64,6 +63,9 @@ enum Verb {
         /// All that is set aside
         #[arg(long, conflicts_with = "number")]
         all: bool,
+        /// Also where it is written over something newer
+        #[arg(long)]
+        force: bool,
     },
     /// Copy an upload's body to a file, and hold it against its MD5 on the way
     Export {
@@ -106,8 +108,8 @@ async fn execute(settings: &Settings, args: SpoolArgs) -> Result<(), Problem> {
         Verb::Status { json } => verbs::status(&side, json).await,
         Verb::Ls { quarantined, json } => verbs::ls(&side, quarantined, json).await,
         Verb::Show { number, json } => verbs::show(&side, number, json).await,
-        Verb::Retry { number: Some(number), .. } => verbs::retry(&side, number).await,
-        Verb::Retry { number: None, .. } => verbs::retry_all(&side).await,
+        Verb::Retry { number: Some(number), force, .. } => verbs::retry(&side, number, force).await,
+        Verb::Retry { number: None, force, .. } => verbs::retry_all(&side, force).await,
         Verb::Export { number, file } => verbs::export(&side, number, &file).await,
         Verb::Verify => verbs::verify(&side).await,
         Verb::Drain { timeout } => verbs::drain(&side, timeout).await,

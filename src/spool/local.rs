@@ -1,7 +1,7 @@
 //! A spool in this process: that of a gateway that does not run, opened by `mizuchi spool`, or the one
 //! whose admin listener is asked.
 
-use super::shown::{MAX_PAGE, Record, RetriedAll, Retry, Row, Summary, Verdict};
+use super::shown::{MAX_PAGE, Record, RetriedAll, Retry, Row, Summary, UploadRow, Verdict};
 use crate::settings::SpoolSettings;
 use mizuchi_actors::spool::{Blocks, Folder, Limits, Spool};
 use std::io;
@@ -47,6 +47,21 @@ impl Local {
         entries.iter().map(|(number, entry)| Row::of(*number, entry)).collect()
     }
 
+    /// At most `most` open multipart uploads with greater numbers than `after`.
+    pub(crate) fn uploads(&self, after: u64, most: usize) -> Vec<UploadRow> {
+        let uploads = self.0.list_uploads(after, most.min(MAX_PAGE));
+        uploads.iter().map(UploadRow::of).collect()
+    }
+
+    /// None: there is no such upload.
+    pub(crate) async fn verify_upload(
+        &self,
+        number: u64,
+        on_body: impl FnMut(),
+    ) -> Option<Verdict> {
+        Verdict::of(self.0.verify_upload(number, on_body).await)
+    }
+
     /// None: there is no such entry, as below.
     pub(crate) fn record(&self, number: u64) -> Option<Record> {
         self.0.entry(number).map(|entry| Record::of(number, &entry))
@@ -56,13 +71,18 @@ impl Local {
         self.0.bytes_of(number).await
     }
 
-    pub(crate) async fn retry(&self, number: u64) -> io::Result<Option<Retry>> {
-        self.0.retry(number).await.map(Retry::of)
+    pub(crate) async fn retry(&self, number: u64, force: bool) -> io::Result<Option<Retry>> {
+        self.0.retry(number, force).await.map(Retry::of)
     }
 
-    pub(crate) async fn retry_all(&self, on_step: impl FnMut()) -> io::Result<RetriedAll> {
-        let (waiting, damaged) = self.0.retry_all(on_step).await?;
-        Ok(RetriedAll { waiting, damaged })
+    pub(crate) async fn retry_all(
+        &self,
+        force: bool,
+        on_step: impl FnMut(),
+    ) -> io::Result<RetriedAll> {
+        let mizuchi_actors::spool::RetriedAll { waiting, damaged, superseded } =
+            self.0.retry_all(force, on_step).await?;
+        Ok(RetriedAll { waiting, damaged, superseded })
     }
 
     pub(crate) async fn verify(&self, number: u64, on_body: impl FnMut()) -> Option<Verdict> {

@@ -2,7 +2,7 @@
 
 mod pinned;
 
-use super::shown::{Page, Record, RetriedAll, Retry, Row, Summary, Verdict};
+use super::shown::{Page, Record, RetriedAll, Retry, Row, Summary, UploadPage, UploadRow, Verdict};
 use super::side::Problem;
 use crate::settings::AdminSettings;
 use bytes::Bytes;
@@ -60,6 +60,10 @@ pub(super) struct RemoteBody {
     at: SocketAddr,
 }
 
+fn forced(force: bool) -> &'static str {
+    if force { "?force=true" } else { "" }
+}
+
 impl Remote {
     /// As the settings say. A listener with TLS must show the certificate that they name.
     pub(super) fn new(settings: &AdminSettings, own: Credentials) -> Result<Remote, Problem> {
@@ -92,16 +96,32 @@ impl Remote {
         Ok(page.entries)
     }
 
+    pub(super) async fn uploads(&self, after: u64, most: usize) -> Result<Vec<UploadRow>, Problem> {
+        let path = format!("/spool/uploads?after={after}&most={most}");
+        let page: Option<UploadPage> = self.json(Method::GET, &path, ANSWER).await?;
+        let page = page.ok_or_else(|| self.unreachable("the gateway there lists no uploads"))?;
+        if page.uploads.first().is_some_and(|row| row.number <= after) {
+            return Err(self.unreachable("its list does not go on"));
+        }
+        Ok(page.uploads)
+    }
+
+    pub(super) async fn verify_upload(&self, number: u64) -> Result<Option<Verdict>, Problem> {
+        self.json(Method::GET, &format!("/spool/uploads/{number}/verify"), LONG_ANSWER).await
+    }
+
     pub(super) async fn record(&self, number: u64) -> Result<Option<Record>, Problem> {
         self.json(Method::GET, &format!("/spool/entries/{number}"), ANSWER).await
     }
 
-    pub(super) async fn retry(&self, number: u64) -> Result<Option<Retry>, Problem> {
-        self.json(Method::POST, &format!("/spool/entries/{number}/retry"), ANSWER).await
+    pub(super) async fn retry(&self, number: u64, force: bool) -> Result<Option<Retry>, Problem> {
+        let path = format!("/spool/entries/{number}/retry{}", forced(force));
+        self.json(Method::POST, &path, ANSWER).await
     }
 
-    pub(super) async fn retry_all(&self) -> Result<RetriedAll, Problem> {
-        let retried = self.json(Method::POST, "/spool/retry", LONG_ANSWER).await?;
+    pub(super) async fn retry_all(&self, force: bool) -> Result<RetriedAll, Problem> {
+        let path = format!("/spool/retry{}", forced(force));
+        let retried = self.json(Method::POST, &path, LONG_ANSWER).await?;
         retried.ok_or_else(|| self.unreachable("the gateway there has no spool"))
     }
 

@@ -2,7 +2,9 @@
 
 use bytesize::ByteSize;
 use mizuchi_actors::orphans::wall_clock;
-use mizuchi_actors::spool::{Body, Entry, EntryContent, Place, Retried, Spool, Verified};
+use mizuchi_actors::spool::{
+    Body, Entry, EntryContent, OpenUpload, Place, Retried, Spool, Verified,
+};
 use serde::{Deserialize, Serialize};
 
 /// Entries of a page at the most: a key has 1024 bytes, so that a page stays within a few MiB.
@@ -17,10 +19,19 @@ pub(crate) struct Summary {
     pub(crate) quarantined: u64,
     /// Both.
     pub(crate) entries: u64,
-    /// Bytes of their bodies.
+    /// Bytes of their bodies, and of the parts of open multipart uploads.
     pub(crate) bytes: u64,
-    /// Files of their bodies.
+    /// Files of both.
     pub(crate) files: u64,
+    /// Open multipart uploads.
+    #[serde(default)]
+    pub(crate) multipart_uploads: u64,
+    /// Their parts.
+    #[serde(default)]
+    pub(crate) multipart_parts: u64,
+    /// Bytes of these.
+    #[serde(default)]
+    pub(crate) multipart_bytes: u64,
     /// How long the oldest has waited.
     pub(crate) oldest_seconds: Option<u64>,
     /// Records that this version cannot read.
@@ -50,12 +61,35 @@ pub(crate) struct SetAside {
     pub(crate) reason: String,
     /// Milliseconds since 1970.
     pub(crate) at: u64,
+    /// The number of a newer upload of its key that was delivered meanwhile.
+    pub(crate) superseded: Option<u64>,
 }
 
 /// Some of the entries.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Page {
     pub(crate) entries: Vec<Row>,
+}
+
+/// An open multipart upload, in a list.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct UploadRow {
+    pub(crate) number: u64,
+    /// Milliseconds since 1970.
+    pub(crate) initiated: u64,
+    /// Since it was begun or got a part.
+    pub(crate) idle_seconds: u64,
+    pub(crate) bucket: String,
+    /// At the backend.
+    pub(crate) key: String,
+    pub(crate) parts: u64,
+    pub(crate) size: u64,
+}
+
+/// Some of them.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct UploadPage {
+    pub(crate) uploads: Vec<UploadRow>,
 }
 
 /// An entry, whole.
@@ -92,6 +126,8 @@ pub(crate) enum Retry {
     NotSetAside,
     /// It stays set aside: it cannot be delivered.
     Damaged { reason: String },
+    /// It stays set aside: a newer one of its key was delivered, or (no number) is on its way.
+    Superseded { by: Option<u64> },
 }
 
 /// What became of a retry of all.
@@ -99,8 +135,10 @@ pub(crate) enum Retry {
 pub(crate) struct RetriedAll {
     /// These wait for their delivery.
     pub(crate) waiting: u64,
-    /// These stay set aside.
+    /// These stay set aside: their files are damaged.
     pub(crate) damaged: u64,
+    /// These stay set aside: they would be written over what is newer.
+    pub(crate) superseded: u64,
 }
 
 /// Whether an entry is what was acknowledged.
@@ -127,6 +165,9 @@ impl Summary {
             entries: totals.entries,
             bytes: totals.bytes,
             files: totals.files,
+            multipart_uploads: totals.uploads,
+            multipart_parts: totals.parts,
+            multipart_bytes: totals.part_bytes,
             oldest_seconds: totals.oldest.map(age),
             unreadable: totals.unreadable,
             latched: totals.latched,
@@ -145,6 +186,7 @@ impl Row {
         let set_aside = |set_aside: &mizuchi_actors::spool::Quarantine| SetAside {
             reason: set_aside.reason.clone(),
             at: set_aside.at,
+            superseded: set_aside.superseded,
         };
         Row {
             number,
@@ -154,6 +196,20 @@ impl Row {
             key: entry.key.clone(),
             size: entry.length(),
             quarantined: entry.quarantined.as_ref().map(set_aside),
+        }
+    }
+}
+
+impl UploadRow {
+    pub(crate) fn of(open: &OpenUpload) -> UploadRow {
+        UploadRow {
+            number: open.number,
+            initiated: open.upload.initiated,
+            idle_seconds: age(open.life),
+            bucket: open.upload.bucket.clone(),
+            key: open.upload.key.clone(),
+            parts: open.parts,
+            size: open.bytes,
         }
     }
 }
@@ -219,6 +275,8 @@ impl Retry {
             Retried::Waits => Some(Retry::Waits),
             Retried::NotSetAside => Some(Retry::NotSetAside),
             Retried::Lame(reason) => Some(Retry::Damaged { reason }),
+            Retried::Superseded(by) => Some(Retry::Superseded { by: Some(by) }),
+            Retried::Overtaken => Some(Retry::Superseded { by: None }),
             Retried::Unknown => None,
         }
     }

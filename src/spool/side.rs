@@ -2,7 +2,7 @@
 
 use super::local::Local;
 use super::remote::{Credentials, Remote, RemoteBody};
-use super::shown::{Record, RetriedAll, Retry, Row, Summary, Verdict};
+use super::shown::{Record, RetriedAll, Retry, Row, Summary, UploadRow, Verdict};
 use crate::settings::Settings;
 use bytes::Bytes;
 use mizuchi_actors::spool::Blocks;
@@ -65,6 +65,22 @@ impl Side {
         }
     }
 
+    /// The next open multipart uploads with greater numbers than `after`; empty: there are none.
+    pub(super) async fn uploads(&self, after: u64, most: usize) -> Result<Vec<UploadRow>, Problem> {
+        match self {
+            Side::Stopped(local) => Ok(local.uploads(after, most)),
+            Side::Running(remote) => remote.uploads(after, most).await,
+        }
+    }
+
+    /// None: there is no such upload.
+    pub(super) async fn verify_upload(&self, number: u64) -> Result<Option<Verdict>, Problem> {
+        match self {
+            Side::Stopped(local) => Ok(local.verify_upload(number, || {}).await),
+            Side::Running(remote) => remote.verify_upload(number).await,
+        }
+    }
+
     /// None: there is no such entry, as below.
     pub(super) async fn record(&self, number: u64) -> Result<Option<Record>, Problem> {
         match self {
@@ -83,17 +99,17 @@ impl Side {
         }
     }
 
-    pub(super) async fn retry(&self, number: u64) -> Result<Option<Retry>, Problem> {
+    pub(super) async fn retry(&self, number: u64, force: bool) -> Result<Option<Retry>, Problem> {
         match self {
-            Side::Stopped(local) => local.retry(number).await.map_err(failed),
-            Side::Running(remote) => remote.retry(number).await,
+            Side::Stopped(local) => local.retry(number, force).await.map_err(failed),
+            Side::Running(remote) => remote.retry(number, force).await,
         }
     }
 
-    pub(super) async fn retry_all(&self) -> Result<RetriedAll, Problem> {
+    pub(super) async fn retry_all(&self, force: bool) -> Result<RetriedAll, Problem> {
         match self {
-            Side::Stopped(local) => local.retry_all(|| {}).await.map_err(failed),
-            Side::Running(remote) => remote.retry_all().await,
+            Side::Stopped(local) => local.retry_all(force, || {}).await.map_err(failed),
+            Side::Running(remote) => remote.retry_all(force).await,
         }
     }
 

@@ -1,6 +1,8 @@
 //! The commands of `mizuchi spool`, each over either side.
 
-use super::shown::{MAX_PAGE, Record, Retry, Row, Summary, Verdict, age_text, hex, size_text};
+use super::shown::{
+    MAX_PAGE, Record, Retry, Row, SetAside, Summary, Verdict, age_text, hex, size_text,
+};
 use super::side::{Bodies, Problem, Side};
 use bytes::Bytes;
 use mizuchi_actors::payload::Md5;
@@ -87,9 +89,16 @@ fn rows(summary: &Summary) -> Vec<(&'static str, String)> {
         ("set aside", quarantined.to_string()),
         ("bytes", format!("{bytes} ({})", size_text(*bytes))),
         ("files", files.to_string()),
+        ("multipart", multipart(summary)),
         ("unreadable", unreadable.to_string()),
         ("latched", latched),
     ]
+}
+
+/// What of that belongs to multipart uploads which clients have not completed.
+fn multipart(summary: &Summary) -> String {
+    let Summary { multipart_uploads: uploads, multipart_parts: parts, .. } = summary;
+    format!("{uploads} open, {parts} parts, {}", size_text(summary.multipart_bytes))
 }
 
 /// RFC 3339, to the second.
@@ -104,7 +113,13 @@ fn state(row: &Row) -> String {
     match &row.quarantined {
         None => "waiting".to_owned(),
         // Partly in the backend's words.
-        Some(set_aside) => format!("set aside: {}", set_aside.reason.escape_debug()),
+        Some(SetAside { reason, superseded, .. }) => {
+            let reason = reason.escape_debug();
+            match superseded {
+                None => format!("set aside: {reason}"),
+                Some(newer) => format!("set aside, superseded by {newer}: {reason}"),
+            }
+        }
     }
 }
 
@@ -179,8 +194,8 @@ fn of_record(record: &Record) -> String {
     text
 }
 
-pub(super) async fn retry(side: &Side, number: u64) -> Result<(), Problem> {
-    match side.retry(number).await?.ok_or_else(|| unknown(number))? {
+pub(super) async fn retry(side: &Side, number: u64, force: bool) -> Result<(), Problem> {
+    match side.retry(number, force).await?.ok_or_else(|| unknown(number))? {
         Retry::Waits => say(&format!("{number} waits for its delivery{}\n", when(side))),
         Retry::NotSetAside => {
             Err(Problem::Usage(format!("{number} is not set aside: it waits for its delivery")))
@@ -188,6 +203,14 @@ pub(super) async fn retry(side: &Side, number: u64) -> Result<(), Problem> {
         Retry::Damaged { reason } => {
             Err(Problem::Spool(format!("{number} stays set aside: {}", reason.escape_debug())))
         }
+        Retry::Superseded { by: Some(by) } => Err(Problem::Spool(format!(
+            "{number} stays set aside: {by}, a newer upload of its key, was delivered, and would be \
+             written over (--force)"
+        ))),
+        Retry::Superseded { by: None } => Err(Problem::Spool(format!(
+            "{number} stays set aside: a newer upload of its key is on its way, and would be written over \
+             (--force)"
+        ))),
     }
 }
 
@@ -195,9 +218,15 @@ fn when(side: &Side) -> &'static str {
     if side.delivers() { "" } else { "; the gateway is stopped: start it, it delivers" }
 }
 
-pub(super) async fn retry_all(side: &Side) -> Result<(), Problem> {
-    let retried = side.retry_all().await?;
+pub(super) async fn retry_all(side: &Side, force: bool) -> Result<(), Problem> {
+    let retried = side.retry_all(force).await?;
     say(&format!("{} wait for their delivery{}\n", retried.waiting, when(side)))?;
+    if retried.superseded > 0 {
+        say(&format!(
+            "{} stay set aside: newer uploads of their keys were delivered (--force)\n",
+            retried.superseded
+        ))?;
+    }
     match retried.damaged {
         0 => Ok(()),
         damaged => Err(Problem::Spool(format!(
@@ -280,9 +309,8 @@ fn all_readable(summary: &Summary) -> Result<(), Problem> {
 
 pub(super) async fn verify(side: &Side) -> Result<(), Problem> {
     let summary = side.summary().await?;
-    let total = summary.entries;
-    let mut progress = Progress::new();
-    let (mut sound, mut rotten, mut unknown, mut bytes, mut after) = (0_u64, 0_u64, 0_u64, 0, 0);
+    let mut tally = Tally::new(summary.entries.saturating_add(summary.multipart_uploads));
+    let mut after = 0;
     loop {
         let page = side.page(after, MAX_PAGE).await?;
         let Some(last) = page.last() else { break };
@@ -290,30 +318,76 @@ pub(super) async fn verify(side: &Side) -> Result<(), Problem> {
         for row in &page {
             // Delivered meanwhile: there is nothing to read.
             let Some(verdict) = side.verify(row.number).await? else { continue };
-            let object = || format!("{} {}/{}", row.number, row.bucket, row.key.escape_debug());
-            match verdict {
-                Verdict::Sound => sound += 1,
-                Verdict::Rotten { reason } => {
-                    rotten += 1;
-                    say(&format!("{}: rotten: {}\n", object(), reason.escape_debug()))?;
-                }
-                Verdict::Io { reason } => {
-                    unknown += 1;
-                    say(&format!("{}: cannot be read: {}\n", object(), reason.escape_debug()))?;
-                }
-            }
-            bytes += row.size;
-            let read = sound + rotten + unknown;
-            progress.say(|| format!("read {read} of about {total}, {}", size_text(bytes)));
+            tally.add(row.number, (&row.bucket, &row.key), verdict, row.size)?;
         }
     }
-    say(&format!(
-        "{sound} sound, {rotten} rotten, {unknown} unknown; {} read\n",
-        size_text(bytes)
-    ))?;
-    match rotten + unknown {
-        0 => all_readable(&summary),
-        wrong => Err(Problem::Spool(format!("{wrong} of them are not what was acknowledged"))),
+    after = 0;
+    loop {
+        let page = side.uploads(after, MAX_PAGE).await?;
+        let Some(last) = page.last() else { break };
+        after = last.number;
+        for row in &page {
+            // Completed or aborted meanwhile.
+            let Some(verdict) = side.verify_upload(row.number).await? else { continue };
+            tally.add(row.number, (&row.bucket, &row.key), verdict, row.size)?;
+        }
+    }
+    tally.end(&summary)
+}
+
+/// What [`verify`] has read so far.
+struct Tally {
+    total: u64,
+    sound: u64,
+    rotten: u64,
+    unknown: u64,
+    bytes: u64,
+    progress: Progress,
+}
+
+impl Tally {
+    /// `total`: how many there are about.
+    fn new(total: u64) -> Tally {
+        let progress = Progress::new();
+        Tally { total, sound: 0, rotten: 0, unknown: 0, bytes: 0, progress }
+    }
+
+    fn add(
+        &mut self,
+        number: u64,
+        (bucket, key): (&str, &str),
+        verdict: Verdict,
+        size: u64,
+    ) -> Result<(), Problem> {
+        let object = || format!("{number} {bucket}/{}", key.escape_debug());
+        match verdict {
+            Verdict::Sound => self.sound += 1,
+            Verdict::Rotten { reason } => {
+                self.rotten += 1;
+                say(&format!("{}: rotten: {}\n", object(), reason.escape_debug()))?;
+            }
+            Verdict::Io { reason } => {
+                self.unknown += 1;
+                say(&format!("{}: cannot be read: {}\n", object(), reason.escape_debug()))?;
+            }
+        }
+        self.bytes += size;
+        let (read, bytes) = (self.sound + self.rotten + self.unknown, self.bytes);
+        let total = self.total;
+        self.progress.say(|| format!("read {read} of about {total}, {}", size_text(bytes)));
+        Ok(())
+    }
+
+    fn end(self, summary: &Summary) -> Result<(), Problem> {
+        let Tally { sound, rotten, unknown, bytes, .. } = self;
+        say(&format!(
+            "{sound} sound, {rotten} rotten, {unknown} unknown; {} read\n",
+            size_text(bytes)
+        ))?;
+        match rotten + unknown {
+            0 => all_readable(summary),
+            wrong => Err(Problem::Spool(format!("{wrong} of them are not what was acknowledged"))),
+        }
     }
 }
 

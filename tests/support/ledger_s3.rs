@@ -69,12 +69,21 @@ pub struct Books {
     pub created: usize,
     pub completed: usize,
     pub aborted: usize,
+    /// UploadParts that were carried out.
+    pub part_requests: usize,
     /// Of the upload that was completed last.
     pub part_lengths: Vec<u64>,
     /// The last Complete's headers.
     pub complete_headers: HashMap<String, String>,
     twists: Vec<(&'static str, Twist)>,
     next: u64,
+}
+
+impl Books {
+    /// Scripted twists that no request has met yet.
+    pub fn twists_left(&self) -> usize {
+        self.twists.len()
+    }
 }
 
 /// A running one. Clones share the books.
@@ -275,6 +284,7 @@ impl LedgerS3 {
             "Part" => {
                 let Some(upload) = books.uploads.get_mut(&id) else { return no_such_upload() };
                 let number = request.query["partNumber"].parse().unwrap();
+                books.part_requests += 1;
                 upload.parts.insert(number, Part { length, md5: md5.to_owned(), headers });
                 respond(200, &[("ETag", &format!("\"{md5}\""))], "")
             }

@@ -65,6 +65,11 @@ impl Proxy {
         plan.reverse();
     }
 
+    /// Scripted faults that no request has met yet.
+    pub fn left(&self) -> usize {
+        self.plan.lock().unwrap().len()
+    }
+
     /// Whether every scripted fault has happened.
     pub fn script_done(&self) -> bool {
         self.plan.lock().unwrap().is_empty()

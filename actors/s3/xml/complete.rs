@@ -23,6 +23,8 @@ pub struct CompletedPart {
     pub number: PartNumber,
     /// Its ETag, as given.
     pub etag: String,
+    /// Its checksums, as given: the element's name behind `Checksum`, and its value.
+    pub checksums: Vec<(String, String)>,
 }
 
 /// Reads the list of parts.
@@ -32,6 +34,7 @@ pub fn parse_complete(body: &[u8]) -> Result<CompleteRequest, S3Error> {
     let mut reader = Reader::new(body).map_err(malformed)?;
     let mut parts: Vec<CompletedPart> = Vec::new();
     let (mut number, mut etag, mut text) = (None, None, String::new());
+    let mut checksums: Vec<(String, String)> = Vec::new();
     while let Some(node) = reader.next().map_err(malformed)? {
         match node {
             Node::Open { name, depth: 1, .. } if name != "CompleteMultipartUpload" => {
@@ -50,6 +53,14 @@ pub fn parse_complete(body: &[u8]) -> Result<CompleteRequest, S3Error> {
             Node::Close { name, depth: 3 } if name == "ETag" => {
                 once(&mut etag, text.trim().to_owned())?;
             }
+            Node::Close { name, depth: 3 } => {
+                if let Some(of) = name.strip_prefix("Checksum") {
+                    if checksums.iter().any(|(have, _)| have == of) {
+                        return Err(malformed(XmlError::Unexpected));
+                    }
+                    checksums.push((of.to_owned(), text.trim().to_owned()));
+                }
+            }
             Node::Close { depth: 2, .. } => {
                 let (Some(number), Some(etag)) = (number.take(), etag.take()) else {
                     return Err(malformed(XmlError::Unexpected));
@@ -58,7 +69,8 @@ pub fn parse_complete(body: &[u8]) -> Result<CompleteRequest, S3Error> {
                     let message = "The list of parts was not in ascending order. Parts must be ordered by part number.";
                     return Err(S3Error::new(ErrorCode::InvalidPartOrder, message));
                 }
-                parts.push(CompletedPart { number, etag });
+                let checksums = std::mem::take(&mut checksums);
+                parts.push(CompletedPart { number, etag, checksums });
             }
             Node::Close { .. } => {}
         }
@@ -131,6 +143,12 @@ mod tests {
             parse_complete(document(&[("1", "&quot;a&quot;"), ("3", "b")]).as_bytes()).unwrap();
         assert_eq!(request.parts[0].etag, "\"a\"");
         assert_eq!(request.parts[1].number.get(), 3);
+        let with = "<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>a</ETag>\
+                    <ChecksumSHA1> x </ChecksumSHA1></Part><Part><PartNumber>2</PartNumber><ETag>b</ETag>\
+                    </Part></CompleteMultipartUpload>";
+        let request = parse_complete(with.as_bytes()).unwrap();
+        assert_eq!(request.parts[0].checksums, [("SHA1".to_owned(), "x".to_owned())]);
+        assert!(request.parts[1].checksums.is_empty());
     }
 
     #[test]
@@ -158,6 +176,8 @@ mod tests {
             "<PartNumber>1</PartNumber><PartNumber>2</PartNumber><ETag>a</ETag>",
             "<PartNumber>1</PartNumber><ETag>a</ETag><ETag>b</ETag>",
             "<PartNumber>1</PartNumber><ETag>a<X>b</X></ETag>",
+            "<PartNumber>1</PartNumber><ETag>a</ETag><ChecksumCRC32>a</ChecksumCRC32>\
+             <ChecksumCRC32>b</ChecksumCRC32>",
         ] {
             assert_eq!(part(fields), "MalformedXML", "{fields}");
         }

@@ -9,7 +9,7 @@ use time::format_description::well_known::Rfc3339;
 
 /// What every document of the gateway begins with.
 pub const DECLARATION: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
-const NAMESPACE: &str = "http://s3.amazonaws.com/doc/2006-03-01/";
+pub(super) const NAMESPACE: &str = "http://s3.amazonaws.com/doc/2006-03-01/";
 
 /// Escapes text; what XML 1.0 cannot hold (control characters) becomes U+FFFD. A CR is written as a
 /// reference: a parser reads a bare one as LF (XML 1.0, 2.11), and a key with one would change.
@@ -117,7 +117,7 @@ pub fn list_uploads_document(
 }
 
 /// S3's form of a time, milliseconds since 1970.
-fn timestamp(milliseconds: u64) -> String {
+pub(super) fn timestamp(milliseconds: u64) -> String {
     let nanoseconds = i128::from(milliseconds) * 1_000_000;
     OffsetDateTime::from_unix_timestamp_nanos(nanoseconds)
         .ok()
@@ -127,10 +127,23 @@ fn timestamp(milliseconds: u64) -> String {
 
 /// CompleteMultipartUpload's request: numbers and ETags, ascending.
 pub fn complete_request<'a>(parts: impl IntoIterator<Item = (u32, &'a str)>) -> String {
+    checked_complete_request(parts.into_iter().map(|(number, etag)| (number, etag, None)))
+}
+
+/// As [`complete_request`], with each part's checksum where it has one: the algorithm's name as S3 spells
+/// it (`CRC32C`), and the base64 value.
+pub fn checked_complete_request<'a>(
+    parts: impl IntoIterator<Item = (u32, &'a str, Option<(&'a str, &'a str)>)>,
+) -> String {
     let mut document = format!("{DECLARATION}<CompleteMultipartUpload xmlns=\"{NAMESPACE}\">");
-    for (number, etag) in parts {
+    for (number, etag, checksum) in parts {
+        document.push_str("<Part>");
+        if let Some((algorithm, value)) = checksum {
+            document
+                .push_str(&format!("<Checksum{algorithm}>{}</Checksum{algorithm}>", text(value)));
+        }
         document.push_str(&format!(
-            "<Part><PartNumber>{number}</PartNumber><ETag>{}</ETag></Part>",
+            "<PartNumber>{number}</PartNumber><ETag>{}</ETag></Part>",
             text(etag)
         ));
     }

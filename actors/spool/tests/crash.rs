@@ -149,8 +149,13 @@ fn learn(known: &mut BTreeMap<usize, Known>, note: &Note) {
         }),
         Note::Delivering(tag) => change(tag, &|upload| upload.must_be_there = false),
         Note::Delivered(tag) => change(tag, &|upload| upload.must_be_gone = true),
-        Note::Quarantining(tag) => change(tag, &|upload| upload.quarantined = None),
-        Note::Quarantined(tag) => change(tag, &|upload| upload.quarantined = Some(true)),
+        Note::Quarantining(tag) => change(tag, &|upload| {
+            upload.quarantined = None;
+            upload.upload_ids.push(None);
+        }),
+        Note::Quarantined(tag) => change(tag, &|upload| {
+            (upload.quarantined, upload.upload_ids) = (Some(true), vec![None]);
+        }),
         Note::Noting(tag, id) => change(tag, &|upload| upload.upload_ids.push(id.clone())),
         Note::Noted(tag, id) => change(tag, &|upload| upload.upload_ids = vec![id.clone()]),
     }

@@ -120,6 +120,23 @@ async fn a_delivery_that_cannot_be_recorded_blocks_its_key_alone() {
     assert_eq!(open(&disk).totals().quarantined, 0);
 }
 
+/// A commit that failed may have reached the disk: the next start would deliver it over what was written
+/// through to its key meanwhile, so nothing is, whoever still waits for the commit.
+#[tokio::test]
+async fn a_key_whose_commit_failed_is_pending_until_the_next_start() {
+    let (disk, spool) = spool();
+    put(&spool, "before", b"x", false).await.unwrap();
+    disk.fail_after(0);
+    put(&spool, "doubtful", b"x", false).await.unwrap_err();
+    assert!(spool.is_pending("bucket", "doubtful") && !spool.is_pending("bucket", "other"));
+    let waiting = spool.delivered_all("bucket", "doubtful");
+    let for_long = std::time::Duration::from_millis(20);
+    tokio::time::timeout(for_long, waiting).await.unwrap_err();
+    // One that was never tried is in no doubt.
+    let reservation = spool.reserve(1).map(drop);
+    assert!(reservation.is_err());
+}
+
 /// "Spool disk full: 503 SlowDown before the body is read; recovers <= 5 s after space returns."
 #[tokio::test]
 async fn a_full_disk_is_refused_at_once_and_used_again_when_it_has_room() {

@@ -17,10 +17,10 @@ async fn what_was_set_aside_waits_again_in_its_old_place() {
     let old = put(&spool, "key", b"old", false).await.unwrap();
     assert_eq!(set_aside(&spool).await, old);
     let new = put(&spool, "key", b"new", false).await.unwrap();
-    assert_eq!(spool.retry(new).await.unwrap(), Retried::NotSetAside);
-    assert_eq!(spool.retry(new + 1).await.unwrap(), Retried::Unknown);
-    assert_eq!(spool.retry(0).await.unwrap(), Retried::Unknown);
-    let (first, second) = tokio::join!(spool.retry(old), spool.retry(old));
+    assert_eq!(spool.retry(new, false).await.unwrap(), Retried::NotSetAside);
+    assert_eq!(spool.retry(new + 1, false).await.unwrap(), Retried::Unknown);
+    assert_eq!(spool.retry(0, false).await.unwrap(), Retried::Unknown);
+    let (first, second) = tokio::join!(spool.retry(old, false), spool.retry(old, false));
     let mut ends = [first.unwrap(), second.unwrap()];
     ends.sort_by_key(|end| *end == Retried::NotSetAside);
     assert_eq!(ends, [Retried::Waits, Retried::NotSetAside]);
@@ -44,7 +44,8 @@ async fn what_comes_back_waits_for_the_one_that_is_under_way() {
     let new = put(&spool, "key", b"new", false).await.unwrap();
     let claim = spool.claim(Instant::now()).unwrap();
     assert_eq!(claim.seq(), new);
-    assert_eq!(spool.retry(old).await.unwrap(), Retried::Waits);
+    assert_eq!(spool.retry(old, false).await.unwrap(), Retried::Overtaken);
+    assert_eq!(spool.retry(old, true).await.unwrap(), Retried::Waits);
     assert!(spool.claim(Instant::now()).is_none(), "two of a key at a time");
     claim.failed(Instant::now());
     let claim = spool.claim(Instant::now()).unwrap();
@@ -65,9 +66,35 @@ async fn one_whose_file_is_gone_stays_set_aside() {
     }
     let (gone, entry) = spool.list(0, 1).pop().unwrap();
     spool.disk().remove(entry.files().next().unwrap()).unwrap();
-    assert!(matches!(spool.retry(gone).await.unwrap(), Retried::Lame(_)));
+    assert!(matches!(spool.retry(gone, false).await.unwrap(), Retried::Lame(_)));
     assert!(matches!(spool.verify(gone, || {}).await, Verified::Rotten(_)));
     assert!(spool.bytes_of(gone).await.is_err());
-    assert_eq!(spool.retry_all(|| {}).await.unwrap(), (2, 1));
+    let all = RetriedAll { waiting: 2, damaged: 1, superseded: 0 };
+    assert_eq!(spool.retry_all(false, || {}).await.unwrap(), all);
     assert_eq!(spool.totals().quarantined, 1);
+}
+
+/// "A retry of an old quarantined upload must not overwrite a newer delivered one", also after a restart.
+#[tokio::test]
+async fn what_was_superseded_stays_aside_unless_it_is_forced() {
+    let (disk, spool) = spool();
+    let old = put(&spool, "key", b"old", false).await.unwrap();
+    set_aside(&spool).await;
+    let other = put(&spool, "other", b"other", false).await.unwrap();
+    set_aside(&spool).await;
+    let new = put(&spool, "key", b"new", false).await.unwrap();
+    assert_eq!(spool.claim(Instant::now()).unwrap().seq(), new);
+    let claim = spool.claim(Instant::now()).unwrap();
+    let syncs = disk.syncs();
+    claim.delivered().await.unwrap();
+    assert!(disk.syncs() - syncs <= 2, "the mark is in the same transaction");
+    drop(spool);
+    let spool = open(&disk);
+    let of = |seq| spool.entry(seq).unwrap().quarantined.as_ref().unwrap().superseded;
+    assert_eq!((of(old), of(other)), (Some(new), None));
+    assert_eq!(spool.retry(old, false).await.unwrap(), Retried::Superseded(new));
+    let all = RetriedAll { waiting: 1, damaged: 0, superseded: 1 };
+    assert_eq!(spool.retry_all(false, || {}).await.unwrap(), all);
+    assert_eq!(spool.retry(old, true).await.unwrap(), Retried::Waits);
+    assert_eq!(spool.claim(Instant::now()).unwrap().entry().quarantined, None);
 }

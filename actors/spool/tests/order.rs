@@ -173,6 +173,23 @@ async fn whoever_waits_for_a_key_waits_for_all_of_it_and_for_nothing_else() {
     assert_eq!((spool.totals().entries, spool.totals().quarantined), (2, 1));
 }
 
+/// On a key that is written all the time there is always one pending: what came later is not waited for.
+#[tokio::test]
+async fn whoever_waits_for_a_hot_key_waits_for_what_was_there() {
+    let (_disk, spool) = spool();
+    put(&spool, "a", b"old", false).await.unwrap();
+    let waiting = tokio::spawn({
+        let spool = Arc::clone(&spool);
+        async move { spool.delivered_all("bucket", "a").await }
+    });
+    tokio::task::yield_now().await;
+    put(&spool, "a", b"new", false).await.unwrap();
+    assert!(!waiting.is_finished());
+    spool.claim(Instant::now()).unwrap().delivered().await.unwrap();
+    tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap().unwrap();
+    assert!(spool.is_pending("bucket", "a"));
+}
+
 #[tokio::test]
 async fn inline_bodies_are_read_while_they_are_on_record() {
     let (_disk, spool) = spool();

@@ -53,9 +53,11 @@ fn the_defaults_are_those_of_the_documentation() {
         max_entries: 1_000_000,
         min_free: GIB,
         deliveries: 16,
+        max_rate: None,
         backoff_base: SECOND,
         backoff_cap: 3600 * SECOND,
         wait: 30 * SECOND,
+        multipart_ttl: 7 * 24 * 3600 * SECOND,
     };
     assert_eq!(spool, expected);
     assert_eq!(audit, AuditSettings { target: AuditTarget::None, required: false });

@@ -1,0 +1,379 @@
+//! Multipart uploads of clients whose parts stand here until they are completed, and are an entry then.
+//!
+//! What is decided of an upload is decided under the lock of its table, and queued for the journal under
+//! it: the journal's order is that of the decisions. What follows from it, for the table, the account and
+//! the files, follows when it is durable, whether or not anybody still waits.
+
+mod check;
+mod record;
+mod table;
+
+pub use check::part_checksum;
+pub use record::{ChecksumRule, ClientUpload, Completed, StoredPart, UploadId};
+pub use table::OpenUpload;
+
+pub(super) use record::decode;
+pub(super) use table::{COMPLETED, Counts, Uploads};
+
+use super::journal::{Change, wait};
+use super::limits::{self, Amount};
+use super::{Doubt, Entry, EntryContent, Reservation, Spool, State, weight};
+use crate::s3::error::{ErrorCode, S3Error};
+use crate::s3::xml::{CompleteRequest, ListedPart, PartsPage};
+use record::encode;
+use std::collections::HashSet;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use table::{Look, Placed, Snapshot};
+use tokio::sync::watch;
+
+/// Parts of the largest page, and of one that says nothing (S3's own).
+const MAX_LISTED: usize = 1000;
+
+/// How often a Complete is decided anew because parts came meanwhile: who sends parts beside it cannot
+/// keep it here for ever.
+const TRIES: usize = 16;
+
+/// Uploads that are ended for their age at a time: they share commits.
+const MOST_EXPIRED: usize = 64;
+
+/// Why an upload was not completed.
+#[derive(Debug)]
+pub enum CompleteError {
+    /// What the client is told.
+    Refused(S3Error),
+    /// The journal has failed: nobody knows what it says of the upload.
+    Failed(io::Error),
+}
+
+impl Spool {
+    /// Puts a new multipart upload on record; it is durable when this returns. The reservation is for its
+    /// record.
+    ///
+    /// Errors: the journal has failed.
+    pub async fn begin_upload(
+        &self,
+        upload: ClientUpload,
+        reservation: Reservation,
+    ) -> io::Result<UploadId> {
+        let change = Change::Begin { record: encode(&upload)? };
+        let (state, token) = (Arc::clone(&self.state), upload.token);
+        let applied = move |number| {
+            reservation.store(Amount::one(0));
+            state.uploads().insert(number, Arc::new(upload));
+        };
+        let (number, done) = self.journal.submit(None, change, applied)?;
+        wait(done).await?;
+        Ok(UploadId { number, token })
+    }
+
+    /// What an upload was begun with; None: there is none that takes parts.
+    pub fn upload(&self, id: UploadId) -> Option<Arc<ClientUpload>> {
+        self.state.uploads().upload(id)
+    }
+
+    /// Whether an upload was begun and not ended, also if that is under way.
+    pub fn has_upload(&self, id: UploadId) -> bool {
+        self.state.uploads().has(id)
+    }
+
+    /// Puts a part on record, instead of what had its number; it is durable when this returns. Its file
+    /// must have been synced before, and is the spool's from here on. False: the upload was ended
+    /// meanwhile, and the part goes.
+    ///
+    /// Errors: the journal has failed, and the part may be on record or not.
+    pub async fn put_part(
+        &self,
+        id: UploadId,
+        part: StoredPart,
+        reservation: Reservation,
+    ) -> io::Result<bool> {
+        let change = Change::Part { number: part.part.number, record: encode(&part)? };
+        let kept = Arc::new(AtomicBool::new(false));
+        let done = {
+            let uploads = self.state.uploads();
+            if !uploads.is_open(id) {
+                self.discard(part.file().into_iter().collect());
+                return Ok(false);
+            }
+            let (state, kept) = (Arc::clone(&self.state), Arc::clone(&kept));
+            let applied = move |number| {
+                kept.store(state.part_stored(number, part, reservation), Ordering::Release);
+            };
+            self.journal.submit(Some(id.number), change, applied)?.1
+        };
+        wait(done).await?;
+        Ok(kept.load(Ordering::Acquire))
+    }
+
+    /// The parts of an upload behind `marker`, at most `most` of them; None: there is none that takes
+    /// parts.
+    pub fn list_parts(&self, id: UploadId, marker: u32, most: Option<u32>) -> Option<PartsPage> {
+        let Look::Open(Snapshot { upload, parts, .. }) = self.state.uploads().look(id) else {
+            return None;
+        };
+        let most = most.map_or(MAX_LISTED, |most| most as usize).min(MAX_LISTED);
+        let mut behind = parts.values().filter(|part| u32::from(part.part.number) > marker);
+        let mut listed: Vec<ListedPart> = behind.by_ref().take(most).map(listed).collect();
+        if upload.checksum.is_none() {
+            listed.iter_mut().for_each(|part| part.checksum = None);
+        }
+        let class = upload.headers.iter().find(|(name, _)| name == "x-amz-storage-class");
+        let class = class.map(|(_, value)| String::from_utf8_lossy(value).into_owned());
+        Some(PartsPage {
+            principal: upload.principal.clone(),
+            storage_class: class.unwrap_or_default(),
+            checksum: upload.checksum.map(|rule| (rule.algorithm, rule.kind)),
+            marker,
+            most,
+            parts: listed,
+            truncated: behind.next().is_some(),
+        })
+    }
+
+    /// Makes an entry of an upload; it is durable and due when this returns. `headers`: those of the
+    /// request that pass on. `now`: milliseconds since 1970.
+    ///
+    /// One that asks again, with the same parts, is told the same again, as long as it is among the last
+    /// 4,096.
+    ///
+    /// Errors: what S3 would refuse, 404 NoSuchUpload, 409 OperationAborted; the journal has
+    /// failed.
+    pub async fn complete_upload(
+        self: &Arc<Self>,
+        id: UploadId,
+        asked: &CompleteRequest,
+        headers: Vec<(String, Vec<u8>)>,
+        now: u64,
+    ) -> Result<Completed, CompleteError> {
+        let mut waited = false;
+        for _ in 0..TRIES {
+            let looked = self.state.uploads().look(id);
+            let found = match looked {
+                Look::Open(found) => found,
+                Look::Closing(mut ended) => {
+                    if std::mem::replace(&mut waited, true) {
+                        return Err(CompleteError::Failed(io::Error::other("it cannot be ended")));
+                    }
+                    // Nothing is ever sent: it is closed.
+                    let _ = ended.changed().await;
+                    continue;
+                }
+                Look::Completed(completed)
+                    if check::etag_of(asked).as_ref() == Some(&completed.etag) =>
+                {
+                    return Ok(completed);
+                }
+                Look::Completed(_) | Look::Unknown => {
+                    return Err(CompleteError::Refused(no_such_upload()));
+                }
+            };
+            let made = check::complete((id, &found.upload), &found.parts, asked, headers.clone());
+            let (parts, completed) = made.map_err(CompleteError::Refused)?;
+            let upload = &found.upload;
+            let entry = Entry {
+                bucket: upload.bucket.clone(),
+                key: upload.key.clone(),
+                accepted: now,
+                principal: upload.principal.clone(),
+                headers: upload.headers.clone(),
+                content: EntryContent::Parts(parts),
+                quarantined: None,
+                upload_id: None,
+            };
+            // Before the lock: ten thousand parts are a large record.
+            let record = entry.encode().map_err(CompleteError::Failed)?;
+            let told = encode(&completed).map_err(CompleteError::Failed)?;
+            let ended = self.end_by(id, Some(found.version), |ended| {
+                let change = Change::Complete { upload: id.number, record, completed: told };
+                let (entry, completed) = (Arc::new(entry), completed.clone());
+                let state = Some(Arc::clone(&self.state));
+                let doubt = Doubt { state, entry: Arc::clone(&entry) };
+                let applied = move |seq| {
+                    if let Some(state) = doubt.dispel() {
+                        state.completed(seq, entry, completed);
+                    }
+                    drop(ended);
+                };
+                Ok(self.journal.submit(None, change, applied)?.1)
+            });
+            if let Some(done) = ended.map_err(CompleteError::Failed)? {
+                wait(done).await.map_err(CompleteError::Failed)?;
+                return Ok(completed);
+            }
+        }
+        let message = "Parts of this upload are being sent at the same time. Please try again.";
+        Err(CompleteError::Refused(S3Error::new(ErrorCode::OperationAborted, message)))
+    }
+
+    /// Ends an upload and removes its parts; that is durable when it returns. False: there is none, or
+    /// not any more.
+    ///
+    /// Errors: the journal has failed.
+    pub async fn abort_upload(&self, id: UploadId) -> io::Result<bool> {
+        for waited in [false, true] {
+            let looked = match self.state.uploads().look(id) {
+                Look::Open(_) => None,
+                Look::Closing(ended) => Some(ended),
+                Look::Completed(_) | Look::Unknown => return Ok(false),
+            };
+            if let Some(mut ended) = looked {
+                if waited {
+                    break;
+                }
+                let _ = ended.changed().await;
+                continue;
+            }
+            if self.end_upload(id).await? {
+                return Ok(true);
+            }
+        }
+        Err(io::Error::other("it cannot be ended"))
+    }
+
+    /// Ends uploads that gave no sign of life for `ttl`: neither begun nor sent a part since. `now`:
+    /// milliseconds since 1970. Gives those that were ended, at most 64 of them.
+    ///
+    /// Errors: the journal has failed.
+    pub async fn expire_uploads(
+        &self,
+        now: u64,
+        ttl: Duration,
+    ) -> io::Result<Vec<(UploadId, Arc<ClientUpload>)>> {
+        if self.state.latch.reason().is_some() {
+            return Ok(Vec::new());
+        }
+        let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        let idle = self.state.uploads().idle(now.saturating_sub(ttl), MOST_EXPIRED);
+        let mut ended = Vec::new();
+        for (id, upload) in idle {
+            if self.end_upload(id).await? {
+                ended.push((id, upload));
+            }
+        }
+        Ok(ended)
+    }
+
+    /// Ends an upload unless somebody else does.
+    async fn end_upload(&self, id: UploadId) -> io::Result<bool> {
+        let done = self.end_by(id, None, |ended| {
+            let state = Arc::clone(&self.state);
+            let applied = move |number| {
+                state.ended(number);
+                drop(ended);
+            };
+            Ok(self.journal.submit(Some(id.number), Change::End, applied)?.1)
+        })?;
+        let Some(done) = done else { return Ok(false) };
+        wait(done).await?;
+        Ok(true)
+    }
+
+    /// Queues the end of an upload, unless somebody else ends it or it has other parts than at this
+    /// version.
+    fn end_by<T>(
+        &self,
+        id: UploadId,
+        version: Option<u64>,
+        queue: impl FnOnce(watch::Sender<()>) -> io::Result<T>,
+    ) -> io::Result<Option<T>> {
+        let (ended, receiver) = watch::channel(());
+        let mut uploads = self.state.uploads();
+        if !uploads.close(id, version, receiver) {
+            return Ok(None);
+        }
+        let queued = queue(ended);
+        if queued.is_err() {
+            uploads.reopen(id);
+        }
+        queued.map(Some)
+    }
+}
+
+impl State {
+    /// A part is on record. Whether it is its upload's.
+    fn part_stored(&self, number: u64, part: StoredPart, reservation: Reservation) -> bool {
+        reservation.store(Amount::one(part.body().length));
+        let orphan = part.file();
+        let placed = self.uploads().place(number, part.clone());
+        match placed {
+            Some(Placed::Kept(before)) => {
+                self.give_back(before.into_iter().collect(), &HashSet::new());
+                true
+            }
+            // They go when the upload does.
+            Some(Placed::Late) => false,
+            // The queue has no part behind its upload's end.
+            None => {
+                log::error!("spool: part {orphan:?} came behind the end of upload {number}");
+                self.give_back(vec![part], &HashSet::new());
+                false
+            }
+        }
+    }
+
+    /// An upload is an entry now.
+    fn completed(&self, seq: u64, entry: Arc<Entry>, completed: Completed) {
+        let number = completed.upload;
+        let named: HashSet<_> = entry.files().collect();
+        let mut uploads = self.uploads();
+        let parts = uploads.end(number).unwrap_or_default();
+        uploads.remember(seq, completed);
+        drop(uploads);
+        {
+            let mut account = limits::lock(&self.account);
+            account.unstore(Amount::one(0));
+            account.store(weight(&entry));
+            let kept =
+                parts.iter().filter(|part| part.file().is_some_and(|id| named.contains(&id)));
+            kept.for_each(|part| account.unstore(Amount::one(part.body().length)));
+        }
+        self.index().insert(seq, entry);
+        self.give_back(parts, &named);
+        self.notify();
+    }
+
+    /// An upload is gone.
+    fn ended(&self, number: u64) {
+        let parts = self.uploads().end(number).unwrap_or_default();
+        limits::lock(&self.account).unstore(Amount::one(0));
+        self.give_back(parts, &HashSet::new());
+    }
+
+    /// Parts that nothing stands for any more: their room and their files, but for those that are named.
+    fn give_back(&self, parts: Vec<StoredPart>, named: &HashSet<super::BodyId>) {
+        let mut files = Vec::new();
+        let mut account = limits::lock(&self.account);
+        for part in parts {
+            let Some(file) = part.file().filter(|file| !named.contains(file)) else { continue };
+            account.unstore(Amount::one(part.body().length));
+            files.push(file);
+        }
+        drop(account);
+        self.janitor.remove(files);
+    }
+}
+
+fn listed(stored: &StoredPart) -> ListedPart {
+    use crate::payload::ChecksumAlgorithm;
+    let part = &stored.part;
+    let checksum = part.checksum.as_ref();
+    let checksum = checksum
+        .and_then(|(header, value)| Some((ChecksumAlgorithm::from_header(header)?, value.clone())));
+    ListedPart {
+        number: part.number,
+        stored: stored.stored,
+        etag: part.body.md5_hex(),
+        size: part.body.length,
+        checksum,
+    }
+}
+
+/// What is said of an upload that is none, or none any more.
+pub fn no_such_upload() -> S3Error {
+    let message = "The specified upload does not exist. The upload ID may be invalid, or the upload may \
+                   have been aborted or completed.";
+    S3Error::new(ErrorCode::NoSuchUpload, message)
+}
