@@ -226,11 +226,10 @@ impl Spool {
         let record = entry.encode()?;
         let files = entry.files().next().is_some();
         let (state, entry) = (Arc::clone(&self.state), Arc::new(entry));
-        let doubt = Doubt { state: Some(state), entry: Arc::clone(&entry) };
+        let doubt = Doubt::of(&state, &entry);
         let applied = move |seq| {
-            if let Some(state) = doubt.dispel() {
-                state.committed(seq, entry, reservation);
-            }
+            doubt.dispel();
+            state.committed(seq, entry, reservation);
         };
         let (seq, done) = self.journal.add(record, inline, files, applied)?;
         wait(done).await?;
@@ -378,14 +377,20 @@ fn weight(entry: &Entry) -> Amount {
 
 /// An entry that is being put on record. Dropped before that is known to be done, it may be there: the next
 /// start would deliver it, over whatever was written to its key meanwhile.
+#[derive(Debug)]
 struct Doubt {
     state: Option<Arc<State>>,
     entry: Arc<Entry>,
 }
 
 impl Doubt {
-    fn dispel(mut self) -> Option<Arc<State>> {
-        self.state.take()
+    fn of(state: &Arc<State>, entry: &Arc<Entry>) -> Doubt {
+        Doubt { state: Some(Arc::clone(state)), entry: Arc::clone(entry) }
+    }
+
+    /// It is on record.
+    fn dispel(mut self) {
+        self.state = None;
     }
 }
 

@@ -181,7 +181,7 @@ async fn a_certificate_that_is_not_trusted_is_503_and_the_log_says_why() {
             assert!(!answer.text().contains("TLS"), "{}", answer.text());
         }
         for words in told {
-            assert!(gateway.log().contains(words), "{}", gateway.log());
+            gateway.log_with(words).await;
         }
         gateway.settled().await;
     }

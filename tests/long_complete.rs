@@ -98,6 +98,7 @@ async fn white_space_flows_until_the_outcome_is_known() {
     assert_eq!(backend.object("k").unwrap(), payload(1000));
 
     gateway.log_with(&request_id).await;
+    gateway.log_with(&format!("access] request_id={request_id}")).await;
     let line = access_line(&gateway, &request_id).unwrap();
     assert!(line.contains("status=200 code= "), "{line}");
     let took: f64 = line.rsplit("duration_ms=").next().unwrap().trim().parse().unwrap();
@@ -137,6 +138,7 @@ async fn a_late_failure_is_an_error_inside_the_200() {
     assert_eq!(answer.element("RequestId"), request_id);
     let request_id = request_id.unwrap();
     gateway.log_with(&request_id).await;
+    gateway.log_with(&format!("access] request_id={request_id}")).await;
     let line = access_line(&gateway, &request_id).unwrap();
     assert!(line.contains(&format!("status=200 code={} ", early.code())), "{line}");
     assert_eq!(backend.object("k"), None);

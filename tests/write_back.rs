@@ -285,7 +285,7 @@ async fn what_the_backend_will_never_take_is_set_aside() {
         .await;
     };
     set_aside(&rig).await;
-    assert!(rig.gateway.log().contains("AccessDenied"), "{}", rig.gateway.log());
+    rig.gateway.log_with("AccessDenied").await;
     rig.kill_and_restart().await;
     set_aside(&rig).await;
     assert_eq!(rig.put("next", b"y").await.status, 200);

@@ -8,8 +8,11 @@ use crate::support::gateway::{Gateway, Setup};
 use crate::support::ledger_s3::{LedgerS3, Twist};
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::{payload, times};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use md5::Digest as _;
+use mizuchi_actors::payload::{ChecksumAlgorithm, Hasher};
 use mizuchi_actors::spool::{
     Body, Entry, EntryContent, Folder, Limits, PartBody, Parts, Place, Spool,
 };
@@ -102,6 +105,12 @@ fn etag(parts: &[Vec<u8>]) -> String {
     format!("\"{hex}-{}\"", parts.len())
 }
 
+fn crc32c(body: &[u8]) -> Vec<u8> {
+    let mut hasher = Hasher::new(ChecksumAlgorithm::Crc32c);
+    hasher.update(body);
+    hasher.finish()
+}
+
 async fn delivered(gateway: &Gateway) {
     eventually("everything is delivered", async || {
         gateway.metric("mizuchi_spool_entries").await == 0.0
@@ -126,6 +135,54 @@ async fn a_multipart_upload_arrives_as_it_was_acknowledged() {
     assert_eq!(backend.open_uploads(), 0);
     assert_eq!(gateway.metric("mizuchi_spool_other_etags_total").await, 0.0);
     assert_eq!(gateway.metric("mizuchi_uploads_on_record").await, 0.0);
+    gateway.settled().await;
+}
+
+/// The same from the client to the backend: acknowledged while it is away, with checksums, and delivered as the
+/// client would have sent it.
+#[tokio::test]
+async fn a_client_s_multipart_upload_is_what_the_backend_gets() {
+    let (kept, s3) = (Kept::new(), LedgerS3::start(true).await);
+    let proxy = Proxy::start(s3.address).await;
+    proxy.set_away(true);
+    let gateway = kept.start(Setup::over(proxy.address), "").await;
+    let mut client = Client::connect(&gateway).await;
+    let begin = Request::method("POST", "key").query("uploads", "");
+    let begin =
+        begin.header("x-amz-meta-colour", "blue").header("x-amz-checksum-algorithm", "CRC32C");
+    let id = client.send(begin, b"").await.element("UploadId").unwrap();
+    let parts = parts([(5 << 20) + 3, 77]);
+    let mut document = String::new();
+    for (number, body) in (1..).zip(&parts) {
+        let crc = BASE64.encode(crc32c(body));
+        let part = Request::put("key", body.len()).query("partNumber", &number.to_string());
+        let part = part.query("uploadId", &id).header("x-amz-checksum-crc32c", &crc);
+        let answer = client.send(part, body).await;
+        let etag = answer.header("etag").unwrap();
+        document.push_str(&format!(
+            "<Part><ChecksumCRC32C>{crc}</ChecksumCRC32C><ETag>{etag}</ETag><PartNumber>{number}\
+             </PartNumber></Part>"
+        ));
+    }
+    let sent = format!("<CompleteMultipartUpload>{document}</CompleteMultipartUpload>");
+    let complete = Request { method: "POST", ..Request::put("key", sent.len()) };
+    let answer = client.send(complete.query("uploadId", &id), sent.as_bytes()).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(answer.element("ETag").map(|etag| etag.replace("&quot;", "\"")), Some(etag(&parts)));
+    assert_eq!(s3.books(|books| books.created), 0);
+    proxy.set_away(false);
+    delivered(&gateway).await;
+    s3.books(|books| {
+        let object = &books.objects["key"];
+        assert_eq!(object.etag, etag(&parts));
+        assert_eq!(object.headers["x-amz-meta-colour"], "blue");
+        assert_eq!(object.headers["x-amz-checksum-algorithm"], "CRC32C");
+        assert_eq!(books.complete_document.matches("<ChecksumCRC32C>").count(), 2);
+        for (body, md5) in parts.iter().zip(&object.part_md5s) {
+            assert_eq!(*md5, BASE64.encode(md5::Md5::digest(body)));
+            assert!(books.complete_document.contains(&BASE64.encode(crc32c(body))));
+        }
+    });
     gateway.settled().await;
 }
 

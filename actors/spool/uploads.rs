@@ -188,13 +188,12 @@ impl Spool {
             let told = encode(&completed).map_err(CompleteError::Failed)?;
             let ended = self.end_by(id, Some(found.version), |ended| {
                 let change = Change::Complete { upload: id.number, record, completed: told };
-                let (entry, completed) = (Arc::new(entry), completed.clone());
-                let state = Some(Arc::clone(&self.state));
-                let doubt = Doubt { state, entry: Arc::clone(&entry) };
+                let (state, completed) = (Arc::clone(&self.state), completed.clone());
+                let entry = Arc::new(entry);
+                let doubt = Doubt::of(&state, &entry);
                 let applied = move |seq| {
-                    if let Some(state) = doubt.dispel() {
-                        state.completed(seq, entry, completed);
-                    }
+                    doubt.dispel();
+                    state.completed(seq, entry, completed);
                     drop(ended);
                 };
                 Ok(self.journal.submit(None, change, applied)?.1)

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 pub const ACCESS_KEY: &str = "AKIATESTTESTTESTTEST";
@@ -19,6 +20,8 @@ pub struct Gateway {
     pub address: SocketAddr,
     pub admin: SocketAddr,
     log: Arc<Mutex<String>>,
+    /// Ends when standard error does.
+    reader: Option<JoinHandle<()>>,
     /// Removed after the process has ended.
     pub memory: Option<MemoryLimit>,
     _directory: tempfile::TempDir,
@@ -156,7 +159,7 @@ impl Setup {
         let log = Arc::new(Mutex::new(String::new()));
         let stderr = child.stderr.take().unwrap();
         let sink = Arc::clone(&log);
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 let mut log = sink.lock().unwrap();
                 log.push_str(&line);
@@ -177,7 +180,8 @@ impl Setup {
             }
             std::thread::sleep(std::time::Duration::from_millis(10));
         };
-        Gateway { child, address, admin, log, memory: self.memory, _directory: directory }
+        let reader = Some(reader);
+        Gateway { child, address, admin, log, reader, memory: self.memory, _directory: directory }
     }
 }
 
@@ -311,11 +315,14 @@ impl Gateway {
         assert!(status.unwrap().success());
     }
 
-    /// Waits for the process to end.
+    /// Waits for the process to end, and for the last line of its log.
     pub async fn ended(&mut self) -> std::process::ExitStatus {
         let started = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
+                if let Some(reader) = self.reader.take() {
+                    reader.join().unwrap();
+                }
                 return status;
             }
             assert!(started.elapsed() < PATIENCE, "the gateway did not end:\n{}", self.log());

@@ -75,6 +75,8 @@ pub struct Books {
     pub part_lengths: Vec<u64>,
     /// The last Complete's headers.
     pub complete_headers: HashMap<String, String>,
+    /// Its document.
+    pub complete_document: String,
     twists: Vec<(&'static str, Twist)>,
     next: u64,
 }
@@ -292,6 +294,7 @@ impl LedgerS3 {
                 let Some(upload) = books.uploads.remove(&id) else { return no_such_upload() };
                 books.completed += 1;
                 books.complete_headers = headers;
+                books.complete_document = body.to_owned();
                 books.part_lengths = upload.parts.values().map(|part| part.length).collect();
                 let mut all = md5::Md5::new();
                 for part in upload.parts.values() {
