@@ -236,6 +236,15 @@ impl Spool {
         Ok(seq)
     }
 
+    /// Ends it: what is queued is written, and nothing is taken or recorded from then on. So that the next
+    /// start finds the journal closed, whoever still holds the spool.
+    pub async fn close(self: &Arc<Self>) {
+        let spool = Arc::clone(self);
+        if let Err(error) = tokio::task::spawn_blocking(move || spool.journal.close()).await {
+            log::error!("the spool could not be closed: {error}");
+        }
+    }
+
     /// Stops all acknowledgements: a body's sync has failed, say.
     pub fn latch(&self, reason: impl Into<String>) {
         self.state.latch.set(reason.into());

@@ -20,7 +20,7 @@ use mizuchi_actors::orphan_sweeper::OrphanSweeper;
 use mizuchi_actors::orphans::Ledger;
 use mizuchi_actors::s3::address::{BucketAddress, Router};
 use mizuchi_actors::s3_client_actor::S3ClientActor;
-use mizuchi_actors::spool::{Pacing, Places};
+use mizuchi_actors::spool::{Pacing, Places, Spool};
 use mizuchi_actors::tap::TapConfig;
 use mizuchi_actors::transfer::{PipeCache, Rate, ReplayResources, Turns};
 use mizuchi_actors::upload_supervisor::UploadSupervisor;
@@ -43,6 +43,7 @@ pub struct Gateway {
     admission: Arc<Admission>,
     ready: Arc<AtomicBool>,
     ledger: Arc<Ledger>,
+    spool: Option<Arc<Spool>>,
     /// Keep the keys of tokens' issuers fresh.
     key_sets: JoinSet<()>,
     /// Reads files again that change; ended with the gateway.
@@ -65,6 +66,7 @@ impl Gateway {
         let key_sets = key_sets.keep(&metrics);
         let ready = Arc::new(AtomicBool::new(false));
         let ledger = Arc::clone(&engine.ledger);
+        let spool = engine.spool.clone();
         let admission =
             Arc::new(Admission::new(settings.admission.uploads, settings.admission.queue_wait));
         let admin_tls = match &settings.admin.tls {
@@ -120,6 +122,7 @@ impl Gateway {
             admission,
             ready,
             ledger,
+            spool,
             reload,
             backend_keys,
             key_sets,
@@ -144,6 +147,7 @@ impl Gateway {
             admission,
             ready,
             ledger,
+            spool,
             reload,
             backend_keys,
             mut key_sets,
@@ -167,6 +171,9 @@ impl Gateway {
         audit.close().await;
         if let Err(error) = ledger.flush().await {
             log::error!("the upload journal could not be written at the end: {error}");
+        }
+        if let Some(spool) = spool {
+            spool.close().await;
         }
         drop(backend_keys);
         key_sets.shutdown().await;

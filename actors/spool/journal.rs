@@ -15,7 +15,7 @@ use redb::{
     ReadableTableMetadata, StorageBackend, TableDefinition, WriteTransaction,
 };
 use std::io;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -257,8 +257,8 @@ impl Opened {
         let thread = std::thread::Builder::new()
             .name("spool-journal".to_owned())
             .spawn(move || writer.run())?;
-        let queue = Mutex::new(Some(Queue { next, sender }));
-        Ok(Journal { queue, database: Some(database), latch, thread: Some(thread) })
+        let running = Mutex::new(Some(Running { next, sender, database, thread }));
+        Ok(Journal { running, latch })
     }
 }
 
@@ -343,20 +343,21 @@ fn other_version(version: u64) -> io::Error {
     )
 }
 
-/// The running journal. Dropping it waits for what is queued: at most a few commits.
+/// The running journal. Dropping it closes it.
 #[derive(Debug)]
 pub(super) struct Journal {
-    queue: Mutex<Option<Queue>>,
-    /// To read inline bodies. None: it is being dropped.
-    database: Option<Arc<Database>>,
+    /// None: it was closed.
+    running: Mutex<Option<Running>>,
     latch: Arc<Latch>,
-    thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
-struct Queue {
+struct Running {
     next: u64,
     sender: mpsc::Sender<Submitted>,
+    /// To read inline bodies.
+    database: Arc<Database>,
+    thread: JoinHandle<()>,
 }
 
 /// Ends when a change is durable or has failed.
@@ -399,20 +400,33 @@ impl Journal {
             return Err(error);
         }
         let (done, receiver) = oneshot::channel();
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        let queue = queue.as_mut().ok_or_else(ended)?;
+        let mut running = self.running();
+        let running = running.as_mut().ok_or_else(ended)?;
         let seq = seq.unwrap_or_else(|| {
-            queue.next += 1;
-            queue.next - 1
+            running.next += 1;
+            running.next - 1
         });
         let applied = Box::new(move || applied(seq));
-        queue.sender.send(Submitted { seq, change, applied, done }).map_err(|_| ended())?;
+        running.sender.send(Submitted { seq, change, applied, done }).map_err(|_| ended())?;
         Ok((seq, receiver))
     }
 
     /// Reads inline bodies, from whichever thread.
     pub(super) fn reader(&self) -> Option<Reader> {
-        self.database.clone().map(Reader)
+        self.running().as_ref().map(|running| Reader(Arc::clone(&running.database)))
+    }
+
+    /// Writes what is queued, at most a few commits, and closes the database: the next start need not
+    /// look for what a crash has left. Nothing is taken from then on. Blocks.
+    pub(super) fn close(&self) {
+        let Some(Running { sender, database, thread, .. }) = self.running().take() else { return };
+        drop((sender, database));
+        // It has said itself what it died of.
+        let _ = thread.join();
+    }
+
+    fn running(&self) -> MutexGuard<'_, Option<Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -427,12 +441,7 @@ pub(super) async fn wait(done: Done) -> io::Result<()> {
 
 impl Drop for Journal {
     fn drop(&mut self) {
-        self.database = None;
-        *self.queue.get_mut().unwrap_or_else(PoisonError::into_inner) = None;
-        if let Some(thread) = self.thread.take() {
-            // It has said itself what it died of.
-            let _ = thread.join();
-        }
+        self.close();
     }
 }
 

@@ -170,3 +170,20 @@ async fn a_journal_without_its_bodies_is_refused_until_that_is_accepted() {
         assert!(!path.join("bodies-are-lost").exists());
     }
 }
+
+/// A gateway that stops closes its journal, whoever still holds the spool: nothing is to be repaired.
+#[tokio::test]
+async fn a_closed_spool_takes_nothing_and_opens_again() {
+    let (disk, spool) = spool();
+    put(&spool, "before", b"inline", false).await.unwrap();
+    let reservation = spool.reserve(1).unwrap();
+    spool.close().await;
+    spool.close().await;
+    let late = spool.commit(entry("late", 1, Place::Inline), Some("x".into()), reservation);
+    assert!(late.await.unwrap_err().to_string().contains("ended"));
+    let claim = spool.claim(Instant::now()).unwrap();
+    assert!(spool.inline(claim.seq()).await.is_err());
+    let opened = open(&disk);
+    assert_eq!(opened.totals().entries, 1);
+    drop((claim, spool));
+}
