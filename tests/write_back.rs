@@ -261,6 +261,7 @@ async fn killed_at_any_moment_nothing_acknowledged_is_lost() {
     }
     rig.proxy.set_away(false);
     rig.delivered().await;
+    println!("{} were acknowledged", acknowledged.len());
     assert!(acknowledged.len() > 50, "only {} were acknowledged", acknowledged.len());
     for (key, size) in &acknowledged {
         let found = rig.backend.object(key).map(|bytes| Sha256::digest(&bytes));
