@@ -1,6 +1,6 @@
 //! The DeliveryActor: one per worker thread, sharing the work. Takes what was acknowledged from the spool
-//! to its backend, as an upload of the UploadSupervisor's like any other: the same restarts, budgets and
-//! proofs. An upload that fails all the same is tried again later, for as long as it takes; one that the
+//! to its backend, as an upload of the UploadSupervisor's like any other: the same restarts and
+//! budgets. An upload that fails all the same is tried again later, for as long as it takes; one that the
 //! backend will never take is set aside for the operator (docs/durability.md).
 //!
 //! Of one key one is on its way at a time, the oldest first; the next may go when the journal has it that

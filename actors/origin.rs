@@ -184,6 +184,10 @@ pub async fn list_parts(
             Err(RusotoError::Unknown(answer)) if is_no_such_upload(&answer.body) => {
                 return Ok(None);
             }
+            // Also of a bucket that is gone, and of backends that have no such operation.
+            Err(RusotoError::Unknown(answer)) if is_refusal(answer.status.as_u16()) => {
+                return Err(SweepError::Refused(answer.body_as_str().to_owned()));
+            }
             Err(error) => return Err(sweep_error(error)),
         };
         found.extend(page.parts.unwrap_or_default().into_iter().filter_map(|part| {
@@ -199,6 +203,11 @@ pub async fn list_parts(
         request.part_number_marker = page.next_part_number_marker;
     }
     Ok(Some(found))
+}
+
+/// Whether asking again is answered the same: not what is about time (408) and load (429).
+fn is_refusal(status: u16) -> bool {
+    (400..500).contains(&status) && status != 408 && status != 429
 }
 
 fn is_no_such_upload(body: &[u8]) -> bool {

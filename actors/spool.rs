@@ -84,7 +84,7 @@ use crate::s3::error::{ErrorCode, S3Error};
 use bytes::Bytes;
 use index::Index;
 use janitor::Janitor;
-use journal::{Journal, Latch, Opened, wait};
+use journal::{Change, Journal, Latch, Opened, wait};
 use limits::{Account, Amount};
 use recovery::{missing, recover};
 use std::io;
@@ -97,7 +97,7 @@ use uploads::{Counts, Uploads};
 
 pub use claim::{Claim, Share};
 pub use disk::{BodyFile, Disk, Folder};
-pub use entry::{Body, BodyId, Entry, EntryContent, PartBody, Parts, Place, Quarantine};
+pub use entry::{Body, BodyId, Entry, EntryContent, Newer, PartBody, Parts, Place, Quarantine};
 pub use ingest::{BATCH, Draft, INLINE, IngestError, Ingested, ingest, ingest_part};
 pub use limits::{Free, Limits, Reservation};
 pub use operator::{Blocks, Retried, RetriedAll, Verified};
@@ -269,6 +269,20 @@ impl Spool {
             // Closed: its queue has ended, and may be there anew.
             let _ = left.changed().await;
         }
+    }
+
+    /// A write to this key went through to the backend: what is set aside of it is older than what is
+    /// there, and says so when this returns.
+    ///
+    /// Errors: the journal has failed.
+    pub async fn written_through(&self, bucket: &str, key: &str) -> io::Result<()> {
+        let older = self.state.index().superseded_by_write(bucket, key);
+        for (seq, entry) in older {
+            let (state, record) = (Arc::clone(&self.state), entry.encode()?);
+            let applied = move || state.replace(seq, entry);
+            wait(self.journal.change(seq, Change::Replace { record }, applied)?).await?;
+        }
+        Ok(())
     }
 
     /// How deliveries are paced from now on.

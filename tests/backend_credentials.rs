@@ -98,6 +98,28 @@ async fn a_source_that_is_down_at_the_start_does_not_end_it() {
     eventually("they have come", async || put(&gateway, "k").await.0 == 200).await;
 }
 
+/// "Clients must neither wait nor lose data" while the backend is away, and with it whoever gives its keys: an
+/// upload that is acknowledged here needs none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_acknowledged_here_needs_no_keys() {
+    let issuer = Issuer::start(60).await;
+    issuer.set_down(true);
+    let mut setup = without_keys(&issuer)
+        .env("AWS_CONTAINER_CREDENTIALS_FULL_URI", &format!("{}/container", issuer.url()))
+        .env("AWS_CONTAINER_AUTHORIZATION_TOKEN", CONTAINER_TOKEN)
+        .bucket("    upload:\n      mode: write_back\n");
+    setup.extra = "spool:\n  min_free: 0\n  backoff_base: 20ms\n  backoff_cap: 100ms\n".to_owned();
+    let gateway = setup.start().await;
+    assert_eq!(put(&gateway, "k").await.0, 200);
+    let mut client = Client::connect(&gateway).await;
+    let begun = client.send(Request::method("POST", "parts").query("uploads", ""), b"").await;
+    assert_eq!(begun.status, 200, "{}", begun.text());
+    assert_eq!(gateway.metric("mizuchi_spool_waiting").await, 1.0);
+    issuer.set_down(false);
+    eventually("it is delivered", async || gateway.metric("mizuchi_spool_waiting").await == 0.0)
+        .await;
+}
+
 /// "the SDK makes a request with the Authorization header set" to AWS_CONTAINER_CREDENTIALS_FULL_URI;
 /// "AssumeRoleWithWebIdentity"; a profile's role, by the keys of another one: each gives keys with a
 /// session token that the backend wants to see. And nothing of a secret is in a TRACE log.

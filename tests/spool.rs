@@ -314,7 +314,7 @@ async fn what_is_older_than_what_was_delivered_is_not_written_over_it() {
             assert!(rig.run(command).await.well().contains("set aside, superseded by "), "{side}");
         }
         let error = rig.run(&["retry", &number]).await.failed(1);
-        assert!(error.contains("a newer upload of its key, was delivered"), "{error}");
+        assert!(error.contains("its key was written anew by "), "{error}");
         let all = rig.run(&["retry", "--all"]).await.well();
         assert!(all.starts_with("0 wait") && all.contains("1 stay set aside: newer"), "{all}");
     }
@@ -675,6 +675,7 @@ fn entry(key: &str, content: EntryContent) -> Entry {
         content,
         quarantined: None,
         upload_id: None,
+        superseded: None,
     }
 }
 

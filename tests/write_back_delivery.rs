@@ -93,6 +93,7 @@ async fn store(spool: &Arc<Spool>, bucket: &str, key: &str, parts: &[Vec<u8>]) {
         content,
         quarantined: None,
         upload_id: None,
+        superseded: None,
     };
     let reservation = spool.reserve(entry.length()).unwrap();
     spool.commit(entry, None, reservation).await.unwrap();

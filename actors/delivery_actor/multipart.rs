@@ -40,6 +40,8 @@ enum Came {
     To(Verdict),
     /// The backend has another upload than was taken for granted, or none.
     Astray(String),
+    /// What stands here decides: beginning anew would help nobody.
+    Here(Verdict),
 }
 
 impl From<S3Error> for Came {
@@ -81,7 +83,7 @@ impl Courier {
                     }
                     return verdict;
                 }
-                Came::To(verdict) => return verdict,
+                Came::To(verdict) | Came::Here(verdict) => return verdict,
             };
             log::warn!(
                 "bucket {}: multipart upload {id} cannot be gone on with: {why}",
@@ -107,7 +109,7 @@ impl Courier {
         let there = match listed {
             Ok(Some(there)) => there,
             Ok(None) => return Ok(None),
-            // Whoever may not list may write: all are sent again.
+            // Whoever may not list may write: all are sent again, and what they are answered is judged.
             Err(SweepError::Refused(_)) => HashMap::new(),
             Err(SweepError::Failed(why)) => return Err(Verdict::Later(why)),
         };
@@ -247,7 +249,7 @@ impl Courier {
         let Some(part) = entry.part(at) else {
             return Err(Came::To(Verdict::Never("it has no such part".to_owned())));
         };
-        let opened = self.open(&to.bucket, seq, &part.body).await.map_err(Came::To)?;
+        let opened = self.open(&to.bucket, seq, &part.body).await.map_err(Came::Here)?;
         let mut request = part_requests::part(entry, part, upload_id);
         if !to.bucket.backend.allow_unsigned && request.payload == PayloadHash::Unsigned {
             let hash = opened.sha256(part.body.length).await;

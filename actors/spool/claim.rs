@@ -114,7 +114,7 @@ impl Claim {
     pub async fn quarantine(mut self, reason: String) -> io::Result<()> {
         self.held = false;
         let mut entry = Entry::clone(&self.entry);
-        entry.quarantined = Some(Quarantine { reason, at: wall_clock(), superseded: None });
+        entry.quarantined = Some(Quarantine { reason, at: wall_clock() });
         entry.upload_id = None;
         self.replace(Arc::new(entry)).await
     }

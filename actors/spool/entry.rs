@@ -40,6 +40,19 @@ pub struct Entry {
     /// The backend's id of a multipart delivery that is under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upload_id: Option<String>,
+    /// Its key was written anew at the backend while this one was in quarantine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub superseded: Option<Newer>,
+}
+
+/// What was written to a key after an entry of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Newer {
+    /// The entry of this number.
+    Entry(u64),
+    /// A write that went through.
+    Through,
 }
 
 /// Why an entry is not delivered, and since when.
@@ -50,9 +63,6 @@ pub struct Quarantine {
     pub reason: String,
     /// When.
     pub at: u64,
-    /// The number of a newer upload of its key that was delivered meanwhile.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub superseded: Option<u64>,
 }
 
 /// What an entry's object consists of.
@@ -115,6 +125,15 @@ pub enum Place {
 /// A body's file. Its name is the number as 16 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BodyId(pub(super) u64);
+
+impl fmt::Display for Newer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Newer::Entry(number) => number.fmt(f),
+            Newer::Through => f.write_str("a write that went through"),
+        }
+    }
+}
 
 impl BodyId {
     /// The id of the file with this name; None: no body has such a name.
@@ -300,14 +319,25 @@ mod tests {
 
     fn entries() -> impl Strategy<Value = Entry> {
         let quarantined = prop::option::of(
-            (any::<String>(), any::<u64>(), prop::option::of(any::<u64>()))
-                .prop_map(|(reason, at, superseded)| Quarantine { reason, at, superseded }),
+            (any::<String>(), any::<u64>()).prop_map(|(reason, at)| Quarantine { reason, at }),
         );
         let names = (any::<String>(), any::<String>(), any::<String>());
-        let upload_id = prop::option::of(any::<String>());
+        let newer = prop_oneof![Just(Newer::Through), any::<u64>().prop_map(Newer::Entry)];
+        let upload_id = (prop::option::of(any::<String>()), prop::option::of(newer));
         (names, any::<u64>(), headers(), contents(), quarantined, upload_id).prop_map(
-            |((bucket, key, principal), accepted, headers, content, quarantined, upload_id)| {
-                Entry { bucket, key, accepted, principal, headers, content, quarantined, upload_id }
+            |((bucket, key, principal), accepted, headers, content, quarantined, sent)| {
+                let (upload_id, superseded) = sent;
+                Entry {
+                    bucket,
+                    key,
+                    accepted,
+                    principal,
+                    headers,
+                    content,
+                    quarantined,
+                    upload_id,
+                    superseded,
+                }
             },
         )
     }
@@ -337,6 +367,7 @@ mod tests {
             content: EntryContent::Whole(body),
             quarantined: None,
             upload_id: None,
+            superseded: None,
         }
     }
 

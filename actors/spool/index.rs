@@ -6,7 +6,7 @@
 
 mod place;
 
-use super::entry::Entry;
+use super::entry::{Entry, Newer};
 use super::pace::{PLACE_CAP, Pacing};
 use place::{Place, Queue};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -82,8 +82,8 @@ pub(super) enum Return {
     Begun,
     /// It is not in quarantine, or that has begun already.
     NotSetAside,
-    /// A newer one of its key was delivered: this one's number.
-    Superseded(u64),
+    /// Its key was written anew meanwhile.
+    Superseded(Newer),
     /// A newer one of its key is on its way.
     Overtaken,
 }
@@ -391,8 +391,7 @@ impl Index {
         let slot = self.slots.get(&seq).filter(|slot| slot.state == State::Quarantined);
         let Some(slot) = slot else { return Return::NotSetAside };
         let entry = Arc::clone(&slot.entry);
-        let newer = entry.quarantined.as_ref().and_then(|quarantine| quarantine.superseded);
-        if let Some(newer) = newer.filter(|_| !force) {
+        if let Some(newer) = entry.superseded.filter(|_| !force) {
             return Return::Superseded(newer);
         }
         let claimed = self.queue(&entry).and_then(|queue| queue.claimed);
@@ -419,16 +418,29 @@ impl Index {
     /// their records.
     pub(super) fn superseded_by(&self, seq: u64) -> Vec<(u64, Arc<Entry>)> {
         let Some(newer) = self.slots.get(&seq) else { return Vec::new() };
-        let place = self.place(&newer.entry.bucket);
-        let aside = place.and_then(|place| place.aside.get(&newer.entry.key));
-        let older = aside.into_iter().flat_map(|numbers| numbers.range(..seq));
+        self.superseded(&newer.entry.bucket, &newer.entry.key, seq, Newer::Entry(seq))
+    }
+
+    /// Those over which a write that went through has written.
+    pub(super) fn superseded_by_write(&self, bucket: &str, key: &str) -> Vec<(u64, Arc<Entry>)> {
+        self.superseded(bucket, key, u64::MAX, Newer::Through)
+    }
+
+    fn superseded(
+        &self,
+        bucket: &str,
+        key: &str,
+        before: u64,
+        newer: Newer,
+    ) -> Vec<(u64, Arc<Entry>)> {
+        let aside = self.place(bucket).and_then(|place| place.aside.get(key));
+        let older = aside.into_iter().flat_map(|numbers| numbers.range(..before));
         let marked = older.filter_map(|older| {
             let mut entry = Entry::clone(&self.slots.get(older)?.entry);
-            let quarantine = entry.quarantined.as_mut()?;
-            if quarantine.superseded.is_some() {
+            if entry.superseded.is_some() {
                 return None;
             }
-            quarantine.superseded = Some(seq);
+            entry.superseded = Some(newer);
             Some((*older, Arc::new(entry)))
         });
         marked.collect()

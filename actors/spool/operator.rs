@@ -4,7 +4,7 @@
 use super::check::{self, Checked, Opened};
 use super::index::Return;
 use super::journal::{Change, wait};
-use super::{Body, Entry, OpenUpload, Place, Spool, missing};
+use super::{Body, Entry, Newer, OpenUpload, Place, Spool, missing};
 use crate::blocks::BLOCK;
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -28,8 +28,8 @@ pub enum Retried {
     NotSetAside,
     /// It cannot be delivered: what is wrong with its files.
     Lame(String),
-    /// A newer one of its key was delivered, this one's number: it would be written over.
-    Superseded(u64),
+    /// Its key was written anew at the backend: that would be written over.
+    Superseded(Newer),
     /// A newer one of its key is on its way now.
     Overtaken,
 }

@@ -121,6 +121,7 @@ mod tests {
             content: EntryContent::Parts(parts.clone()),
             quarantined: None,
             upload_id: None,
+            superseded: None,
         };
         (entry, parts)
     }

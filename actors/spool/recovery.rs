@@ -38,7 +38,7 @@ pub(super) fn recover(disk: &dyn Disk, opened: &Opened) -> io::Result<Found> {
         let is_lame = reason.is_some();
         if let Some(reason) = reason {
             log::error!("spool: {}: entry {seq} is in quarantine: {reason}", entry.bucket);
-            entry.quarantined = Some(Quarantine { reason, at: wall_clock(), superseded: None });
+            entry.quarantined = Some(Quarantine { reason, at: wall_clock() });
         }
         let entry = Arc::new(entry);
         lame.extend(is_lame.then(|| (seq, Arc::clone(&entry))));

@@ -71,6 +71,7 @@ mod tests {
                 content: EntryContent::Whole(body.clone()),
                 quarantined: None,
                 upload_id: None,
+                superseded: None,
             };
             let sent = put_object(&entry, &body);
             assert_eq!((sent.payload, sent.length), (payload, Some(3)));

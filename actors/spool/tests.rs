@@ -36,6 +36,7 @@ fn entry(key: &str, length: usize, place: Place) -> Entry {
         content: EntryContent::Whole(body),
         quarantined: None,
         upload_id: None,
+        superseded: None,
     }
 }
 

@@ -182,6 +182,7 @@ impl Spool {
                 content: EntryContent::Parts(parts),
                 quarantined: None,
                 upload_id: None,
+                superseded: None,
             };
             // Before the lock: ten thousand parts are a large record.
             let record = entry.encode().map_err(CompleteError::Failed)?;

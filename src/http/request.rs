@@ -144,9 +144,6 @@ pub(super) async fn begin(
     let mut authorized = decided.result?;
     account.principal = Arc::clone(&authorized.principal);
 
-    if operation.key().is_some() {
-        bucket.backend.keys.signer(OffsetDateTime::now_utc()).map_err(|_| no_keys(&bucket))?;
-    }
     let upload_id = authorized.upload_id.clone();
     let owner = Arc::clone(&authorized.owner);
     let success = form.as_ref().map(|form| form.put.success.clone());
@@ -194,6 +191,12 @@ pub(super) async fn begin(
             bodiless_job(route, to, head, authorized, permit)?
         }
     };
+    if job.goes_through() {
+        let signer = bucket.backend.keys.signer(OffsetDateTime::now_utc());
+        // A body that nobody has read ends its connection.
+        let close = job.has_body();
+        signer.map_err(|_| Failed { error: no_keys(&bucket), close })?;
+    }
     account.plan = job.plan();
     // HTTP/1.0 has no framing for a body whose length is not known (RFC 9112, 6.1).
     let long = head.is_http_11() && matches!(operation, Operation::CompleteMultipartUpload { .. });
@@ -206,13 +209,14 @@ impl Upload {
     /// Begins the upload and waits for its end.
     pub(super) async fn end(self, route: &Route, account: &mut Account) -> Result<Reply, Failed> {
         let Upload { mut job, bucket, operation, owner, upload_id, success, .. } = self;
-        if let (Some(spool), Some(key)) = (&route.engine.spool, job.writes_through(&operation))
+        let through = route.engine.spool.as_ref().zip(job.writes_through(&operation));
+        let through = through.map(|(spool, key)| (spool, key.to_owned()));
+        if let Some((spool, key)) = &through
             && spool.is_pending(&bucket.name, key)
         {
-            let key = key.to_owned();
             // Others may run meanwhile.
             job.set_permit(Permit::Left);
-            write_back::wait_for_older(spool, &bucket.name, &key, route.engine.spool_wait).await?;
+            write_back::wait_for_older(spool, &bucket.name, key, route.engine.spool_wait).await?;
             let permit = route.admission.enter().await;
             job.set_permit(permit.map_err(|error| Failed { error, close: true })?.into());
         }
@@ -226,6 +230,11 @@ impl Upload {
         account.restarts = end.restarts;
         let close = !end.body_taken;
         let answer = end.result.map_err(|error| Failed { error, close })?;
+        if let Some((spool, key)) = through
+            && let Err(error) = spool.written_through(&bucket.name, &key).await
+        {
+            log::error!("bucket {}: what is set aside of {key:?} is older: {error}", bucket.name);
+        }
         if let Some(parts) = account.parts {
             route.engine.metrics.multipart_parts.observe(parts as f64);
         }
@@ -299,6 +308,23 @@ struct Destination<'a> {
 }
 
 impl Job {
+    /// Whether the backend is asked before the client is answered.
+    fn goes_through(&self) -> bool {
+        match self {
+            Job::Whole(_) | Job::Parts(_) => true,
+            Job::Store(_) | Job::Multipart(_) => false,
+        }
+    }
+
+    /// Whether it takes a client's body.
+    fn has_body(&self) -> bool {
+        match self {
+            Job::Whole(job) => matches!(job.content, Content::Body { .. }),
+            Job::Parts(_) | Job::Store(_) => true,
+            Job::Multipart(_) => false,
+        }
+    }
+
     fn plan(&self) -> &'static str {
         match self {
             Job::Whole(job) => job.plan.map_or("-", |(plan, _)| plan.as_str()),

@@ -157,6 +157,7 @@ impl StoreJob {
             content: EntryContent::Whole(body),
             quarantined: None,
             upload_id: None,
+            superseded: None,
         };
         if let Some(draft) = draft {
             draft.keep();

@@ -61,8 +61,8 @@ pub(crate) struct SetAside {
     pub(crate) reason: String,
     /// Milliseconds since 1970.
     pub(crate) at: u64,
-    /// The number of a newer upload of its key that was delivered meanwhile.
-    pub(crate) superseded: Option<u64>,
+    /// What was written to its key meanwhile: the number of an upload, or words.
+    pub(crate) superseded: Option<String>,
 }
 
 /// Some of the entries.
@@ -127,7 +127,7 @@ pub(crate) enum Retry {
     /// It stays set aside: it cannot be delivered.
     Damaged { reason: String },
     /// It stays set aside: a newer one of its key was delivered, or (no number) is on its way.
-    Superseded { by: Option<u64> },
+    Superseded { by: Option<String> },
 }
 
 /// What became of a retry of all.
@@ -186,7 +186,7 @@ impl Row {
         let set_aside = |set_aside: &mizuchi_actors::spool::Quarantine| SetAside {
             reason: set_aside.reason.clone(),
             at: set_aside.at,
-            superseded: set_aside.superseded,
+            superseded: entry.superseded.map(|newer| newer.to_string()),
         };
         Row {
             number,
@@ -275,7 +275,7 @@ impl Retry {
             Retried::Waits => Some(Retry::Waits),
             Retried::NotSetAside => Some(Retry::NotSetAside),
             Retried::Lame(reason) => Some(Retry::Damaged { reason }),
-            Retried::Superseded(by) => Some(Retry::Superseded { by: Some(by) }),
+            Retried::Superseded(by) => Some(Retry::Superseded { by: Some(by.to_string()) }),
             Retried::Overtaken => Some(Retry::Superseded { by: None }),
             Retried::Unknown => None,
         }

@@ -204,8 +204,8 @@ pub(super) async fn retry(side: &Side, number: u64, force: bool) -> Result<(), P
             Err(Problem::Spool(format!("{number} stays set aside: {}", reason.escape_debug())))
         }
         Retry::Superseded { by: Some(by) } => Err(Problem::Spool(format!(
-            "{number} stays set aside: {by}, a newer upload of its key, was delivered, and would be \
-             written over (--force)"
+            "{number} stays set aside: its key was written anew by {by}, which would be written over \
+             (--force)"
         ))),
         Retry::Superseded { by: None } => Err(Problem::Spool(format!(
             "{number} stays set aside: a newer upload of its key is on its way, and would be written over \
@@ -223,7 +223,7 @@ pub(super) async fn retry_all(side: &Side, force: bool) -> Result<(), Problem> {
     say(&format!("{} wait for their delivery{}\n", retried.waiting, when(side)))?;
     if retried.superseded > 0 {
         say(&format!(
-            "{} stay set aside: newer uploads of their keys were delivered (--force)\n",
+            "{} stay set aside: newer writes of their keys are at the backend (--force)\n",
             retried.superseded
         ))?;
     }

@@ -14,12 +14,13 @@ fn entry(bucket: &str, key: &str, length: u64) -> Entry {
         content: EntryContent::Whole(Body { length, md5: [0; 16], place }),
         quarantined: None,
         upload_id: None,
+        superseded: None,
     }
 }
 
 fn quarantined(entry: &Entry) -> Arc<Entry> {
     let mut entry = entry.clone();
-    entry.quarantined = Some(Quarantine { reason: "rotten".to_owned(), at: 1, superseded: None });
+    entry.quarantined = Some(Quarantine { reason: "rotten".to_owned(), at: 1 });
     Arc::new(entry)
 }
 
@@ -101,7 +102,7 @@ struct Modelled {
     attempts: u32,
     /// Its place's, when it was claimed.
     level: u32,
-    superseded: Option<u64>,
+    superseded: Option<Newer>,
 }
 
 impl Modelled {
@@ -314,7 +315,7 @@ fn run(steps: Vec<Step>) {
                 for (_, older) in model.entries.range_mut(..seq) {
                     let same = older.is_at(place_of(&bucket)) && older.key == key;
                     if same && older.state == Is::Quarantined && older.superseded.is_none() {
-                        older.superseded = Some(seq);
+                        older.superseded = Some(Newer::Entry(seq));
                     }
                 }
             }
@@ -374,7 +375,7 @@ fn run(steps: Vec<Step>) {
                 anew.quarantined = None;
                 index.end_return(seq, Arc::new(anew));
                 let modelled = model.entries.get_mut(&seq).unwrap();
-                (modelled.state, modelled.superseded) = (Is::Pending, None);
+                modelled.state = Is::Pending;
                 (modelled.due, modelled.attempts) = (None, 0);
             }
             Step::Beside(which) => {
@@ -439,7 +440,7 @@ fn check(index: &mut Index, model: &Model, now: Instant) {
     let listed = index.list(0, usize::MAX);
     assert!(listed.iter().map(|(seq, _)| seq).eq(model.entries.keys()));
     for ((_, entry), modelled) in listed.iter().zip(values()) {
-        let found = entry.quarantined.as_ref().and_then(|quarantine| quarantine.superseded);
+        let found = entry.superseded;
         assert_eq!(found, modelled.superseded);
     }
     let held: Vec<usize> = index.places.values().map(|place| place.held).collect();

@@ -190,7 +190,7 @@ fn check(
             return wrong("the upload's id");
         }
         let mut same = Entry::clone(&entry);
-        (same.quarantined, same.upload_id) = (None, None);
+        (same.quarantined, same.upload_id, same.superseded) = (None, None, None);
         if same != uploads[tag].entry {
             return wrong("it is another one");
         }

@@ -90,11 +90,31 @@ async fn what_was_superseded_stays_aside_unless_it_is_forced() {
     assert!(disk.syncs() - syncs <= 2, "the mark is in the same transaction");
     drop(spool);
     let spool = open(&disk);
-    let of = |seq| spool.entry(seq).unwrap().quarantined.as_ref().unwrap().superseded;
-    assert_eq!((of(old), of(other)), (Some(new), None));
-    assert_eq!(spool.retry(old, false).await.unwrap(), Retried::Superseded(new));
+    let of = |seq| spool.entry(seq).unwrap().superseded;
+    assert_eq!((of(old), of(other)), (Some(Newer::Entry(new)), None));
+    assert_eq!(spool.retry(old, false).await.unwrap(), Retried::Superseded(Newer::Entry(new)));
     let all = RetriedAll { waiting: 1, damaged: 0, superseded: 1 };
     assert_eq!(spool.retry_all(false, || {}).await.unwrap(), all);
     assert_eq!(spool.retry(old, true).await.unwrap(), Retried::Waits);
     assert_eq!(spool.claim(Instant::now()).unwrap().entry().quarantined, None);
+    // Refused once more, it is as old as before.
+    set_aside(&spool).await;
+    assert_eq!(spool.retry(old, false).await.unwrap(), Retried::Superseded(Newer::Entry(new)));
+}
+
+/// "Nothing newer is written over": nor what went through while an older one was set aside.
+#[tokio::test]
+async fn what_a_write_through_came_after_stays_aside() {
+    let (disk, spool) = spool();
+    let (old, other) = (
+        put(&spool, "key", b"old", false).await.unwrap(),
+        put(&spool, "other", b"old", false).await.unwrap(),
+    );
+    set_aside(&spool).await;
+    set_aside(&spool).await;
+    spool.written_through("bucket", "key").await.unwrap();
+    drop(spool);
+    let spool = open(&disk);
+    assert_eq!(spool.retry(old, false).await.unwrap(), Retried::Superseded(Newer::Through));
+    assert_eq!(spool.retry(other, false).await.unwrap(), Retried::Waits);
 }

@@ -53,6 +53,7 @@ async fn commit(place: &Place, ingested: Ingested) -> u64 {
         content: EntryContent::Whole(ingested.body),
         quarantined: None,
         upload_id: None,
+        superseded: None,
     };
     place.spool.commit(entry, ingested.inline, ingested.reservation).await.unwrap()
 }
