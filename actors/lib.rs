@@ -9,6 +9,7 @@
 pub mod answer;
 pub mod auth_actor;
 pub mod backend;
+pub mod batch;
 pub mod blocks;
 pub mod certificate;
 pub mod claims;

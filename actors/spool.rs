@@ -98,7 +98,7 @@ use uploads::{Counts, Uploads};
 pub use claim::{Claim, Share};
 pub use disk::{BodyFile, Disk, Folder};
 pub use entry::{Body, BodyId, Entry, EntryContent, Newer, PartBody, Parts, Place, Quarantine};
-pub use ingest::{BATCH, Draft, INLINE, IngestError, Ingested, ingest, ingest_part};
+pub use ingest::{BATCH, Draft, INLINE, IngestError, Ingested, ingest, ingest_part, stored_from};
 pub use limits::{Free, Limits, Reservation};
 pub use operator::{Blocks, Retried, RetriedAll, Verified};
 pub use pace::Pacing;

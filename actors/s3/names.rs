@@ -16,7 +16,13 @@ impl ObjectKey {
     ///
     /// Errors: 400 InvalidURI, KeyTooLongError.
     pub fn decode(raw: &str) -> Result<Self, S3Error> {
-        let key = decode(raw)?;
+        ObjectKey::new(decode(raw)?)
+    }
+
+    /// The key that a client gave in plain.
+    ///
+    /// Errors: as [`ObjectKey::decode`].
+    pub fn new(key: String) -> Result<Self, S3Error> {
         if key.is_empty() || key.contains('\0') {
             return Err(S3Error::new(ErrorCode::InvalidURI, "Couldn't parse the specified URI."));
         }

@@ -7,9 +7,11 @@
 //! Until an entry names it the file is a [`Draft`]: whatever becomes of the upload, a draft that is
 //! dropped is removed.
 
+mod copied;
 mod draft;
 mod lanes;
 
+pub use copied::stored_from;
 pub use draft::Draft;
 
 use super::{Body, Place, Reservation, Spool};
