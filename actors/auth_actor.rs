@@ -18,7 +18,7 @@ use crate::policy::{Question, Verdict};
 use crate::s3::cors;
 use crate::s3::error::{ErrorCode, S3Error};
 use crate::s3::headers;
-use crate::s3::names::BackendUploadId;
+use crate::s3::names::{BackendUploadId, ObjectKey};
 use crate::s3::operation::Operation;
 use crate::sigv4::{
     ChunkVerifier, CredentialPlace, Hosts, PayloadMode, claims_credentials, payload_of_unsigned,
@@ -28,6 +28,7 @@ use actix::prelude::*;
 use std::net::IpAddr;
 use std::sync::Arc;
 use time::OffsetDateTime;
+use tokio::task::JoinSet;
 
 /// Asks whether a request may proceed.
 #[derive(Message)]
@@ -117,6 +118,99 @@ impl Handler<Authorize> for AuthActor {
     }
 }
 
+/// Asks whether somebody who is known already may put these objects too: the entries of a batch, whose
+/// own request was authorized. Who it is is not asked again, and neither are the headers' rights, which
+/// are those of the request.
+#[derive(Message)]
+#[rtype(result = "Vec<Result<(), EntryDenied>>")]
+pub struct AuthorizeEntries {
+    /// The bucket they are for.
+    pub bucket: Arc<Bucket>,
+    /// The head of the request that they came with.
+    pub head: RequestHead,
+    /// Who sent it.
+    pub identity: Identity,
+    /// Where it comes from.
+    pub client_ip: Option<IpAddr>,
+    /// Their keys, and how many bytes each has. At most [`ENTRIES_AT_ONCE`].
+    pub entries: Vec<(ObjectKey, u64)>,
+}
+
+/// Entries that one [`AuthorizeEntries`] may ask about: about a millisecond of the actor's time where
+/// nobody else is asked.
+pub const ENTRIES_AT_ONCE: usize = 256;
+
+/// Questions of one batch that a policy engine has at a time: enough to hide its distance, and few beside
+/// those of all other requests.
+const ENTRY_QUESTIONS: usize = 16;
+
+/// Why an entry may not be put.
+#[derive(Debug)]
+pub struct EntryDenied {
+    /// Who decided.
+    pub by: &'static str,
+    /// Why, for the audit log.
+    pub reason: String,
+    /// What the client is told.
+    pub error: S3Error,
+}
+
+impl Handler<AuthorizeEntries> for AuthActor {
+    type Result = Answer<Vec<Result<(), EntryDenied>>>;
+
+    fn handle(&mut self, asked: AuthorizeEntries, _: &mut Self::Context) -> Self::Result {
+        Answer::of(decide_entries(asked))
+    }
+}
+
+async fn decide_entries(asked: AuthorizeEntries) -> Vec<Result<(), EntryDenied>> {
+    let AuthorizeEntries { bucket, head, identity, client_ip, entries } = asked;
+    let mut decisions: Vec<Result<(), EntryDenied>> = Vec::with_capacity(entries.len());
+    let mut questions = Vec::new();
+    for (key, size) in entries {
+        let operation = Operation::PutObject { key };
+        let granted = identity.grants.check(&identity.principal, &bucket.name, &operation);
+        let granted = granted.map_err(|rule| Denied::untold("grants", rule).of_entry());
+        if granted.is_ok() && bucket.authorizer.is_some() {
+            questions.push((decisions.len(), operation, size));
+        }
+        decisions.push(granted);
+    }
+    // Dropped in the middle, the set ends what it still asks.
+    let mut asking = JoinSet::new();
+    let mut questions = questions.into_iter();
+    loop {
+        while asking.len() < ENTRY_QUESTIONS
+            && let Some((at, operation, size)) = questions.next()
+        {
+            let (bucket, head, identity) = (Arc::clone(&bucket), head.clone(), identity.clone());
+            asking.spawn_local(async move {
+                let size = Some(size);
+                let asked =
+                    Asked { bucket: &bucket, head: &head, operation: &operation, size, client_ip };
+                (at, ask_engine(&asked, &identity).await)
+            });
+        }
+        match asking.join_next().await {
+            None => break,
+            Some(Ok((at, decided))) => {
+                if let Some(decision) = decisions.get_mut(at) {
+                    *decision = decided.map(drop).map_err(Denied::of_entry);
+                }
+            }
+            // Whose answer is missing is not known any more: nobody's is taken.
+            Some(Err(error)) => {
+                log::error!("a question about an entry died: {error}");
+                let undecided =
+                    || Denied::undecided("authorization", "the question died".to_owned());
+                decisions.iter_mut().for_each(|one| *one = Err(undecided().of_entry()));
+                break;
+            }
+        }
+    }
+    decisions
+}
+
 /// Asks for a session in exchange for a token.
 #[derive(Message)]
 #[rtype(result = "Result<Assumed, StsError>")]
@@ -167,6 +261,20 @@ impl Denied {
     fn untold(by: &'static str, reason: impl Into<String>) -> Denied {
         let error = S3Error::new(ErrorCode::AccessDenied, "Access Denied");
         Denied { by, reason: reason.into(), error }
+    }
+}
+
+impl Denied {
+    /// No decision is no leave, and worth a retry.
+    fn undecided(by: &'static str, reason: String) -> Denied {
+        let message = "Service is unable to handle request. Please try again.";
+        let error = S3Error::new(ErrorCode::ServiceUnavailable, message);
+        Denied { by, reason, error }
+    }
+
+    fn of_entry(self) -> EntryDenied {
+        let Denied { by, reason, error } = self;
+        EntryDenied { by, reason, error }
     }
 }
 
@@ -311,14 +419,30 @@ async fn authorize(
         }
         _ => None,
     };
-    let by = ask_engine(request, &identity).await?;
+    let asked = Asked {
+        bucket,
+        head: &request.head,
+        operation,
+        size: request.size,
+        client_ip: request.client_ip,
+    };
+    let by = ask_engine(&asked, &identity).await?;
     let principal = Arc::clone(principal);
     Ok((by, Authorized { principal, owner, payload, chunks, headers, upload_id }))
 }
 
-/// What the bucket's policy engine says, if it has one. No decision is no leave, and worth a retry.
-async fn ask_engine(request: &Authorize, identity: &Identity) -> Result<&'static str, Denied> {
-    let Authorize { bucket, head, operation, size, client_ip, .. } = request;
+/// What a policy engine is asked about.
+struct Asked<'a> {
+    bucket: &'a Bucket,
+    head: &'a RequestHead,
+    operation: &'a Operation,
+    size: Option<u64>,
+    client_ip: Option<IpAddr>,
+}
+
+/// What the bucket's policy engine says, if it has one.
+async fn ask_engine(asked: &Asked<'_>, identity: &Identity) -> Result<&'static str, Denied> {
+    let Asked { bucket, head, operation, size, client_ip } = asked;
     let Some(authorizer) = &bucket.authorizer else { return Ok("grants") };
     let by = authorizer.by();
     let shown = authorizer.headers();
@@ -328,10 +452,6 @@ async fn ask_engine(request: &Authorize, identity: &Identity) -> Result<&'static
     match authorizer.decide(&question).await.verdict {
         Verdict::Allowed => Ok(by),
         Verdict::Denied { reason } => Err(Denied::untold(by, reason)),
-        Verdict::Undecided { reason } => {
-            let message = "Service is unable to handle request. Please try again.";
-            let error = S3Error::new(ErrorCode::ServiceUnavailable, message);
-            Err(Denied { by, reason, error })
-        }
+        Verdict::Undecided { reason } => Err(Denied::undecided(by, reason)),
     }
 }

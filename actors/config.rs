@@ -1,6 +1,7 @@
 //! What the engine is told once, at start: parsed, checked values, shared by all worker threads.
 
 use crate::backend::{Endpoint, EndpointHealth, RetryBudget, TlsClient};
+use crate::batch::BatchLimits;
 use crate::certificate::CertificateRules;
 use crate::jwt::Authenticator;
 use crate::metrics::Metrics;
@@ -17,6 +18,7 @@ use crate::upload::RestartPolicy;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// The state that the trees of all worker threads share.
 #[derive(Debug)]
@@ -129,6 +131,23 @@ pub struct UploadRules {
     /// `client_uploads_ttl`: how old a client's own multipart upload may become before it is
     /// aborted; None: they are never touched.
     pub client_uploads_ttl: Option<Duration>,
+    /// Many objects in one body.
+    pub batch: BatchRules,
+}
+
+/// `upload.batch`.
+#[derive(Debug)]
+pub struct BatchRules {
+    /// A PUT may be an archive whose files become objects.
+    pub snowball: bool,
+    /// Bounds of each batch.
+    pub limits: BatchLimits,
+    /// Batches of this bucket that are looked through and published at a time; a further one waits.
+    pub places: Arc<Semaphore>,
+    /// Entries of one batch that are on their way at a time.
+    pub concurrency: usize,
+    /// As many, of all batches of this bucket together.
+    pub uploads: Arc<Semaphore>,
 }
 
 impl UploadRules {

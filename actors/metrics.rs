@@ -117,6 +117,13 @@ metrics! {
     /// Time of a commit.
     spool_commit: Histogram = Histogram::with_opts(
         duration("mizuchi_spool_commit_seconds", "Time from a stored body to its record on stable storage"));
+    /// Entries of batches.
+    batch_entries: IntCounterVec = IntCounterVec::new(
+        Opts::new("mizuchi_batch_entries_total", "Entries of batches by what became of them: stored, failed, denied, refused"),
+        &["outcome"]);
+    /// Batches that are looked through or published.
+    batches_in_flight: IntGauge = IntGauge::new(
+        "mizuchi_batches_in_flight", "Batches that are looked through or published");
     /// Pipes that the host did not give.
     pipes_refused: IntCounterVec = IntCounterVec::new(
         Opts::new("mizuchi_pipes_refused_total", "Pipes that the host did not give, by what was done: a smaller one, bytes copied, or pages kept in memory"),

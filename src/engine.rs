@@ -12,8 +12,10 @@ use crate::spool::local::limits;
 use mizuchi_actors::backend::{
     Authorities, Endpoint, EndpointHealth, RetryBudget, TlsClient, TrustError,
 };
+use mizuchi_actors::batch::BatchLimits;
 use mizuchi_actors::config::{
-    Backend, BackendEndpoint, Bucket, Engine, SplitRules, Timeouts, UploadRules, Verifies, ZeroCopy,
+    Backend, BackendEndpoint, BatchRules, Bucket, Engine, SplitRules, Timeouts, UploadRules,
+    Verifies, ZeroCopy,
 };
 use mizuchi_actors::metrics::Metrics;
 use mizuchi_actors::orphans::Ledger;
@@ -29,6 +31,7 @@ use mizuchi_actors::upload::RestartPolicy;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 
 /// What buckets share with each other, while they are built.
 pub(crate) struct Shared {
@@ -120,11 +123,12 @@ pub(crate) async fn engine(
     })
 }
 
-/// The spool, where a bucket may write back; also where none does any more, as long as it is there: what
+/// The spool, where a bucket may write back or takes batches; also where none does any more, as long as it is there: what
 /// was acknowledged is delivered.
 async fn open_spool(settings: &Settings) -> io::Result<Option<Arc<Spool>>> {
     let rules = settings.spool.clone();
-    let wanted = settings.buckets.iter().any(may_write_back);
+    let wanted =
+        settings.buckets.iter().any(|bucket| may_write_back(bucket) || bucket.upload.batch.any());
     let opened = tokio::task::spawn_blocking(move || {
         if !wanted && !rules.directory.exists() {
             return Ok(None);
@@ -273,6 +277,18 @@ pub(crate) fn engine_bucket(
             },
             list_multipart_uploads: upload.list_multipart_uploads,
             client_uploads_ttl: upload.client_uploads_ttl,
+            batch: BatchRules {
+                snowball: upload.batch.snowball,
+                limits: BatchLimits {
+                    entries: upload.batch.max_entries,
+                    entry_size: upload.batch.max_entry_size,
+                    total_size: upload.batch.max_total_size,
+                    ratio: upload.batch.max_ratio,
+                },
+                places: Arc::new(Semaphore::new(upload.batch.max_batches)),
+                concurrency: upload.batch.concurrency,
+                uploads: Arc::new(Semaphore::new(upload.batch.concurrency)),
+            },
         },
         cors: settings.cors.clone(),
         authentication: authentication(

@@ -3,6 +3,7 @@
 
 mod access_log;
 mod audit_lines;
+mod batch;
 mod document;
 mod edge;
 mod h2;

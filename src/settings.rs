@@ -18,6 +18,7 @@ mod authorization;
 mod aws_profile;
 mod backend;
 mod backend_credentials;
+mod batch;
 mod bucket;
 mod cors;
 mod findings;
@@ -49,6 +50,7 @@ pub use backend::{
     BackendEndpoints, BackendSettings, PoolSettings, TimeoutSettings, TlsSettings, Verifies,
 };
 pub use backend_credentials::{BackendCredentials, CredentialSource};
+pub use batch::BatchSettings;
 pub use bucket::{
     BucketSettings, RestartSettings, SplitSettings, UploadPermissions, UploadSettings,
 };

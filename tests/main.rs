@@ -14,6 +14,7 @@ mod backend_credentials;
 mod backend_faults;
 mod backend_matrix;
 mod backend_tls;
+mod batch;
 mod canary;
 mod cli;
 mod cors;

@@ -1,6 +1,7 @@
 //! One request from its head to the backend's answer: route, admit, authorize, upload.
 
 use super::audit_lines;
+use super::batch::snowball::{self, SnowballJob};
 use super::document::read_document;
 use super::http_actor::Account;
 use super::post_form::{LengthRules, form_taken, length_rules, read_form};
@@ -144,6 +145,11 @@ pub(super) async fn begin(
     let mut authorized = decided.result?;
     account.principal = Arc::clone(&authorized.principal);
 
+    let extract = snowball::is_asked(head) && makes_object(&operation);
+    if extract {
+        snowball::check(&bucket, &operation, form.is_some())?;
+        account.operation = snowball::NAME;
+    }
     let upload_id = authorized.upload_id.clone();
     let owner = Arc::clone(&authorized.owner);
     let success = form.as_ref().map(|form| form.put.success.clone());
@@ -160,6 +166,24 @@ pub(super) async fn begin(
         }
         Operation::PutObject { .. } | Operation::UploadPart { .. } => {
             let Some(taken) = body.take() else { return Err(no_body().into()) };
+            if let (true, Some(identity)) = (extract, decided.decision.identity) {
+                let incoming = snowball::Incoming {
+                    route,
+                    bucket_index: address.bucket,
+                    bucket: &bucket,
+                    head,
+                    operation: &operation,
+                    identity,
+                    authorized,
+                    body: taken,
+                    permit,
+                };
+                let job = Job::Batch(Box::new(SnowballJob::new(incoming)?));
+                account.plan = job.plan();
+                let upload =
+                    Upload { job, bucket, operation, owner, upload_id, success, keepalive: None };
+                return Ok(Begun::Upload(Box::new(upload)));
+            }
             let of_form = form.is_some();
             let taken = match form {
                 Some(form) => form.start(taken, &route.tap),
@@ -225,6 +249,7 @@ impl Upload {
             Job::Parts(job) => route.uploads.begin(|end| BeginSplit(*job, end)).await?,
             Job::Store(job) => stored(route, job.run(route)).await,
             Job::Multipart(job) => stored(route, job.run(route)).await,
+            Job::Batch(job) => return job.run(route, account).await,
         };
         account.bytes = end.volume.spliced + end.volume.copied;
         account.restarts = end.restarts;
@@ -261,6 +286,11 @@ async fn stored(route: &Route, run: impl Future<Output = UploadEnd>) -> UploadEn
     end
 }
 
+/// Whether its headers are those of an object.
+fn makes_object(operation: &Operation) -> bool {
+    matches!(operation, Operation::PutObject { .. } | Operation::CreateMultipartUpload { .. })
+}
+
 fn ends_upload(operation: &Operation) -> bool {
     matches!(
         operation,
@@ -295,6 +325,8 @@ enum Job {
     Store(Box<StoreJob>),
     /// The same, of a multipart upload.
     Multipart(Box<MultipartJob>),
+    /// Many objects.
+    Batch(Box<SnowballJob>),
 }
 
 /// Where a request goes.
@@ -330,6 +362,7 @@ impl Job {
             Job::Whole(job) => job.plan.map_or("-", |(plan, _)| plan.as_str()),
             Job::Parts(job) => job.plan.0.as_str(),
             Job::Store(_) | Job::Multipart(_) => "spool",
+            Job::Batch(_) => "batch",
         }
     }
 
@@ -338,7 +371,7 @@ impl Job {
         match self {
             Job::Whole(job) => job.permit = permit,
             Job::Parts(job) => job.permit = permit,
-            Job::Store(_) | Job::Multipart(_) => {}
+            Job::Store(_) | Job::Multipart(_) | Job::Batch(_) => {}
         }
     }
 
@@ -350,7 +383,7 @@ impl Job {
                 Job::Whole(job),
                 Operation::PutObject { .. } | Operation::CompleteMultipartUpload { .. },
             ) => Some(&job.request.key),
-            (Job::Whole(_) | Job::Store(_) | Job::Multipart(_), _) => None,
+            (Job::Whole(_) | Job::Store(_) | Job::Multipart(_) | Job::Batch(_), _) => None,
         }
     }
 }

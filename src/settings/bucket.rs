@@ -3,6 +3,7 @@
 use super::auth::{self, AuthSettings};
 use super::authorization::{self, AuthorizationSettings};
 use super::backend::{self, BackendSettings, Surroundings};
+use super::batch::{self, BatchSettings};
 use super::cors;
 use super::section::{Layer, Section};
 use super::values::{
@@ -70,6 +71,8 @@ pub struct UploadSettings {
     pub list_multipart_uploads: bool,
     /// How old they may become; None: as old as they like.
     pub client_uploads_ttl: Option<Duration>,
+    /// `upload.batch`.
+    pub batch: BatchSettings,
 }
 
 /// `upload.split` and what belongs to it.
@@ -244,6 +247,7 @@ fn read_upload(s: &mut Section<'_>) -> Option<UploadSettings> {
     let split = read_split(s);
     let list_multipart_uploads = s.required("list_multipart_uploads", boolean);
     let client_uploads_ttl = s.optional("client_uploads_ttl", duration(MINUTE..=365 * DAY));
+    let batch = s.within("batch", batch::read);
     Some(UploadSettings {
         mode: mode?,
         mode_header: mode_header?,
@@ -255,6 +259,7 @@ fn read_upload(s: &mut Section<'_>) -> Option<UploadSettings> {
         split: split?,
         list_multipart_uploads: list_multipart_uploads?,
         client_uploads_ttl: client_uploads_ttl?,
+        batch: batch?,
     })
 }
 

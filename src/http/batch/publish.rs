@@ -1,0 +1,300 @@
+//! Publishes what an index holds: a bounded number of entries on their way at a time, each an upload of
+//! the UploadSupervisor's, or an entry of the spool.
+
+use super::super::route::Route;
+use super::super::write_back::{can_wait, wait_for_older};
+use super::Wanted;
+use super::witness::Witness;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use mizuchi_actors::batch::{Archive, EntryBody, Index, Produced, produce};
+use mizuchi_actors::config::Bucket;
+use mizuchi_actors::metrics::Counted;
+use mizuchi_actors::orphans::wall_clock;
+use mizuchi_actors::s3::error::{ErrorCode, S3Error};
+use mizuchi_actors::s3::operation::Operation;
+use mizuchi_actors::s3::upstream::UpstreamTemplate;
+use mizuchi_actors::sigv4::PayloadHash;
+use mizuchi_actors::spool::request::recorded_headers;
+use mizuchi_actors::spool::{self, EntryContent, Spool};
+use mizuchi_actors::transfer::PartSource;
+use mizuchi_actors::upload::job::{Before, Content, UploadJob};
+use mizuchi_actors::upload::prepare;
+use mizuchi_actors::upload_supervisor::BeginUpload;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::task::{JoinSet, spawn_blocking};
+
+/// Bodies that are unpacked ahead of the uploads: one of each is being read while others wait for their
+/// turn. Each is at most [`mizuchi_actors::batch::MEMORY`] bytes of memory.
+const AHEAD: usize = 16;
+
+/// How entries are published.
+pub(super) struct Publication {
+    pub(super) route: Route,
+    pub(super) bucket_index: usize,
+    pub(super) bucket: Arc<Bucket>,
+    pub(super) spool: Arc<Spool>,
+    /// The PutObject that they came with.
+    pub(super) operation: Operation,
+    /// What each object is sent with.
+    pub(super) headers: Vec<(String, Vec<u8>)>,
+    pub(super) write_back: bool,
+    pub(super) witness: Witness,
+}
+
+/// An entry that is an object now.
+#[derive(Debug)]
+pub(super) struct Stored {
+    /// With its quotes.
+    pub(super) etag: String,
+}
+
+/// What became of an entry.
+#[derive(Debug)]
+pub(super) struct EntryEnd {
+    pub(super) number: usize,
+    pub(super) size: u64,
+    pub(super) restarts: u32,
+    pub(super) result: Result<Stored, S3Error>,
+}
+
+/// What became of all that were tried.
+#[derive(Debug, Default)]
+pub(super) struct Totals {
+    pub(super) stored: u64,
+    pub(super) failed: u64,
+    /// The first that failed.
+    pub(super) first: Option<(usize, S3Error)>,
+}
+
+impl Publication {
+    /// Publishes all entries that are not refused. `strict`: after the first that fails none is begun.
+    /// When it returns none is on its way.
+    pub(super) async fn run(self, archive: &Archive, index: Arc<Index>, strict: bool) -> Totals {
+        let _counted = Counted::new(&self.route.engine.metrics.batches_in_flight);
+        let (to, mut produced) = mpsc::channel(AHEAD);
+        let wanted = Wanted::new();
+        self.start_reading(archive, &index, &wanted, to);
+        let this = Arc::new(self);
+        let mut totals = Totals::default();
+        // Dropped in the middle, what is on its way ends by itself, and nothing else is begun.
+        let mut under_way: JoinSet<EntryEnd> = JoinSet::new();
+        let mut reading = true;
+        let mut begun = 0;
+        while reading || !under_way.is_empty() {
+            let has_place = under_way.len() < this.bucket.upload.batch.concurrency;
+            let ended = tokio::select! {
+                biased;
+                Some(ended) = under_way.join_next() => ended.unwrap_or_else(|error| {
+                    log::error!("an entry of a batch died: {error}");
+                    EntryEnd { number: index.len(), size: 0, restarts: 0, result: Err(internal()) }
+                }),
+                next = produced.recv(), if reading && has_place => match next {
+                    None => {
+                        reading = false;
+                        continue;
+                    }
+                    Some((number, Ok(body))) => {
+                        begun += 1;
+                        let permit = Arc::clone(&this.bucket.upload.batch.uploads).acquire_owned();
+                        // Never closed; without a permit nothing is sent.
+                        let Ok(permit) = permit.await else { continue };
+                        let (this, index) = (Arc::clone(&this), Arc::clone(&index));
+                        under_way.spawn_local(this.entry(index, number, body, permit));
+                        continue;
+                    }
+                    Some((number, Err(error))) => {
+                        begun += 1;
+                        let size = index.get(number).map_or(0, |entry| entry.size);
+                        EntryEnd { number, size, restarts: 0, result: Err(error) }
+                    }
+                },
+            };
+            this.count(&mut totals, ended);
+            if strict && totals.first.is_some() {
+                reading = false;
+                produced.close();
+            }
+        }
+        let all = index.iter().filter(|entry| entry.refused.is_none()).count();
+        if begun < all && totals.first.is_none() {
+            // Its reader died.
+            totals.first = Some((index.len(), internal()));
+            totals.failed += (all - begun) as u64;
+        }
+        totals
+    }
+
+    fn start_reading(
+        &self,
+        archive: &Archive,
+        index: &Arc<Index>,
+        wanted: &Wanted,
+        to: mpsc::Sender<Produced>,
+    ) {
+        let (archive, index, spool) = (archive.clone(), Arc::clone(index), Arc::clone(&self.spool));
+        let (limits, own) = (self.bucket.upload.batch.limits, self.write_back);
+        let wanted = Arc::clone(&wanted.0);
+        // It ends when nobody takes what it reads.
+        drop(spawn_blocking(move || {
+            produce(&archive, limits, &index, &spool, (own, wanted), &to);
+        }));
+    }
+
+    fn count(&self, totals: &mut Totals, ended: EntryEnd) {
+        let entries = &self.route.engine.metrics.batch_entries;
+        match ended.result {
+            Ok(_) => {
+                totals.stored += 1;
+                entries.with_label_values(&["stored"]).inc();
+            }
+            Err(error) => {
+                totals.failed += 1;
+                entries.with_label_values(&["failed"]).inc();
+                totals.first.get_or_insert((ended.number, error));
+            }
+        }
+    }
+
+    async fn entry(
+        self: Arc<Self>,
+        index: Arc<Index>,
+        number: usize,
+        body: EntryBody,
+        permit: OwnedSemaphorePermit,
+    ) -> EntryEnd {
+        let started = Instant::now();
+        let Some(entry) = index.get(number) else {
+            return EntryEnd { number, size: 0, restarts: 0, result: Err(internal()) };
+        };
+        let payload = entry.sha256.map_or(PayloadHash::Unsigned, PayloadHash::Hash);
+        let request = UpstreamTemplate {
+            method: "PUT",
+            key: format!("{}{}", self.bucket.backend.key_prefix, entry.key),
+            query: Vec::new(),
+            headers: self.headers.clone(),
+            payload,
+            length: Some(entry.size),
+        };
+        let mut restarts = 0;
+        let waits = self.write_back
+            && can_wait(
+                &self.bucket,
+                &self.operation,
+                &request.key,
+                &request.headers,
+                request.length,
+            );
+        let result = if waits {
+            self.acknowledge(request, body, entry.size, entry.md5).await
+        } else {
+            self.send(request, body, entry.size, entry.md5, permit, &mut restarts).await
+        };
+        let end = EntryEnd { number, size: entry.size, restarts, result };
+        self.witness.end(&self.route, entry.key, &end, started.elapsed()).await;
+        end
+    }
+
+    /// Write-back: it is stored when its record is.
+    async fn acknowledge(
+        &self,
+        request: UpstreamTemplate,
+        body: EntryBody,
+        size: u64,
+        md5: [u8; 16],
+    ) -> Result<Stored, S3Error> {
+        let recorded = body.recorded(size, md5);
+        let etag = format!("\"{}\"", recorded.md5_hex());
+        let (inline, reservation) = match body {
+            EntryBody::Bytes(bytes) => (Some(bytes), self.spool.reserve(size)?),
+            EntryBody::Draft(draft, reservation) => {
+                draft.keep();
+                (None, reservation)
+            }
+            // In write-back mode the larger ones have files of their own.
+            EntryBody::Range(..) => return Err(internal()),
+        };
+        let entry = spool::Entry {
+            bucket: self.bucket.name.clone(),
+            key: request.key,
+            accepted: wall_clock(),
+            principal: self.witness.principal().to_owned(),
+            headers: recorded_headers(request.headers, Vec::new(), request.payload),
+            content: EntryContent::Whole(recorded),
+            quarantined: None,
+            upload_id: None,
+        };
+        match self.spool.commit(entry, inline, reservation).await {
+            Ok(_) => Ok(Stored { etag }),
+            Err(error) => {
+                let bucket = &self.bucket.name;
+                log::error!("bucket {bucket}: an entry could not be recorded: {error}");
+                Err(super::unavailable())
+            }
+        }
+    }
+
+    /// Write-through: it is stored when the backend has it.
+    async fn send(
+        &self,
+        mut request: UpstreamTemplate,
+        body: EntryBody,
+        size: u64,
+        md5: [u8; 16],
+        permit: OwnedSemaphorePermit,
+        restarts: &mut u32,
+    ) -> Result<Stored, S3Error> {
+        let (bucket, engine) = (&self.bucket, &self.route.engine);
+        wait_for_older(&self.spool, &bucket.name, &request.key, engine.spool_wait)
+            .await
+            .map_err(|failed| failed.error)?;
+        request.headers.push(("content-md5".to_owned(), STANDARD.encode(md5).into_bytes()));
+        let replay = self.route.replay.clone();
+        // Removed when the upload has ended.
+        let mut own = None;
+        let (source, before) = match body {
+            EntryBody::Bytes(bytes) => (PartSource::stored_bytes(bytes, replay), Before::All),
+            EntryBody::Range(file, offset) => {
+                (PartSource::stored(file, offset, size, replay), Before::First)
+            }
+            EntryBody::Draft(draft, reservation) => {
+                let opened = spool::check::open(self.spool.disk(), draft.id()).await;
+                let file = opened.map_err(|error| {
+                    log::error!("an entry's file in the spool cannot be opened: {error}");
+                    super::unavailable()
+                })?;
+                own = Some((draft, reservation));
+                (PartSource::stored(file, 0, size, replay), Before::First)
+            }
+        };
+        let kind = prepare::kind(&self.operation, &request.headers).ok_or_else(internal)?;
+        let job = Box::new(UploadJob {
+            bucket_index: self.bucket_index,
+            bucket: Arc::clone(bucket),
+            kind,
+            proof: prepare::proof(&request.headers),
+            request,
+            content: Content::Body { source: Box::new(source), before },
+            plan: None,
+            permit: permit.into(),
+        });
+        let ended = self.route.uploads.begin(|end| BeginUpload(job, end)).await;
+        drop(own);
+        let end = ended.map_err(|error| {
+            log::error!("{error}");
+            internal()
+        })?;
+        *restarts = end.restarts;
+        let answer = end.result?;
+        let etag = answer.headers.iter().find(|(name, _)| name == "etag");
+        let etag = etag.map(|(_, value)| String::from_utf8_lossy(value).into_owned());
+        Ok(Stored { etag: etag.unwrap_or_default() })
+    }
+}
+
+fn internal() -> S3Error {
+    let message = "We encountered an internal error. Please try again.";
+    S3Error::new(ErrorCode::InternalError, message)
+}
