@@ -15,6 +15,8 @@
 
 mod archive;
 mod bodies;
+mod done;
+mod form;
 mod index;
 mod input;
 mod names;
@@ -22,5 +24,6 @@ mod tar;
 
 pub use archive::{Archive, BatchLimits, scan};
 pub use bodies::{EntryBody, MEMORY, Produced, produce};
+pub use done::{BatchId, DoneBatches, FLUSH_EVERY, OtherContent, RunningBatch};
 pub use index::{Entry, Index, MAX_NAMES, Refusal};
 pub use names::Prefix;

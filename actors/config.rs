@@ -1,7 +1,7 @@
 //! What the engine is told once, at start: parsed, checked values, shared by all worker threads.
 
 use crate::backend::{Endpoint, EndpointHealth, RetryBudget, TlsClient};
-use crate::batch::BatchLimits;
+use crate::batch::{BatchLimits, DoneBatches};
 use crate::certificate::CertificateRules;
 use crate::jwt::Authenticator;
 use crate::metrics::Metrics;
@@ -45,6 +45,8 @@ pub struct Engine {
     pub spool_wait: Duration,
     /// `spool.multipart_ttl`: how long a multipart upload that stands here may give no sign of life.
     pub spool_multipart_ttl: Duration,
+    /// What of the batches with a key is stored; None: no bucket takes batches.
+    pub batches: Option<Arc<DoneBatches>>,
     /// The process's metrics.
     pub metrics: Metrics,
 }
@@ -140,6 +142,10 @@ pub struct UploadRules {
 pub struct BatchRules {
     /// A PUT may be an archive whose files become objects.
     pub snowball: bool,
+    /// `POST /{bucket}?batch` is served.
+    pub post: bool,
+    /// How long it is known what of a batch with an Idempotency-Key is stored.
+    pub remembered: Duration,
     /// Bounds of each batch.
     pub limits: BatchLimits,
     /// Batches of this bucket that are looked through and published at a time; a further one waits.

@@ -12,7 +12,7 @@ use crate::spool::local::limits;
 use mizuchi_actors::backend::{
     Authorities, Endpoint, EndpointHealth, RetryBudget, TlsClient, TrustError,
 };
-use mizuchi_actors::batch::BatchLimits;
+use mizuchi_actors::batch::{BatchLimits, DoneBatches};
 use mizuchi_actors::config::{
     Backend, BackendEndpoint, BatchRules, Bucket, Engine, SplitRules, Timeouts, UploadRules,
     Verifies, ZeroCopy,
@@ -59,6 +59,9 @@ impl Shared {
 /// The file in the state directory that knows the multipart uploads which somebody must end.
 const UPLOADS_ON_RECORD: &str = "uploads.redb";
 
+/// The file in the state directory that knows what of a batch is stored.
+const BATCHES_ON_RECORD: &str = "batches.redb";
+
 /// Everything that the trees of all worker threads share.
 ///
 /// Errors when the state directory or the embedded backend cannot be had.
@@ -100,10 +103,12 @@ pub(crate) async fn engine(
         longest: settings.sts.max_duration,
     });
     let spool = open_spool(settings).await?;
+    let batches = open_batches(settings).await?;
     Ok(Engine {
         buckets,
         ledger,
         spool,
+        batches,
         spool_wait: settings.spool.wait,
         spool_multipart_ttl: settings.spool.multipart_ttl,
         sealer: UploadIdSealer::new(key),
@@ -137,6 +142,16 @@ async fn open_spool(settings: &Settings) -> io::Result<Option<Arc<Spool>>> {
         Spool::open(disk, limits(&rules)).map(Some)
     });
     opened.await.map_err(io::Error::other)?
+}
+
+/// The memory of batches, where a bucket takes them.
+async fn open_batches(settings: &Settings) -> io::Result<Option<Arc<DoneBatches>>> {
+    if !settings.buckets.iter().any(|bucket| bucket.upload.batch.post) {
+        return Ok(None);
+    }
+    let path = settings.server.state_directory.join(BATCHES_ON_RECORD);
+    let opened = tokio::task::spawn_blocking(move || DoneBatches::open(&path)).await;
+    opened.map_err(io::Error::other)?.map(Some)
 }
 
 /// Where the embedded backend listens, and its keys.
@@ -279,6 +294,8 @@ pub(crate) fn engine_bucket(
             client_uploads_ttl: upload.client_uploads_ttl,
             batch: BatchRules {
                 snowball: upload.batch.snowball,
+                remembered: upload.batch.idempotency_ttl,
+                post: upload.batch.post,
                 limits: BatchLimits {
                     entries: upload.batch.max_entries,
                     entry_size: upload.batch.max_entry_size,

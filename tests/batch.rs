@@ -2,6 +2,7 @@
 
 mod archives;
 mod hostile;
+mod post;
 mod snowball;
 
 use crate::support::client::{Answer, Client, Request};
@@ -10,7 +11,7 @@ use crate::support::gateway::{Gateway, Setup};
 use crate::support::ledger_s3::LedgerS3;
 use std::path::Path;
 
-const ALLOW: &str = "    upload:\n      batch:\n        snowball: allow\n";
+const ALLOW: &str = "    upload:\n      batch:\n        snowball: allow\n        post: allow\n";
 
 /// A gateway whose bucket takes archives, over an S3 that keeps books of what it is sent.
 struct Rig {

@@ -1,5 +1,6 @@
 //! An archive as it stands in the spool, and the first look at it.
 
+use super::form;
 use super::index::{Index, Refusal, TooManyNames};
 use super::input::{Input, Place, Stopped};
 use super::names::{Prefix, key_of};
@@ -46,6 +47,8 @@ pub struct Archive {
     pub(super) place: Place,
     pub(super) length: u64,
     pub(super) format: Format,
+    /// It is no archive but a form with this boundary.
+    form: Option<Arc<str>>,
 }
 
 impl Archive {
@@ -56,13 +59,19 @@ impl Archive {
         let begin = first.get_mut(..most).unwrap_or_default();
         file.read_exact_at(begin, 0)?;
         let format = format_of(begin);
-        Ok(Archive { place: Place::File(file), length, format })
+        Ok(Archive { place: Place::File(file), length, format, form: None })
     }
 
     /// The archive in memory.
     pub fn of_bytes(bytes: Bytes) -> Archive {
         let format = format_of(&bytes);
-        Archive { length: bytes.len() as u64, place: Place::Bytes(bytes), format }
+        Archive { length: bytes.len() as u64, place: Place::Bytes(bytes), format, form: None }
+    }
+
+    /// The same bytes as a form with many files (multipart/form-data) of this boundary.
+    #[must_use]
+    pub fn as_form(self, boundary: &str) -> Archive {
+        Archive { format: Format::Plain, form: Some(Arc::from(boundary)), ..self }
     }
 
     /// Fills `space` with what stands here, if that is what an entry holds: the archive is not packed.
@@ -112,7 +121,11 @@ pub fn scan(
 ) -> Result<Index, S3Error> {
     let mut input = Input::open(archive, limits, wanted).map_err(|error| unreadable(&error))?;
     let mut scan = Scan { limits, prefix, folders, sha256, index: Index::default(), seen: 0 };
-    let walked = tar::walk(&mut input, &mut |member, body| scan.member(&member, body));
+    let mut visit = |member: Member<'_>, body: &mut dyn Read| scan.member(&member, body);
+    let walked = match &archive.form {
+        None => tar::walk(&mut input, &mut visit),
+        Some(boundary) => form::walk(&mut input, boundary, &mut visit),
+    };
     if let Err(error) = walked {
         return Err(match (input.stopped(), error) {
             (Some(Stopped::TooLarge), _) => S3Error::new(
@@ -174,8 +187,9 @@ impl Scan<'_> {
             Ok(None) => Ok(()),
             Ok(Some(key)) => {
                 let slash = if folder { "/" } else { "" };
-                let place = (member.offset, member.size);
-                self.index.push(&[self.prefix.as_str(), key, slash], place).map_err(names)?;
+                self.index
+                    .push(&[self.prefix.as_str(), key, slash], member.offset)
+                    .map_err(names)?;
                 self.digest(body)
             }
             Err(why) => self.index.push_refused(member.name, why).map_err(names),
@@ -204,6 +218,7 @@ impl Scan<'_> {
         let mut md5 = Md5::new();
         let mut sha256 = self.sha256.then(|| Hasher::new(ChecksumAlgorithm::Sha256));
         let mut space = [0; READ];
+        let mut size = 0u64;
         loop {
             let read = match body.read(&mut space) {
                 Ok(0) => break,
@@ -212,6 +227,7 @@ impl Scan<'_> {
                 Err(error) => return Err(error.into()),
             };
             let bytes = space.get(..read).unwrap_or_default();
+            size += read as u64;
             md5.update(bytes);
             if let Some(sha256) = &mut sha256 {
                 sha256.update(bytes);
@@ -224,7 +240,10 @@ impl Scan<'_> {
             }
             hash
         });
-        self.index.digested(md5.finish(), sha256);
+        self.index.digested(size, md5.finish(), sha256);
+        if size > self.limits.entry_size {
+            self.index.refuse_last(Refusal::TooLarge);
+        }
         Ok(())
     }
 }

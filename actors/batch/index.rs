@@ -33,6 +33,8 @@ pub enum Refusal {
     TooLarge,
     /// A later entry has the same key.
     Replaced,
+    /// It was stored before, by the same batch.
+    Stored,
     /// Its key may not be written by whoever sent the archive.
     Denied,
     /// Whether it may could not be found out.
@@ -53,6 +55,7 @@ impl Refusal {
             Refusal::Device => invalid("Devices and pipes do not become objects."),
             Refusal::Special => invalid("It is no plain file."),
             Refusal::Replaced => invalid("A later entry has the same name."),
+            Refusal::Stored => invalid("It was stored before."),
             Refusal::KeyTooLong => S3Error::new(ErrorCode::KeyTooLongError, "Your key is too long"),
             Refusal::TooLarge => S3Error::new(
                 ErrorCode::EntityTooLarge,
@@ -151,18 +154,14 @@ impl Index {
     }
 
     /// Adds an entry whose bytes follow.
-    pub(super) fn push(
-        &mut self,
-        key: &[&str],
-        (offset, size): (u64, u64),
-    ) -> Result<(), TooManyNames> {
+    pub(super) fn push(&mut self, key: &[&str], offset: u64) -> Result<(), TooManyNames> {
         let bytes: usize = key.iter().map(|part| part.len()).sum();
         if self.names.len().saturating_add(bytes) > MAX_NAMES {
             return Err(TooManyNames);
         }
         key.iter().for_each(|part| self.names.push_str(part));
         let name_end = u32::try_from(self.names.len()).map_err(|_| TooManyNames)?;
-        self.slots.push(Slot { name_end, offset, size, md5: [0; 16], refused: None });
+        self.slots.push(Slot { name_end, offset, size: 0, md5: [0; 16], refused: None });
         Ok(())
     }
 
@@ -170,14 +169,20 @@ impl Index {
     pub(super) fn push_refused(&mut self, name: &[u8], why: Refusal) -> Result<(), TooManyNames> {
         let name = String::from_utf8_lossy(name.get(..SHOWN).unwrap_or(name));
         let name: String = name.chars().filter(|c| !c.is_control()).collect();
-        self.push(&[&name], (0, 0))?;
-        self.refuse(self.slots.len().saturating_sub(1), why);
+        self.push(&[&name], 0)?;
+        self.refuse_last(why);
         Ok(())
     }
 
-    /// Notes the digests of the entry that was added last.
-    pub(super) fn digested(&mut self, md5: [u8; 16], sha256: Option<[u8; 32]>) {
+    /// [`Index::refuse`], of the entry that was added last.
+    pub(super) fn refuse_last(&mut self, why: Refusal) {
+        self.refuse(self.slots.len().saturating_sub(1), why);
+    }
+
+    /// Notes the length and the digests of the entry that was added last.
+    pub(super) fn digested(&mut self, size: u64, md5: [u8; 16], sha256: Option<[u8; 32]>) {
         if let Some(slot) = self.slots.last_mut() {
+            slot.size = size;
             slot.md5 = md5;
         }
         if let Some(sha256) = sha256 {
@@ -215,8 +220,8 @@ mod tests {
     fn the_last_of_a_name_counts() {
         let mut index = Index::default();
         for name in ["a", "b", "a", "c", "a", "b"] {
-            index.push(&["p/", name], (0, 0)).unwrap();
-            index.digested([1; 16], None);
+            index.push(&["p/", name], 0).unwrap();
+            index.digested(1, [1; 16], None);
         }
         index.push_refused(b"x\n\xff", Refusal::Link).unwrap();
         index.settle_names();
@@ -232,11 +237,11 @@ mod tests {
     fn hashes_stay_with_their_entries() {
         let mut index = Index::default();
         index.push_refused(b"l", Refusal::Link).unwrap();
-        index.push(&["a"], (0, 1)).unwrap();
-        index.digested([1; 16], Some([1; 32]));
+        index.push(&["a"], 0).unwrap();
+        index.digested(1, [1; 16], Some([1; 32]));
         index.push_refused(b"m", Refusal::Link).unwrap();
-        index.push(&["b"], (0, 1)).unwrap();
-        index.digested([2; 16], Some([2; 32]));
+        index.push(&["b"], 0).unwrap();
+        index.digested(1, [2; 16], Some([2; 32]));
         assert_eq!(index.get(1).unwrap().sha256, Some([1; 32]));
         assert_eq!(index.get(3).unwrap().sha256, Some([2; 32]));
     }
@@ -246,8 +251,8 @@ mod tests {
         let mut index = Index::default();
         let name = "n".repeat(1 << 20);
         for _ in 0..64 {
-            index.push(&[&name], (0, 0)).unwrap();
+            index.push(&[&name], 0).unwrap();
         }
-        assert!(index.push(&["x"], (0, 0)).is_err());
+        assert!(index.push(&["x"], 0).is_err());
     }
 }

@@ -88,6 +88,8 @@ error_table! {
     ExpiredToken, 400, Client, false;
     /// Fewer bytes came than were announced.
     IncompleteBody, 400, Client, false;
+    /// An Idempotency-Key was used before, for another content.
+    IdempotencyKeyReused, 422, Client, false;
     /// A bug or an unusable backend answer.
     InternalError, 500, Gateway, true;
     /// The access key is not known here.

@@ -71,18 +71,30 @@ impl Scope {
     fn holds(self, operation: &Operation) -> bool {
         use Operation::*;
         match self {
-            Scope::Object => matches!(operation, PutObject { .. } | CreateMultipartUpload { .. }),
-            Scope::Body => matches!(operation, PutObject { .. } | UploadPart { .. }),
+            Scope::Object => {
+                matches!(operation, PutObject { .. } | CreateMultipartUpload { .. } | Batch { .. })
+            }
+            Scope::Body => {
+                matches!(operation, PutObject { .. } | UploadPart { .. } | Batch { .. })
+            }
             Scope::Checksum => matches!(
                 operation,
-                PutObject { .. } | UploadPart { .. } | CompleteMultipartUpload { .. }
+                PutObject { .. }
+                    | UploadPart { .. }
+                    | CompleteMultipartUpload { .. }
+                    | Batch { .. }
             ),
             Scope::Multipart => {
                 matches!(operation, CreateMultipartUpload { .. } | CompleteMultipartUpload { .. })
             }
             Scope::Create => matches!(operation, CreateMultipartUpload { .. }),
             Scope::Complete => matches!(operation, CompleteMultipartUpload { .. }),
-            Scope::Write => matches!(operation, PutObject { .. } | CompleteMultipartUpload { .. }),
+            Scope::Write => {
+                matches!(
+                    operation,
+                    PutObject { .. } | CompleteMultipartUpload { .. } | Batch { .. }
+                )
+            }
             Scope::Any => true,
         }
     }

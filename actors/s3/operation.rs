@@ -64,11 +64,16 @@ pub enum Operation {
     GetBucketLocation,
     /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListMultipartUploads.html>
     ListMultipartUploads(ListQuery),
+    /// The gateway's own: many objects in one body, `POST /{bucket}?batch` (docs/batch.md).
+    Batch {
+        /// `prefix` of the query, as it came.
+        prefix: String,
+    },
 }
 
 impl Operation {
     /// Every name that [`Operation::name`] gives.
-    pub const NAMES: [&str; 9] = [
+    pub const NAMES: [&str; 10] = [
         "PutObject",
         "CreateMultipartUpload",
         "UploadPart",
@@ -78,6 +83,7 @@ impl Operation {
         "HeadBucket",
         "GetBucketLocation",
         "ListMultipartUploads",
+        "Batch",
     ];
 
     /// S3's name of the operation.
@@ -92,6 +98,7 @@ impl Operation {
             Operation::HeadBucket => "HeadBucket",
             Operation::GetBucketLocation => "GetBucketLocation",
             Operation::ListMultipartUploads(_) => "ListMultipartUploads",
+            Operation::Batch { .. } => "Batch",
         }
     }
 
@@ -106,7 +113,8 @@ impl Operation {
             | Operation::ListParts { key, .. } => Some(key),
             Operation::HeadBucket
             | Operation::GetBucketLocation
-            | Operation::ListMultipartUploads(_) => None,
+            | Operation::ListMultipartUploads(_)
+            | Operation::Batch { .. } => None,
         }
     }
 
@@ -240,6 +248,20 @@ fn of_bucket(method: &str, query: &Query) -> Result<Operation, S3Error> {
     if let Some(name) = &query.unknown {
         return Err(not_implemented(name));
     }
+    if query.batch {
+        let only = query.reading.is_none()
+            && query.listing.as_deref().is_none_or(|name| name == "prefix")
+            && query.list
+                == ListQuery { prefix: query.list.prefix.clone(), ..ListQuery::default() }
+            && !(query.uploads || query.location || query.shapes_a_list())
+            && query.upload_id.is_none()
+            && query.part_number.is_none();
+        return match (method, only) {
+            ("POST", true) => Ok(Operation::Batch { prefix: query.list.prefix.clone() }),
+            ("POST", false) => Err(invalid("Of parameters only prefix goes with batch.")),
+            _ => Err(not_allowed()),
+        };
+    }
     let lists = query.reading.is_some() || query.listing.is_some();
     if query.uploads && method == "GET" && query.reading.is_none() && !query.location {
         return Ok(Operation::ListMultipartUploads(query.list.clone()));
@@ -285,6 +307,7 @@ enum Subresource {
 #[derive(Default)]
 struct Query {
     uploads: bool,
+    batch: bool,
     location: bool,
     upload_id: Option<String>,
     part_number: Option<String>,
@@ -311,6 +334,8 @@ impl Query {
             };
             match name.as_str() {
                 "uploads" => query.uploads = true,
+                // S3 has no such parameter; on an object it is as unknown as any other.
+                "batch" if value.is_empty() => query.batch = true,
                 "location" => query.location = true,
                 "uploadId" => once(&mut query.upload_id, value)?,
                 "partNumber" => once(&mut query.part_number, value)?,
@@ -360,6 +385,9 @@ impl Query {
     fn subresource(&self, method: &str) -> Result<Subresource, S3Error> {
         if let Some(name) = &self.unknown {
             return Err(not_implemented(name));
+        }
+        if self.batch {
+            return Err(not_implemented("batch"));
         }
         if self.location {
             return Err(not_implemented("location"));
@@ -445,6 +473,8 @@ mod tests {
             ("GET", "", "location", "GetBucketLocation"),
             ("GET", "", "uploads", "ListMultipartUploads"),
             ("GET", "", "uploads&prefix=a&max-uploads=5&encoding-type=url", "ListMultipartUploads"),
+            ("POST", "", "batch", "Batch"),
+            ("POST", "", "batch=&prefix=a%2Fb&X-Amz-Signature=s", "Batch"),
         ] {
             assert_eq!(name(method, key, query), expected, "{method} {key}?{query}");
         }
@@ -460,6 +490,16 @@ mod tests {
             ("PATCH", "k", "", "MethodNotAllowed"),
             ("OPTIONS", "k", "", "MethodNotAllowed"),
             ("GET", "", "", "MethodNotAllowed"),
+            ("GET", "", "batch", "MethodNotAllowed"),
+            ("PUT", "", "batch", "MethodNotAllowed"),
+            ("POST", "", "batch=1", "NotImplemented"),
+            ("POST", "", "batch&uploads", "InvalidArgument"),
+            ("POST", "", "batch&delimiter=a", "InvalidArgument"),
+            ("POST", "", "batch&prefix=a&marker=b", "InvalidArgument"),
+            ("POST", "", "batch&tagging", "NotImplemented"),
+            ("POST", "k", "batch", "NotImplemented"),
+            ("PUT", "k", "batch", "NotImplemented"),
+            ("GET", "k", "batch", "NotImplemented"),
             ("GET", "", "list-type=2&prefix=a", "MethodNotAllowed"),
             ("PUT", "", "", "MethodNotAllowed"),
             ("DELETE", "", "", "MethodNotAllowed"),

@@ -429,13 +429,16 @@ pub fn upstream(
         }
         Operation::HeadBucket
         | Operation::GetBucketLocation
-        | Operation::ListMultipartUploads(_) => ("HEAD", Vec::new()),
+        | Operation::ListMultipartUploads(_)
+        | Operation::Batch { .. } => ("HEAD", Vec::new()),
     };
     let key = operation.key().map_or("", |key| key.as_str());
     let mut headers = std::mem::take(&mut authorized.headers);
     let writes = matches!(
         operation,
-        Operation::PutObject { .. } | Operation::CompleteMultipartUpload { .. }
+        Operation::PutObject { .. }
+            | Operation::CompleteMultipartUpload { .. }
+            | Operation::Batch { .. }
     );
     if writes
         && !bucket.upload.overwrite
@@ -465,7 +468,8 @@ pub fn kind(operation: &Operation, headers: &[(String, Vec<u8>)]) -> Option<Kind
         Operation::ListParts { .. } => Some(Kind::List),
         Operation::HeadBucket
         | Operation::GetBucketLocation
-        | Operation::ListMultipartUploads(_) => None,
+        | Operation::ListMultipartUploads(_)
+        | Operation::Batch { .. } => None,
     }
 }
 

@@ -1,8 +1,10 @@
 //! Many objects in one body (docs/batch.md): taken like a write-back body into the spool, looked through,
 //! each final key authorized, and only then published, each entry as the PutObject that it stands for.
 
-pub(super) mod publish;
+pub(super) mod post;
+mod publish;
 pub(super) mod snowball;
+pub(super) mod taking;
 mod witness;
 
 use super::route::Route;

@@ -138,6 +138,7 @@ async fn serve(route: Route, message: Serve) -> Reply {
             }
             None => upload.end(&route, &mut account).await,
         },
+        Ok(Begun::Batch(job)) => return job.answer(route, account, close).await,
         Err(failed) => Err(failed),
     };
     conclude(&route, &account, result, close, None).await

@@ -1,4 +1,4 @@
-//! An answer's body of which the end is not known yet: white space flows until it is.
+//! An answer's body of which the end is not known yet: white space flows until it is, or line after line.
 
 use actix_web::body::{BodySize, MessageBody};
 use bytes::Bytes;
@@ -6,35 +6,45 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Interval, interval_at};
 
 /// How a body goes on after its beginning.
 #[derive(Debug)]
-pub struct Later {
-    /// Its end: not empty. When its sender dies the body is cut off, which clients notice.
-    pub end: oneshot::Receiver<Vec<u8>>,
-    /// The time between one space and the next.
-    pub every: Duration,
+pub enum Later {
+    /// With one piece, and white space until it is there.
+    End {
+        /// Its end: not empty. When its sender dies the body is cut off, which clients notice.
+        end: oneshot::Receiver<Vec<u8>>,
+        /// The time between one space and the next.
+        every: Duration,
+    },
+    /// With whole lines, as they come. A line says which is the last.
+    Lines(mpsc::Receiver<Vec<u8>>),
 }
 
-/// The body: its beginning, then a space every so often, then its end.
+/// The body: its beginning, then what comes later.
 pub(super) struct LaterBody<G> {
     beginning: Option<Bytes>,
-    end: Option<oneshot::Receiver<Vec<u8>>>,
-    spaces: Interval,
+    rest: Rest,
     _busy: G,
+}
+
+enum Rest {
+    End(oneshot::Receiver<Vec<u8>>, Interval),
+    Lines(mpsc::Receiver<Vec<u8>>),
+    Ended,
 }
 
 impl<G> LaterBody<G> {
     /// A body that begins with these bytes. `busy` is held until the body has ended.
     pub(super) fn new(beginning: Vec<u8>, later: Later, busy: G) -> Self {
-        LaterBody {
-            beginning: Some(beginning.into()),
-            end: Some(later.end),
-            spaces: interval_at(Instant::now() + later.every, later.every),
-            _busy: busy,
-        }
+        let rest = match later {
+            Later::End { end, every } => Rest::End(end, interval_at(Instant::now() + every, every)),
+            Later::Lines(lines) => Rest::Lines(lines),
+        };
+        let beginning = Some(beginning).filter(|bytes| !bytes.is_empty()).map(Bytes::from);
+        LaterBody { beginning, rest, _busy: busy }
     }
 }
 
@@ -45,7 +55,7 @@ impl<G: Unpin> MessageBody for LaterBody<G> {
         BodySize::Stream
     }
 
-    /// actix-http flushes whenever this is pending: each space is on the wire at once.
+    /// actix-http flushes whenever this is pending: each space or line is on the wire at once.
     fn poll_next(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -53,12 +63,23 @@ impl<G: Unpin> MessageBody for LaterBody<G> {
         if let Some(beginning) = self.beginning.take() {
             return Poll::Ready(Some(Ok(beginning)));
         }
-        let Some(end) = self.end.as_mut() else { return Poll::Ready(None) };
-        if let Poll::Ready(end) = Pin::new(end).poll(cx) {
-            self.end = None;
-            return Poll::Ready(Some(end.map(Bytes::from)));
+        match &mut self.rest {
+            Rest::Ended => Poll::Ready(None),
+            Rest::End(end, spaces) => {
+                if let Poll::Ready(end) = Pin::new(end).poll(cx) {
+                    self.rest = Rest::Ended;
+                    return Poll::Ready(Some(end.map(Bytes::from)));
+                }
+                ready!(spaces.poll_tick(cx));
+                Poll::Ready(Some(Ok(Bytes::from_static(b" "))))
+            }
+            Rest::Lines(lines) => {
+                let next = ready!(lines.poll_recv(cx));
+                if next.is_none() {
+                    self.rest = Rest::Ended;
+                }
+                Poll::Ready(next.map(|line| Ok(line.into())))
+            }
         }
-        ready!(self.spaces.poll_tick(cx));
-        Poll::Ready(Some(Ok(Bytes::from_static(b" "))))
     }
 }

@@ -44,5 +44,5 @@ pub(super) async fn answer(
         // The client may be gone: the upload has ended all the same.
         let _ = send.send(root);
     });
-    Reply { later: Some(Later { end, every: after.min(SPACE_EVERY) }), close, ..early }
+    Reply { later: Some(Later::End { end, every: after.min(SPACE_EVERY) }), close, ..early }
 }

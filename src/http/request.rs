@@ -1,7 +1,9 @@
 //! One request from its head to the backend's answer: route, admit, authorize, upload.
 
 use super::audit_lines;
+use super::batch::post::PostJob;
 use super::batch::snowball::{self, SnowballJob};
+use super::batch::taking::Incoming as BatchIncoming;
 use super::document::read_document;
 use super::http_actor::Account;
 use super::post_form::{LengthRules, form_taken, length_rules, read_form};
@@ -63,6 +65,8 @@ pub(super) enum Begun {
     Answered(Reply),
     /// It is an upload now.
     Upload(Box<Upload>),
+    /// It is many, whose ends are told one by one.
+    Batch(Box<PostJob>),
 }
 
 /// A request that is accepted: its upload begins when it is asked for its end.
@@ -125,6 +129,10 @@ pub(super) async fn begin(
         let message = "Multipart uploads are not listed here (upload.list_multipart_uploads).";
         return Err(S3Error::new(ErrorCode::MethodNotAllowed, message).into());
     }
+    if matches!(operation, Operation::Batch { .. }) && !bucket.upload.batch.post {
+        let message = "Batches are not taken here (upload.batch.post).";
+        return Err(S3Error::new(ErrorCode::MethodNotAllowed, message).into());
+    }
     let permit = match permit {
         Some(permit) => permit,
         None => route.admission.enter().await?,
@@ -167,7 +175,7 @@ pub(super) async fn begin(
         Operation::PutObject { .. } | Operation::UploadPart { .. } => {
             let Some(taken) = body.take() else { return Err(no_body().into()) };
             if let (true, Some(identity)) = (extract, decided.decision.identity) {
-                let incoming = snowball::Incoming {
+                let incoming = BatchIncoming {
                     route,
                     bucket_index: address.bucket,
                     bucket: &bucket,
@@ -194,6 +202,23 @@ pub(super) async fn begin(
             let to = Destination { index, bucket: &bucket, operation: &operation, spooled };
             body_job(route, to, head, authorized, taken, permit, rules)?
         }
+        Operation::Batch { prefix } => {
+            let Some(taken) = body.take() else { return Err(no_body().into()) };
+            let Some(identity) = decided.decision.identity else { return Err(no_body().into()) };
+            let incoming = BatchIncoming {
+                route,
+                bucket_index: address.bucket,
+                bucket: &bucket,
+                head,
+                operation: &operation,
+                identity,
+                authorized,
+                body: taken,
+                permit,
+            };
+            account.plan = "batch";
+            return Ok(Begun::Batch(Box::new(PostJob::new(incoming, prefix)?)));
+        }
         Operation::CompleteMultipartUpload { .. } => {
             let Some(unread) = body.as_mut() else { return Err(no_body().into()) };
             let document = read_document(unread, head, &mut authorized).await?;
@@ -216,10 +241,9 @@ pub(super) async fn begin(
         }
     };
     if job.goes_through() {
-        let signer = bucket.backend.keys.signer(OffsetDateTime::now_utc());
         // A body that nobody has read ends its connection.
         let close = job.has_body();
-        signer.map_err(|_| Failed { error: no_keys(&bucket), close })?;
+        has_keys(&bucket).map_err(|error| Failed { error, close })?;
     }
     account.plan = job.plan();
     // HTTP/1.0 has no framing for a body whose length is not known (RFC 9112, 6.1).
@@ -302,11 +326,16 @@ pub(super) fn no_body() -> S3Error {
     S3Error::new(ErrorCode::MissingRequestBodyError, "Request body is empty.")
 }
 
-/// Nothing can be signed for the backend: said before the body is read.
-fn no_keys(bucket: &Bucket) -> S3Error {
+/// Whether something can be signed for the backend: asked before the body is read.
+///
+/// Errors: 503 ServiceUnavailable.
+pub(super) fn has_keys(bucket: &Bucket) -> Result<(), S3Error> {
+    if bucket.backend.keys.signer(OffsetDateTime::now_utc()).is_ok() {
+        return Ok(());
+    }
     log::warn!("bucket {}: refused, for want of backend credentials", bucket.name);
     let message = "The storage behind this bucket cannot be reached. Please try again.";
-    S3Error::new(ErrorCode::ServiceUnavailable, message).blamed_on(Fault::Backend)
+    Err(S3Error::new(ErrorCode::ServiceUnavailable, message).blamed_on(Fault::Backend))
 }
 
 fn kind_of(
@@ -344,7 +373,8 @@ impl Job {
     fn goes_through(&self) -> bool {
         match self {
             Job::Whole(_) | Job::Parts(_) => true,
-            Job::Store(_) | Job::Multipart(_) => false,
+            // A batch has looked itself.
+            Job::Store(_) | Job::Multipart(_) | Job::Batch(_) => false,
         }
     }
 
@@ -352,7 +382,7 @@ impl Job {
     fn has_body(&self) -> bool {
         match self {
             Job::Whole(job) => matches!(job.content, Content::Body { .. }),
-            Job::Parts(_) | Job::Store(_) => true,
+            Job::Parts(_) | Job::Store(_) | Job::Batch(_) => true,
             Job::Multipart(_) => false,
         }
     }

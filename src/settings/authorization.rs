@@ -101,7 +101,7 @@ const ENGINES: &[(&str, Engine)] = &[
 ];
 
 /// The key of each operation's relation.
-const RELATIONS: [(&str, &str); 9] = [
+const RELATIONS: [(&str, &str); 10] = [
     ("PutObject", "put_object"),
     ("CreateMultipartUpload", "create_multipart_upload"),
     ("UploadPart", "upload_part"),
@@ -111,6 +111,7 @@ const RELATIONS: [(&str, &str); 9] = [
     ("HeadBucket", "head_bucket"),
     ("GetBucketLocation", "get_bucket_location"),
     ("ListMultipartUploads", "list_multipart_uploads"),
+    ("Batch", "batch"),
 ];
 
 /// Reads `authorization`; None within: nobody is asked. `secret_headers`: those that clients send

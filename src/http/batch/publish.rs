@@ -12,6 +12,7 @@ use mizuchi_actors::config::Bucket;
 use mizuchi_actors::metrics::Counted;
 use mizuchi_actors::orphans::wall_clock;
 use mizuchi_actors::s3::error::{ErrorCode, S3Error};
+use mizuchi_actors::s3::names::ObjectKey;
 use mizuchi_actors::s3::operation::Operation;
 use mizuchi_actors::s3::upstream::UpstreamTemplate;
 use mizuchi_actors::sigv4::PayloadHash;
@@ -19,6 +20,7 @@ use mizuchi_actors::spool::request::recorded_headers;
 use mizuchi_actors::spool::{self, EntryContent, Spool};
 use mizuchi_actors::transfer::PartSource;
 use mizuchi_actors::upload::job::{Before, Content, UploadJob};
+use mizuchi_actors::upload::machine::Kind;
 use mizuchi_actors::upload::prepare;
 use mizuchi_actors::upload_supervisor::BeginUpload;
 use std::sync::Arc;
@@ -36,8 +38,6 @@ pub(super) struct Publication {
     pub(super) bucket_index: usize,
     pub(super) bucket: Arc<Bucket>,
     pub(super) spool: Arc<Spool>,
-    /// The PutObject that they came with.
-    pub(super) operation: Operation,
     /// What each object is sent with.
     pub(super) headers: Vec<(String, Vec<u8>)>,
     pub(super) write_back: bool,
@@ -71,8 +71,15 @@ pub(super) struct Totals {
 
 impl Publication {
     /// Publishes all entries that are not refused. `strict`: after the first that fails none is begun.
-    /// When it returns none is on its way.
-    pub(super) async fn run(self, archive: &Archive, index: Arc<Index>, strict: bool) -> Totals {
+    /// `on_end` is told of each end; after it says false none is begun either. When this returns none is on
+    /// its way.
+    pub(super) async fn run(
+        self,
+        archive: &Archive,
+        index: Arc<Index>,
+        strict: bool,
+        on_end: impl AsyncFn(&EntryEnd) -> bool,
+    ) -> Totals {
         let _counted = Counted::new(&self.route.engine.metrics.batches_in_flight);
         let (to, mut produced) = mpsc::channel(AHEAD);
         let wanted = Wanted::new();
@@ -82,7 +89,7 @@ impl Publication {
         // Dropped in the middle, what is on its way ends by itself, and nothing else is begun.
         let mut under_way: JoinSet<EntryEnd> = JoinSet::new();
         let mut reading = true;
-        let mut begun = 0;
+        let (mut begun, mut gone) = (0, false);
         while reading || !under_way.is_empty() {
             let has_place = under_way.len() < this.bucket.upload.batch.concurrency;
             let ended = tokio::select! {
@@ -112,14 +119,16 @@ impl Publication {
                     }
                 },
             };
+            let go_on = on_end(&ended).await;
+            gone |= !go_on;
             this.count(&mut totals, ended);
-            if strict && totals.first.is_some() {
+            if gone || strict && totals.first.is_some() {
                 reading = false;
                 produced.close();
             }
         }
         let all = index.iter().filter(|entry| entry.refused.is_none()).count();
-        if begun < all && totals.first.is_none() {
+        if begun < all && totals.first.is_none() && !gone {
             // Its reader died.
             totals.first = Some((index.len(), internal()));
             totals.failed += (all - begun) as u64;
@@ -179,14 +188,12 @@ impl Publication {
             length: Some(entry.size),
         };
         let mut restarts = 0;
+        let Ok(key) = ObjectKey::new(entry.key.to_owned()) else {
+            return EntryEnd { number, size: entry.size, restarts, result: Err(internal()) };
+        };
+        let operation = Operation::PutObject { key };
         let waits = self.write_back
-            && can_wait(
-                &self.bucket,
-                &self.operation,
-                &request.key,
-                &request.headers,
-                request.length,
-            );
+            && can_wait(&self.bucket, &operation, &request.key, &request.headers, request.length);
         let result = if waits {
             self.acknowledge(request, body, entry.size, entry.md5).await
         } else {
@@ -269,11 +276,11 @@ impl Publication {
                 (PartSource::stored(file, 0, size, replay), Before::First)
             }
         };
-        let kind = prepare::kind(&self.operation, &request.headers).ok_or_else(internal)?;
+        let conditional = request.headers.iter().any(|(name, _)| name == "if-none-match");
         let job = Box::new(UploadJob {
             bucket_index: self.bucket_index,
             bucket: Arc::clone(bucket),
-            kind,
+            kind: Kind::PutObject { conditional },
             proof: prepare::proof(&request.headers),
             request,
             content: Content::Body { source: Box::new(source), before },

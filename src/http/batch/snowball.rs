@@ -6,27 +6,19 @@
 
 use super::super::http_actor::Account;
 use super::super::reply::Reply;
-use super::super::request::{Failed, too_large};
+use super::super::request::Failed;
 use super::super::route::Route;
-use super::super::write_back;
-use super::publish::{Publication, Totals};
+use super::publish::{EntryEnd, Totals};
+use super::taking::{Incoming, Taking};
+use super::unavailable;
 use super::witness::Witness;
-use super::{Sender, Spooled, unavailable};
-use mizuchi_actors::auth_actor::Authorized;
 use mizuchi_actors::batch::{Index, Prefix, Refusal};
 use mizuchi_actors::config::{Bucket, Mode};
 use mizuchi_actors::http::RequestHead;
-use mizuchi_actors::identity::Identity;
-use mizuchi_actors::payload::{ChecksumAlgorithm, PayloadLength};
 use mizuchi_actors::s3::error::{ErrorCode, S3Error};
 use mizuchi_actors::s3::headers::MODE;
 use mizuchi_actors::s3::operation::Operation;
-use mizuchi_actors::spool::{Spool, ingest};
-use mizuchi_actors::tap::RequestBody;
-use mizuchi_actors::transfer::Intake;
-use mizuchi_actors::upload::{parts, prepare};
 use std::sync::Arc;
-use tokio::sync::OwnedSemaphorePermit;
 
 /// The header that makes an archive of a PUT (AWS Snowball Edge Developer Guide, "Batching small files").
 const EXTRACT: &str = "x-amz-meta-snowball-auto-extract";
@@ -93,111 +85,22 @@ impl Options {
     }
 }
 
-/// What each object is sent with, of what the archive's PUT would have been: its metadata, storage class
-/// and the like. What describes the archive's own bytes stays behind.
-///
-/// Errors: 400 InvalidRequest: a condition that no object could be held to.
-fn of_each(headers: &[(String, Vec<u8>)]) -> Result<Vec<(String, Vec<u8>)>, S3Error> {
-    let mut kept = Vec::new();
-    for (name, value) in headers {
-        let of_archive = matches!(
-            name.as_str(),
-            "content-type"
-                | "content-encoding"
-                | "content-disposition"
-                | "content-md5"
-                | "x-amz-sdk-checksum-algorithm"
-                | EXTRACT
-        ) || name.starts_with("x-amz-meta-minio-snowball-")
-            || ChecksumAlgorithm::from_header(name).is_some();
-        if name == "if-match" || name == "if-none-match" && value != b"*" {
-            let message = "An archive's objects have no ETag in common: of conditions only \
-                           If-None-Match: * can be asked.";
-            return Err(S3Error::new(ErrorCode::InvalidRequest, message));
-        }
-        if !of_archive {
-            kept.push((name.clone(), value.clone()));
-        }
-    }
-    Ok(kept)
-}
-
 /// An archive on its way.
 pub(in crate::http) struct SnowballJob {
-    bucket_index: usize,
-    bucket: Arc<Bucket>,
-    spool: Arc<Spool>,
-    head: RequestHead,
-    identity: Identity,
-    operation: Operation,
+    taking: Taking,
     options: Options,
-    headers: Vec<(String, Vec<u8>)>,
-    mode: Mode,
-    intake: Intake,
-    length: Option<u64>,
-    most: u64,
-    _permit: OwnedSemaphorePermit,
-}
-
-/// What a [`SnowballJob`] is made of, as the request brought it.
-pub(in crate::http) struct Incoming<'t> {
-    pub(in crate::http) route: &'t Route,
-    pub(in crate::http) bucket_index: usize,
-    pub(in crate::http) bucket: &'t Arc<Bucket>,
-    pub(in crate::http) head: &'t RequestHead,
-    pub(in crate::http) operation: &'t Operation,
-    pub(in crate::http) identity: Identity,
-    pub(in crate::http) authorized: Authorized,
-    pub(in crate::http) body: RequestBody,
-    pub(in crate::http) permit: OwnedSemaphorePermit,
 }
 
 impl SnowballJob {
     /// Plans it.
     ///
-    /// Errors: 400 EntityTooLarge, InvalidArgument (its prefix), InvalidRequest, and those of the headers
-    /// that the body is held to.
+    /// Errors: 400 InvalidArgument (its prefix), and those of [`Taking::plan`].
     pub(in crate::http) fn new(incoming: Incoming<'_>) -> Result<SnowballJob, Failed> {
         let unread = !incoming.body.is_done();
-        SnowballJob::plan(incoming).map_err(|error| Failed { error, close: unread })
-    }
-
-    fn plan(incoming: Incoming<'_>) -> Result<SnowballJob, S3Error> {
-        let Incoming { route, bucket, head, operation, mut authorized, body, .. } = incoming;
-        let options = Options::of(head)?;
-        // Opened at the start, since the bucket takes archives.
-        let spool = route.engine.spool.as_ref().ok_or_else(unavailable)?;
-        let length = prepare::payload_length(head, body.framing(), &authorized.payload)?;
-        let most = bucket.upload.max_object_size.min(parts::MAX_SINGLE);
-        if length.is_some_and(|length| length > most) {
-            return Err(too_large());
-        }
-        if length.is_none() && !bucket.upload.split.unknown_length {
-            return Err(parts::missing_length());
-        }
-        let hash = mizuchi_actors::sigv4::PayloadHash::Unsigned;
-        let request = prepare::upstream(bucket, operation, &mut authorized, hash, length);
-        authorized.headers.clone_from(&request.headers);
-        let headers = of_each(&request.headers)?;
-        let mode = write_back::mode(bucket, head)?;
-        let payload = length.map_or(PayloadLength::AtMost(most), PayloadLength::Exactly);
-        let (intake, _) =
-            prepare::plan_stored(&route.engine, bucket, head, authorized, body, payload)?;
-        Ok(SnowballJob {
-            bucket_index: incoming.bucket_index,
-            bucket: Arc::clone(bucket),
-            spool: Arc::clone(spool),
-            head: head.clone(),
-            identity: incoming.identity,
-            operation: operation.clone(),
-            options,
-            headers,
-            mode,
-            intake,
-            length,
-            most,
-            _permit: incoming.permit,
-        })
+        let options = Options::of(incoming.head);
+        let job = options
+            .and_then(|options| Ok(SnowballJob { taking: Taking::plan(incoming)?, options }));
+        job.map_err(|error| Failed { error, close: unread })
     }
 
     /// Takes the archive, looks it through, and publishes its entries. The answer is an S3 server's to a
@@ -207,47 +110,32 @@ impl SnowballJob {
         route: &Route,
         account: &mut Account,
     ) -> Result<Reply, Failed> {
-        let SnowballJob { bucket, spool, options, intake, length, most, .. } = self;
+        let SnowballJob { taking, options } = self;
         // Its own key is none that is written.
         account.audited = None;
         let witness = Witness::new(account);
-        let ingested = ingest(&spool, intake, length, most, &route.replay.turns).await;
-        let ingested = ingested.map_err(|error| {
-            account.bytes = error.volume.copied + error.volume.spliced;
-            Failed { error: error.error, close: !error.body_taken }
-        })?;
-        account.bytes = ingested.volume.copied + ingested.volume.spliced;
-        let etag = format!("\"{}\"", ingested.body.md5_hex());
-        let spooled = Spooled::open(&spool, ingested).await?;
+        let bucket = Arc::clone(&taking.bucket);
+        let taken = taking.take(route, &mut account.bytes).await?;
         let place = Arc::clone(&bucket.upload.batch.places).acquire_owned().await;
         let _place = place.map_err(|_| unavailable())?;
-        let mut index = spooled.scan(&bucket, options.prefix, options.folders).await?;
+        let mut index = taken.spooled.scan(&bucket, options.prefix, options.folders).await?;
         if options.strict
             && let Some(error) = first_refused(&index)
         {
             return Err(error.into());
         }
-        let sender =
-            Sender { bucket: Arc::clone(&bucket), head: self.head, identity: self.identity };
-        let denied = sender.authorize(route, &witness, &mut index, options.strict).await?;
+        let denied = taken.sender.authorize(route, &witness, &mut index, options.strict).await?;
         if let Some((number, error)) = denied {
             let entries = &route.engine.metrics.batch_entries;
             entries.with_label_values(&["denied"]).inc();
             return Err(about(&index, number, error, 0).into());
         }
         let passed_over = count_refused(route, &index);
-        let publication = Publication {
-            route: route.clone(),
-            bucket_index: self.bucket_index,
-            bucket: Arc::clone(&bucket),
-            spool,
-            operation: self.operation,
-            headers: self.headers,
-            write_back: self.mode == Mode::WriteBack,
-            witness,
-        };
+        let publication = taken.publication(route, witness);
         let index = Arc::new(index);
-        let totals = publication.run(&spooled.archive, Arc::clone(&index), options.strict).await;
+        let archive = &taken.spooled.archive;
+        let all = async |_: &EntryEnd| true;
+        let totals = publication.run(archive, Arc::clone(&index), options.strict, all).await;
         let Totals { stored, failed, first } = totals;
         if options.strict
             && let Some((number, error)) = first
@@ -255,11 +143,11 @@ impl SnowballJob {
             return Err(about(&index, number, error, stored).into());
         }
         let mut headers = vec![
-            ("etag".to_owned(), etag.into_bytes()),
+            ("etag".to_owned(), format!("\"{}\"", taken.md5).into_bytes()),
             (STORED.to_owned(), stored.to_string().into_bytes()),
             (FAILED.to_owned(), (failed + passed_over).to_string().into_bytes()),
         ];
-        if self.mode == Mode::WriteBack {
+        if taken.mode == Mode::WriteBack {
             headers.push((MODE.to_owned(), b"write_back".to_vec()));
         }
         Ok(Reply::empty(200, headers))
@@ -277,12 +165,12 @@ fn first_refused(index: &Index) -> Option<S3Error> {
 }
 
 /// Counts those that are passed over; entries whose name comes again are none.
-fn count_refused(route: &Route, index: &Index) -> u64 {
+pub(super) fn count_refused(route: &Route, index: &Index) -> u64 {
     let entries = &route.engine.metrics.batch_entries;
     let mut refused = 0;
     for why in index.iter().filter_map(|entry| entry.refused) {
         let label = match why {
-            Refusal::Replaced => continue,
+            Refusal::Replaced | Refusal::Stored => continue,
             Refusal::Denied | Refusal::Undecided => "denied",
             _ => "refused",
         };
@@ -309,30 +197,6 @@ fn about(index: &Index, number: usize, error: S3Error, stored: u64) -> S3Error {
 mod tests {
     use super::*;
     use bytes::Bytes;
-
-    fn header(name: &str, value: &str) -> (String, Vec<u8>) {
-        (name.to_owned(), value.as_bytes().to_vec())
-    }
-
-    #[test]
-    fn what_is_the_archive_s_own_stays_behind() {
-        let all = [
-            header("content-type", "application/x-tar"),
-            header("content-encoding", "gzip"),
-            header("content-md5", "x"),
-            header("x-amz-checksum-crc32", "x"),
-            header(EXTRACT, "true"),
-            header(PREFIX, "p"),
-            header("x-amz-meta-owner", "me"),
-            header("cache-control", "no-store"),
-            header("if-none-match", "*"),
-        ];
-        let kept = of_each(&all).unwrap();
-        let names: Vec<_> = kept.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(names, ["x-amz-meta-owner", "cache-control", "if-none-match"]);
-        assert!(of_each(&[header("if-match", "\"e\"")]).is_err());
-        assert!(of_each(&[header("if-none-match", "\"e\"")]).is_err());
-    }
 
     #[test]
     fn options_are_minio_s() {

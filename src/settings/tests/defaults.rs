@@ -117,6 +117,18 @@ fn the_defaults_are_those_of_the_documentation() {
         ttl: 24 * 3600 * SECOND,
     };
     assert_eq!(upload.split, split);
+    let batch = BatchSettings {
+        snowball: false,
+        post: false,
+        idempotency_ttl: 24 * 3600 * SECOND,
+        max_entries: 100_000,
+        max_entry_size: GIB,
+        max_total_size: 10 * GIB,
+        max_ratio: 200,
+        concurrency: 64,
+        max_batches: 4,
+    };
+    assert_eq!(upload.batch, batch);
     assert!(!upload.list_multipart_uploads && upload.client_uploads_ttl.is_none());
     assert!(cors.is_empty());
     assert!(auth.enabled);
