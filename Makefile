@@ -69,7 +69,7 @@ FAULTS := backend_ faults fuzz jwks overload races replay scale splits spool_fau
 
 ## fuzz: each target for FUZZ_SECONDS (3600) with libFuzzer; needs cargo-fuzz, and no nightly Rust
 FUZZ_SECONDS ?= 3600
-FUZZ_TARGETS := head chunked aws_chunked authorization presigned xml settings response upload_id post_form
+FUZZ_TARGETS := head chunked aws_chunked authorization presigned xml settings response upload_id post_form archive
 # No sanitizer: the workspace forbids unsafe code, and only a sanitizer needs a nightly compiler.
 # What is found goes to fuzz/found and fuzz/artifacts; fuzz/README.md says how to keep it.
 fuzz:

@@ -1,6 +1,8 @@
 //! The fuzz targets' bodies: bytes in, properties checked, a panic is a finding. libFuzzer calls
 //! them (`fuzz_targets/`), and so do the tests, over the kept corpora and mutations of them.
 
+#[path = "targets/archive.rs"]
+mod archive;
 #[path = "targets/form.rs"]
 mod form;
 #[path = "targets/framing.rs"]
@@ -31,7 +33,7 @@ use time::OffsetDateTime;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them, by the names of their corpora.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     ("head", head),
     ("chunked", chunked),
     ("aws_chunked", aws_chunked),
@@ -42,6 +44,7 @@ pub const TARGETS: [Target; 10] = [
     ("response", response),
     ("upload_id", upload_id),
     ("post_form", post_form),
+    ("archive", archive),
 ];
 
 /// A request's head, through everything that reads one: parser, framing, router, operation, headers.
@@ -383,6 +386,11 @@ pub fn upload_id(data: &[u8]) {
 pub fn post_form(data: &[u8]) {
     let (step, data) = cut(data);
     form::taken_apart(step, data);
+}
+
+/// An archive whose files are to become objects.
+pub fn archive(data: &[u8]) {
+    archive::looked_through(data);
 }
 
 /// The first byte chooses the size of the pieces.
