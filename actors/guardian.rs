@@ -86,6 +86,11 @@ impl<A: Actor> ActorRef<A> {
         ended.await.map_err(|_| NoAnswer(self.name))
     }
 
+    /// Whether the actor has an address: not before its guardian has started, nor while it is rebuilt.
+    pub fn is_there(&self) -> bool {
+        self.address.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// Sends a hint: nothing is lost if it does not arrive.
     pub fn hint<M>(&self, message: M)
     where
@@ -205,10 +210,12 @@ mod tests {
         let mut guardian = Guardian::new(metrics.actor_restarts.clone());
         let child = ActorRef::new("fragile");
         guardian.child(child.clone(), || Fragile);
+        assert!(!child.is_there());
         let _guardian = guardian.start();
-        while child.ask(Say(1)).await != Ok(1) {
+        while !child.is_there() {
             tokio::task::yield_now().await;
         }
+        assert_eq!(child.ask(Say(1)).await, Ok(1));
         assert_eq!(child.ask(Say(13)).await, Err(NoAnswer("fragile")));
         while child.ask(Say(2)).await != Ok(2) {
             tokio::task::yield_now().await;

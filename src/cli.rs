@@ -5,7 +5,7 @@ use crate::gateway::Gateway;
 use crate::host::{self, Demand, Facts};
 use crate::settings::{self, Loaded, Settings};
 use crate::spool::advice;
-use crate::{logging, probe, spool};
+use crate::{logging, probe, spool, upload};
 use clap::{Args, Parser, Subcommand};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -36,6 +36,8 @@ enum Command {
     /// Look after what was acknowledged and is not at its backend yet, of a gateway that runs or of one
     /// that is stopped
     Spool(SpoolCommand),
+    /// Upload files and folders to any S3
+    Upload(upload::UploadArgs),
 }
 
 #[derive(Args)]
@@ -108,6 +110,7 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve(args),
         Command::Check(args) => check(&args),
         Command::Presign(args) => presign(&args),
+        Command::Upload(args) => upload::run(&args),
         Command::Spool(args) => match load(&args.settings, &environment()) {
             Ok(loaded) => spool::run(&loaded.settings, args.spool),
             Err(code) => code,

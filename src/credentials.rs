@@ -9,7 +9,7 @@ mod fetch;
 mod schedule;
 
 use crate::settings::{BucketSettings, CredentialSource};
-use fetch::Source;
+use fetch::{Fetched, Source};
 use mizuchi_actors::metrics::Metrics;
 use mizuchi_actors::sigv4::BackendKeys;
 use std::io;
@@ -87,6 +87,37 @@ impl BackendCredentials {
         let renewing = renew(source.clone(), Arc::clone(&keys), self.metrics.clone(), first);
         let task = tokio::spawn(renewing);
         self.renewed.push(Renewed { source, keys: Arc::clone(&keys), settled, task });
+        Ok(keys)
+    }
+
+    /// The keys of the command line: those of the profile, else of the whole chain, asked once now; the task
+    /// that renews them is begun if they expire.
+    ///
+    /// Errors, in words: there are none to be had.
+    pub(crate) async fn of_chain(
+        &mut self,
+        profile: Option<&str>,
+        region: &str,
+    ) -> Result<Arc<BackendKeys>, String> {
+        let source = match profile {
+            Some(name) => Source::profile(name, region),
+            None => Source::chain(region),
+        };
+        let no_keys = |why| format!("no credentials from {source}: {why}");
+        let found = source.fetch().await.map_err(no_keys)?;
+        let now = OffsetDateTime::now_utc();
+        if found.expires.is_some_and(|expires| expires <= now) {
+            return Err(format!("the credentials from {source} have expired"));
+        }
+        let keys = Arc::new(BackendKeys::awaited(region.to_owned()));
+        let Fetched { access_key, secret_key, session_token, expires } = found;
+        keys.replace(access_key, secret_key, session_token, expires);
+        if expires.is_some() {
+            let (first, settled) = watch::channel(false);
+            let renewing = renew(source.clone(), Arc::clone(&keys), self.metrics.clone(), first);
+            let task = tokio::spawn(renewing);
+            self.renewed.push(Renewed { source, keys: Arc::clone(&keys), settled, task });
+        }
         Ok(keys)
     }
 

@@ -24,3 +24,4 @@ mod seal_key;
 pub mod settings;
 mod spool;
 pub mod tls;
+mod upload;

@@ -43,6 +43,7 @@ mod splits;
 mod spool;
 mod spool_faults;
 mod tls;
+mod upload_cli;
 mod write_back;
 mod write_back_delivery;
 mod write_back_multipart;

@@ -4,6 +4,7 @@
 //! Providers are built anew for each fetch. They keep what they have read (a profile, a token file's
 //! place, an answer past its time); here the keeping is done by one who knows what is still valid.
 
+use aws_config::default_provider::credentials::DefaultCredentialsChain;
 use aws_config::ecs::EcsCredentialsProvider;
 use aws_config::imds::{self, credentials::ImdsCredentialsProvider};
 use aws_config::profile::ProfileFileCredentialsProvider;
@@ -41,6 +42,7 @@ enum Kind {
     WebIdentity,
     Container,
     InstanceMetadata,
+    Chain,
 }
 
 /// What it gave.
@@ -59,6 +61,9 @@ impl fmt::Display for Source {
             Kind::WebIdentity => f.write_str("the web identity"),
             Kind::Container => f.write_str("the container's endpoint"),
             Kind::InstanceMetadata => f.write_str("the instance metadata"),
+            Kind::Chain => f.write_str(
+                "the environment, the shared AWS files, a web identity, a container or an instance",
+            ),
         }
     }
 }
@@ -84,6 +89,11 @@ impl Source {
         Source { kind: Kind::InstanceMetadata, region: region.to_owned() }
     }
 
+    /// The first of all of them that has any, as for any AWS tool.
+    pub(super) fn chain(region: &str) -> Self {
+        Source { kind: Kind::Chain, region: region.to_owned() }
+    }
+
     /// Asks it. The error is in words, without secrets.
     pub(super) async fn fetch(&self) -> Result<Fetched, String> {
         let asked = tokio::time::timeout(LIMIT, self.ask()).await;
@@ -104,8 +114,9 @@ impl Source {
             .build_https();
         let set = REGION_VARIABLES.iter().find_map(|name| std::env::var(name).ok());
         let region = set.filter(|set| !set.is_empty()).unwrap_or_else(|| self.region.clone());
+        let region = Region::new(region);
         let config = ProviderConfig::without_region()
-            .with_region(Some(Region::new(region)))
+            .with_region(Some(region.clone()))
             .with_http_client(https)
             // The schedule asks again, and says so.
             .with_retry_config(RetryConfig::disabled());
@@ -126,6 +137,12 @@ impl Source {
                 let client = imds::Client::builder().configure(&config).max_attempts(1).build();
                 let builder = ImdsCredentialsProvider::builder().configure(&config);
                 builder.imds_client(client).build().provide_credentials().await
+            }
+            Kind::Chain => {
+                let client = imds::Client::builder().configure(&config).max_attempts(1).build();
+                let builder = DefaultCredentialsChain::builder().region(region);
+                let builder = builder.imds_client(client).configure(config);
+                builder.build().await.provide_credentials().await
             }
         };
         answer.map_err(|error| words(&error))

@@ -69,6 +69,8 @@ pub struct Books {
     pub created: usize,
     pub completed: usize,
     pub aborted: usize,
+    /// PutObjects that were carried out.
+    pub puts: usize,
     /// UploadParts that were carried out.
     pub part_requests: usize,
     /// Of the upload that was completed last.
@@ -261,6 +263,7 @@ impl LedgerS3 {
         let (headers, length) = (request.headers.clone(), request.length);
         match request.operation() {
             "Put" => {
+                books.puts += 1;
                 let etag = format!("\"{md5}\"");
                 let object = Object { length, etag: etag.clone(), headers, ..Object::default() };
                 books.objects.insert(key, object);

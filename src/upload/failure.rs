@@ -1,0 +1,129 @@
+//! What an error means for the file it befell, and for those to come. Pure.
+
+use mizuchi_actors::s3::error::{Fault, S3Error};
+
+/// Why something is not there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// This file cannot be sent.
+    File(String),
+    /// No file can: the run ends.
+    Run(String),
+    /// It was interrupted.
+    Stopped,
+}
+
+/// What to do after an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Judgment {
+    /// Try again, after a pause.
+    Again,
+    /// Give the file up.
+    File,
+    /// Give everything up.
+    Run,
+}
+
+/// Codes about whoever signs and where it goes: the next file fares no better (Amazon S3 API Reference,
+/// "Error responses").
+const ABOUT_ALL: [&str; 17] = [
+    "AccountProblem",
+    "AllAccessDisabled",
+    "AuthorizationHeaderMalformed",
+    "ExpiredToken",
+    "IllegalLocationConstraintException",
+    "InvalidAccessKeyId",
+    "InvalidBucketName",
+    "InvalidSecurity",
+    "InvalidToken",
+    "MethodNotAllowed",
+    "NoSuchBucket",
+    "NotSignedUp",
+    "PermanentRedirect",
+    "RequestTimeTooSkewed",
+    "SignatureDoesNotMatch",
+    "TemporaryRedirect",
+    "TokenRefreshRequired",
+];
+
+/// Codes of 4xx that time mends.
+const MENDED_BY_TIME: [&str; 6] = [
+    "ConditionalRequestConflict",
+    "IncompleteBody",
+    "OperationAborted",
+    "RequestTimeout",
+    "SlowDown",
+    "TooManyRequests",
+];
+
+/// Judges an answer. `any_success`: the backend has taken something in this run.
+pub(super) fn judge(error: &S3Error, any_success: bool) -> Judgment {
+    let code = &*error.code;
+    if ABOUT_ALL.contains(&code) {
+        return Judgment::Run;
+    }
+    // A policy may be about single keys.
+    if error.status == 403 {
+        return if any_success { Judgment::File } else { Judgment::Run };
+    }
+    // The backend has no such operation, or no such header.
+    if error.status == 501 {
+        return Judgment::File;
+    }
+    let of_time = MENDED_BY_TIME.contains(&code) || error.status == 429;
+    if error.retryable || of_time || error.fault != Fault::Client {
+        Judgment::Again
+    } else {
+        Judgment::File
+    }
+}
+
+/// What helps, for whoever reads of an error that ends the run.
+pub(super) fn advice(error: &S3Error) -> &'static str {
+    match &*error.code {
+        "NoSuchBucket" => "check the bucket's name, --region and --endpoint",
+        "PermanentRedirect" | "AuthorizationHeaderMalformed" => "check --region and --endpoint",
+        "RequestTimeTooSkewed" => "set this machine's clock",
+        "ExpiredToken" | "TokenRefreshRequired" => "renew the credentials",
+        "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidToken" => {
+            "check the credentials, and --endpoint"
+        }
+        "MethodNotAllowed" => "check --endpoint: it takes no uploads",
+        _ => "check that these credentials may write there",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mizuchi_actors::s3::error::ErrorCode;
+
+    fn of(status: u16, code: &str, any_success: bool) -> Judgment {
+        let error = S3Error::from_backend(status, code.to_owned(), String::new());
+        judge(&error, any_success)
+    }
+
+    /// "permanent errors (403, 404 NoSuchBucket) on the first file end the run early with what to do"
+    #[test]
+    fn what_no_file_survives_ends_the_run() {
+        assert_eq!(of(404, "NoSuchBucket", true), Judgment::Run);
+        assert_eq!(of(403, "InvalidAccessKeyId", true), Judgment::Run);
+        assert_eq!(of(403, "AccessDenied", false), Judgment::Run);
+        assert_eq!(of(403, "AccessDenied", true), Judgment::File);
+    }
+
+    #[test]
+    fn what_may_pass_is_tried_again() {
+        for (status, code) in
+            [(503, "SlowDown"), (500, "InternalError"), (400, "RequestTimeout"), (429, "X")]
+        {
+            assert_eq!(of(status, code, false), Judgment::Again, "{code}");
+        }
+        for (status, code) in [(400, "EntityTooLarge"), (400, "BadDigest"), (501, "NotImplemented")]
+        {
+            assert_eq!(of(status, code, false), Judgment::File, "{code}");
+        }
+        let unreached = S3Error::new(ErrorCode::SlowDown, "").blamed_on(Fault::Backend);
+        assert_eq!(judge(&unreached, false), Judgment::Again);
+    }
+}

@@ -1,0 +1,231 @@
+//! What is to be sent where: the sources, and by which rule a file's key is made.
+
+use super::arguments::UploadArgs;
+use super::filter::Filters;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Bytes of the longest key (Amazon S3 User Guide, "Naming Amazon S3 objects").
+pub(super) const MAX_KEY: usize = 1024;
+
+/// Headers of an object, names in lower case.
+pub(super) type Headers = Vec<(String, Vec<u8>)>;
+
+/// One file to send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Item {
+    /// As it is shown and opened.
+    pub(super) path: PathBuf,
+    /// Where it goes, prefix included.
+    pub(super) key: String,
+    /// What the manifest says of it; a content type is added where it says none.
+    pub(super) headers: Arc<Headers>,
+    /// A link in its place is not followed: the walk has seen a file.
+    pub(super) no_link: bool,
+}
+
+/// What the walk, or the manifest, has come upon.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// A file.
+    File(Item, Stamp),
+    /// Something that is no file, and why it is left out.
+    Skipped(PathBuf, String),
+    /// Something that should have been sent and cannot be.
+    Failed(PathBuf, String),
+}
+
+/// What tells a file from what it was before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    /// Its bytes.
+    pub(super) length: u64,
+    /// Nanoseconds since 1970 of its last change; negative before.
+    pub(super) modified: i128,
+}
+
+impl Stamp {
+    pub(super) fn of(metadata: &std::fs::Metadata) -> Stamp {
+        let nanoseconds = |time: SystemTime| match time.duration_since(UNIX_EPOCH) {
+            Ok(after) => i128::try_from(after.as_nanos()).unwrap_or(i128::MAX),
+            Err(before) => -i128::try_from(before.duration().as_nanos()).unwrap_or(i128::MAX),
+        };
+        let modified = metadata.modified().map_or(0, nanoseconds);
+        Stamp { length: metadata.len(), modified }
+    }
+}
+
+/// A bucket, and what every key in it begins with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) bucket: String,
+    pub(super) key: String,
+}
+
+impl Place {
+    /// Parses `s3://bucket/key`. The key is taken as it stands.
+    fn parse(text: &str) -> Result<Place, String> {
+        let rest = text.strip_prefix("s3://").ok_or_else(|| {
+            format!("{text:?}: the last argument is where it goes, s3://bucket/prefix")
+        })?;
+        let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
+        let letter = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
+        if bucket.len() < 3 || bucket.len() > 255 || !bucket.chars().all(letter) {
+            return Err(format!("{text:?}: {bucket:?} is no bucket's name"));
+        }
+        Ok(Place { bucket: bucket.to_owned(), key: key.to_owned() })
+    }
+
+    /// The key as something to put names behind.
+    fn prefix(&self) -> String {
+        let needs_slash = !self.key.is_empty() && !self.key.ends_with('/');
+        format!("{}{}", self.key, if needs_slash { "/" } else { "" })
+    }
+}
+
+/// A file or folder that was named on the command line.
+#[derive(Debug, Clone)]
+pub(super) struct Root {
+    pub(super) path: PathBuf,
+    /// Of a folder, what goes before the names in it; of a file, its key.
+    pub(super) key: String,
+    pub(super) folder: bool,
+}
+
+/// Where the files come from.
+#[derive(Debug, Clone)]
+pub(super) enum Sources {
+    /// From the command line.
+    Roots(Vec<Root>),
+    /// From a list; its keys go under the prefix.
+    Manifest(PathBuf, String),
+}
+
+/// All of it.
+#[derive(Debug, Clone)]
+pub(super) struct Plan {
+    pub(super) sources: Sources,
+    pub(super) to: Place,
+    pub(super) filters: Filters,
+    pub(super) follow_links: bool,
+}
+
+impl Plan {
+    /// What the arguments ask for. The error is for whoever typed them.
+    pub(super) fn new(args: &UploadArgs) -> Result<Plan, String> {
+        let (to, paths) = args.places.split_last().ok_or("nothing to upload")?;
+        let to = to.to_str().ok_or("where it goes must be UTF-8")?;
+        let to = Place::parse(to)?;
+        let sources = match &args.manifest {
+            Some(_) if !paths.is_empty() => {
+                return Err("either --manifest or paths, not both".to_owned());
+            }
+            Some(manifest) => Sources::Manifest(manifest.clone(), to.prefix()),
+            None if paths.is_empty() => {
+                return Err("name a file or a folder, then s3://bucket/prefix".to_owned());
+            }
+            None => Sources::Roots(roots(paths, &to)?),
+        };
+        let (filters, follow_links) = (args.filters.clone(), args.follow_links);
+        Ok(Plan { sources, to, filters, follow_links })
+    }
+
+    /// What makes this upload another than others: by it the state file is named.
+    pub(super) fn identity(&self, endpoint: &str) -> String {
+        let absolute = |path: &Path| {
+            let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+            absolute.to_string_lossy().into_owned()
+        };
+        let mut parts = vec![endpoint.to_owned(), self.to.bucket.clone(), self.to.key.clone()];
+        match &self.sources {
+            Sources::Roots(roots) => parts.extend(roots.iter().map(|root| absolute(&root.path))),
+            Sources::Manifest(path, _) => parts.extend(["manifest".to_owned(), absolute(path)]),
+        }
+        parts.join("\0")
+    }
+}
+
+fn roots(paths: &[PathBuf], to: &Place) -> Result<Vec<Root>, String> {
+    let alone = paths.len() == 1;
+    let mut roots: Vec<Root> = Vec::new();
+    for path in paths {
+        let metadata = std::fs::metadata(path).map_err(|error| format!("{path:?}: {error}"))?;
+        let folder = metadata.is_dir();
+        if !folder && !metadata.is_file() {
+            return Err(format!("{path:?} is neither a file nor a folder"));
+        }
+        let name = || {
+            let absolute = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            let name = absolute.file_name().and_then(|name| name.to_str()).map(str::to_owned);
+            name.ok_or_else(|| format!("{path:?} has no name to make a key of, in UTF-8"))
+        };
+        let key = match (alone, folder) {
+            (true, true) => to.prefix(),
+            (true, false) if !to.key.is_empty() && !to.key.ends_with('/') => to.key.clone(),
+            (_, false) => format!("{}{}", to.prefix(), name()?),
+            (false, true) => format!("{}{}/", to.prefix(), name()?),
+        };
+        let taken = |other: &&Root| other.key.trim_end_matches('/') == key.trim_end_matches('/');
+        if let Some(other) = roots.iter().find(taken) {
+            let (one, other) = (&other.path, path);
+            return Err(format!("{one:?} and {other:?} would both go to {key:?}"));
+        }
+        roots.push(Root { path: path.clone(), key, folder });
+    }
+    Ok(roots)
+}
+
+/// Whether a key can be one. The error says why not.
+pub(super) fn check_key(key: &str) -> Result<(), String> {
+    match key.len() {
+        0 => Err("its key would be empty".to_owned()),
+        1..=MAX_KEY => Ok(()),
+        length => Err(format!("its key would have {length} bytes, S3 takes {MAX_KEY}")),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    fn keys(paths: &[PathBuf], to: &str) -> Result<Vec<String>, String> {
+        let roots = roots(paths, &Place::parse(to)?)?;
+        Ok(roots.into_iter().map(|root| root.key).collect())
+    }
+
+    /// "A folder's contents go under the prefix; of several folders each goes under its own name there. One
+    /// file goes to s3://bucket/key, or with its own name under s3://bucket/prefix/"
+    #[test]
+    fn keys_of_what_was_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let (folder, file) = (directory.path().join("d"), directory.path().join("f.txt"));
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(&file, b"x").unwrap();
+        for (paths, to, expected) in [
+            (vec![&folder], "s3://bucket", vec![""]),
+            (vec![&folder], "s3://bucket/p", vec!["p/"]),
+            (vec![&folder], "s3://bucket/p/", vec!["p/"]),
+            (vec![&file], "s3://bucket/p", vec!["p"]),
+            (vec![&file], "s3://bucket/p/", vec!["p/f.txt"]),
+            (vec![&file], "s3://bucket", vec!["f.txt"]),
+            (vec![&folder, &file], "s3://bucket/p", vec!["p/d/", "p/f.txt"]),
+        ] {
+            let paths: Vec<PathBuf> = paths.into_iter().cloned().collect();
+            assert_eq!(keys(&paths, to).unwrap(), expected, "{to}");
+        }
+        let twice = [folder.clone(), folder.join(".")];
+        assert!(keys(&twice, "s3://bucket").unwrap_err().contains("both"));
+        assert!(keys(&[directory.path().join("none")], "s3://bucket").is_err());
+    }
+
+    #[test]
+    fn where_it_goes_is_read_strictly() {
+        for bad in ["bucket/p", "http://bucket/p", "s3:///p", "s3://a b/p", "s3://b\u{e9}c/p"] {
+            assert!(Place::parse(bad).is_err(), "{bad}");
+        }
+        let place = Place::parse("s3://my.bucket//odd//key").unwrap();
+        assert_eq!((place.bucket.as_str(), place.key.as_str()), ("my.bucket", "/odd//key"));
+    }
+}

@@ -1,0 +1,303 @@
+//! The whole of a run: what was asked for, the threads that do it, and what it ends with.
+
+use super::arguments::UploadArgs;
+use super::courier::{Stop, Upload};
+use super::destination::Destination;
+use super::manifest;
+use super::plan::{Found, Plan, Sources};
+use super::progress::{Event, Reporter, Shown, Style};
+use super::state::{Fingerprint, State, default_path};
+use super::summary::{Counts, Summary, add};
+use super::walk;
+use super::worker::{self, Work};
+use crate::credentials::BackendCredentials;
+use crate::host;
+use mizuchi_actors::metrics::Metrics;
+use std::io;
+use std::ops::ControlFlow;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Instant;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, mpsc, watch};
+
+/// Something is not there.
+const EXIT_FAILED: u8 = 1;
+/// sysexits(3), EX_USAGE.
+const EXIT_USAGE: u8 = 64;
+/// As a shell has it of a program that SIGINT has ended.
+const EXIT_INTERRUPTED: u8 = 130;
+
+/// Files that have been found and wait to be sent.
+const QUEUE: usize = 4096;
+
+/// Worker threads at the most: one fills a network of 10 Gbit/s.
+const MAX_WORKERS: usize = 4;
+
+/// Runs `mizuchi upload`; the exit status is the process's.
+pub(crate) fn run(args: &UploadArgs) -> ExitCode {
+    crate::logging::start(
+        if args.verbose { "warn" } else { "error" },
+        crate::http::AccessLogFormat::Text,
+    );
+    let ended = prepare(args)
+        .and_then(|plan| if args.dry_run { dry_run(args, &plan) } else { upload(args, plan) });
+    ended.unwrap_or_else(|problem| {
+        eprintln!("upload: {problem}");
+        EXIT_USAGE.into()
+    })
+}
+
+/// What was asked for, as far as it can be known without the backend.
+fn prepare(args: &UploadArgs) -> Result<Plan, String> {
+    let plan = Plan::new(args)?;
+    if let Sources::Manifest(list, prefix) = &plan.sources {
+        manifest::validate(list, prefix)
+            .map_err(|errors| format!("{} is not sent:\n{}", list.display(), errors.join("\n")))?;
+    }
+    Ok(plan)
+}
+
+fn style(args: &UploadArgs) -> Style {
+    Style { json: args.json, quiet: args.quiet }
+}
+
+fn threads(error: io::Error) -> String {
+    format!("a thread cannot be had: {error}")
+}
+
+/// Shows `see` all that is to be sent.
+fn find(plan: &Plan, see: impl FnMut(Found) -> ControlFlow<()>) -> ControlFlow<()> {
+    match &plan.sources {
+        Sources::Roots(roots) => walk::walk(plan, roots, see),
+        Sources::Manifest(list, prefix) => manifest::rows(list, prefix, see),
+    }
+}
+
+fn dry_run(args: &UploadArgs, plan: &Plan) -> Result<ExitCode, String> {
+    let counts = Arc::new(Counts::default());
+    let (reporter, events) =
+        Reporter::start(Style { quiet: true, ..style(args) }, counts).map_err(threads)?;
+    let mut failed = false;
+    let _ = find(plan, |found| {
+        let event = match found {
+            Found::File(item, stamp) => {
+                let key = format!("s3://{}/{}", plan.to.bucket, item.key);
+                Event::WouldUpload { path: item.path, key, bytes: stamp.length }
+            }
+            Found::Skipped(path, why) => Event::Skipped { path: Shown::from(&*path), why },
+            Found::Failed(path, why) => {
+                failed = true;
+                Event::Failed { path: Shown::from(&*path), why }
+            }
+        };
+        match events.blocking_send(event) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    });
+    drop(events);
+    reporter.finish();
+    Ok(if failed { EXIT_FAILED.into() } else { ExitCode::SUCCESS })
+}
+
+fn upload(args: &UploadArgs, plan: Plan) -> Result<ExitCode, String> {
+    host::raise_descriptors();
+    actix_web::rt::System::new().block_on(async move {
+        let destination = Destination::find(args, &plan.to).await?;
+        let identity = plan.identity(&destination.endpoint.to_string());
+        let metrics = Metrics::new().map_err(|error| error.to_string())?;
+        let mut credentials = BackendCredentials::new(None);
+        let keys = credentials.of_chain(args.profile.as_deref(), &destination.region).await?;
+        let path = match &args.resume {
+            Some(Some(path)) => path.clone(),
+            _ => default_path(&identity)?,
+        };
+        let (state, known) = State::open(&path, &identity, args.fresh)?;
+        let was_empty = known.done.is_empty() && known.begun.is_empty();
+        let counts = Arc::new(Counts::default());
+        let (reporter, events) =
+            Reporter::start(style(args), Arc::clone(&counts)).map_err(threads)?;
+        let lanes = usize::from(args.concurrency);
+        let engine = Arc::new(destination.engine(keys, metrics, lanes));
+        let bucket = engine.buckets.first().cloned().ok_or("there is no bucket")?;
+        let (items, queue) = mpsc::channel(QUEUE);
+        let upload = Arc::new(Upload {
+            engine,
+            bucket,
+            checksum: args.checksum,
+            part_size: args.part_size,
+            retries: args.retries,
+            lanes: Arc::new(Semaphore::new(lanes)),
+            queue: tokio::sync::Mutex::new(queue),
+            state: state.writer().ok_or("the state file is closed")?,
+            done: known.done,
+            begun: Mutex::new(known.begun),
+            events,
+            counts,
+            stop: watch::Sender::new(Stop::No),
+            any_success: AtomicBool::new(false),
+            dry: AtomicU32::new(0),
+        });
+        let summary = run_threads(args, plan, Arc::clone(&upload), items).await;
+        let summary = summary.map_err(threads)?;
+        let code = match (&summary.ended_by, summary.failed, summary.interrupted) {
+            (Some(_), ..) => EXIT_FAILED,
+            (None, _, true) => EXIT_INTERRUPTED,
+            (None, 0, false) => 0,
+            (None, _, false) => EXIT_FAILED,
+        };
+        let nothing = was_empty && !upload.any_success.load(Ordering::Relaxed);
+        let remove = code == 0 && !args.keep_state || nothing;
+        if code != 0 && !args.quiet && !nothing {
+            let text = format!("the same command goes on: {}", state.path().display());
+            upload.say(Event::Note { text }).await;
+        }
+        upload.say(Event::Summary(summary)).await;
+        drop(upload);
+        let closed = tokio::task::spawn_blocking(move || {
+            reporter.finish();
+            state.close(remove)
+        });
+        if let Err(error) = closed.await.map_err(io::Error::other).flatten() {
+            eprintln!("upload: the state file: {error}");
+        }
+        drop(credentials);
+        Ok(code.into())
+    })
+}
+
+/// Starts the threads, and waits for them and for signals.
+async fn run_threads(
+    args: &UploadArgs,
+    plan: Plan,
+    upload: Arc<Upload>,
+    items: mpsc::Sender<super::plan::Item>,
+) -> io::Result<Summary> {
+    let began = Instant::now();
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let plan = Arc::new(plan);
+    let mut others = Vec::new();
+    if !args.quiet {
+        let (plan, upload) = (Arc::clone(&plan), Arc::clone(&upload));
+        others.push(named("upload count", move || count(&plan, &upload))?);
+    }
+    let (of_walk, feeding) = (Arc::clone(&upload), Arc::clone(&plan));
+    others.push(named("upload walk", move || feed(&feeding, &of_walk, &items))?);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let fresh =
+        args.fresh.then(|| upload.begun.lock().map(|mut begun| std::mem::take(&mut *begun)));
+    let mut workers = Vec::new();
+    for _ in 0..cores.min(MAX_WORKERS).min(usize::from(args.concurrency)) {
+        workers.push(worker::start(Arc::clone(&upload), Work::Files)?);
+    }
+    workers.extend(others);
+    let mut all = join(workers);
+    let mut asked = false;
+    loop {
+        tokio::select! {
+            ended = &mut all => {
+                if ended.is_err() {
+                    upload.end(Stop::Failed("a thread died".to_owned()));
+                }
+                break;
+            }
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        if asked {
+            // What is written stays written; what is under way is sent again.
+            std::process::exit(EXIT_INTERRUPTED.into());
+        }
+        asked = true;
+        upload.end(Stop::Interrupted);
+        let text = "ending what is under way; once more ends at once".to_owned();
+        // Never waits: whoever reads may be what was interrupted.
+        let _ = upload.events.try_send(Event::Note { text });
+    }
+    if let Some(Ok(left)) = fresh
+        && let Ok(mut begun) = upload.begun.lock()
+    {
+        begun.extend(left);
+    }
+    let left = upload.begun.lock().is_ok_and(|begun| !begun.is_empty());
+    let whole = !upload.is_stopped() && upload.counts.failed.load(Ordering::Relaxed) == 0;
+    if whole && left {
+        let sweeping = join(vec![worker::start(Arc::clone(&upload), Work::Leftovers)?]);
+        // Nothing of it is in the way of the files' being there.
+        let _ = sweeping.await;
+    }
+    let mut summary = Summary::new(&upload.counts, began.elapsed());
+    match &*upload.stop.borrow() {
+        Stop::No => {}
+        Stop::Interrupted => summary.interrupted = true,
+        Stop::Failed(why) => summary.ended_by = Some(why.clone()),
+    }
+    Ok(summary)
+}
+
+fn named(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(work)
+}
+
+/// Ends when all threads have. Err: one has panicked.
+fn join(threads: Vec<JoinHandle<()>>) -> tokio::task::JoinHandle<()> {
+    tokio::task::spawn_blocking(move || {
+        let died = threads.into_iter().map(JoinHandle::join).filter(Result::is_err).count();
+        assert!(died == 0, "{died} threads died");
+    })
+}
+
+/// Puts all files that are not there into the queue. Blocks.
+fn feed(plan: &Plan, upload: &Upload, items: &mpsc::Sender<super::plan::Item>) {
+    let counts = &upload.counts;
+    // Nobody takes any more out: the run ends.
+    let _ = find(plan, |found| {
+        let event = match found {
+            Found::File(item, stamp) => {
+                let print = Fingerprint::of(&item.key, stamp, &item.headers);
+                if upload.done.contains(&print) {
+                    add(&counts.already, 1);
+                    add(&counts.already_bytes, stamp.length);
+                    return if upload.is_stopped() {
+                        ControlFlow::Break(())
+                    } else {
+                        ControlFlow::Continue(())
+                    };
+                }
+                return match items.blocking_send(item) {
+                    Ok(()) => ControlFlow::Continue(()),
+                    Err(_) => ControlFlow::Break(()),
+                };
+            }
+            Found::Skipped(path, why) => {
+                add(&counts.skipped, 1);
+                Event::Skipped { path: Shown::from(&*path), why }
+            }
+            Found::Failed(path, why) => {
+                add(&counts.failed, 1);
+                Event::Failed { path: Shown::from(&*path), why }
+            }
+        };
+        match upload.events.blocking_send(event) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    });
+}
+
+/// Counts all that there is, ahead of those who send it. Blocks.
+fn count(plan: &Plan, upload: &Upload) {
+    let counts = &upload.counts;
+    let _ = find(plan, |found| {
+        if let Found::File(_, stamp) = found {
+            add(&counts.all, 1);
+            add(&counts.all_bytes, stamp.length);
+        }
+        if upload.is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    counts.counted.store(true, Ordering::Release);
+}

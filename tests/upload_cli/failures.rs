@@ -1,0 +1,174 @@
+//! What goes wrong: backends, networks, and files that somebody writes to.
+
+use super::*;
+use crate::support::eventually;
+use crate::support::ledger_s3::{LedgerS3, Twist};
+use crate::support::proxy::{Fault, Proxy};
+use std::io::Write as _;
+
+/// Whatever becomes of single requests: the command ends with everything there.
+#[tokio::test]
+async fn requests_that_fail_are_made_again() {
+    let s3 = LedgerS3::start(true).await;
+    let desk = Desk::new();
+    for index in 0..20 {
+        desk.file(&format!("f{index}"), &payload(1000 + index));
+    }
+    desk.file("middle", &payload(400_000));
+    desk.file("large", &payload(16 << 20));
+    let busy = || Twist::Answer(503, "SlowDown");
+    s3.script([
+        ("Put", Twist::ResetBefore),
+        ("Put", Twist::LoseAnswer),
+        ("Put", Twist::Truncate),
+        // More than the engine makes up for by itself.
+        ("Put", busy()),
+        ("Put", busy()),
+        ("Put", busy()),
+        ("Put", busy()),
+        ("Create", busy()),
+        ("Part", Twist::ResetInside),
+        ("Part", Twist::LoseAnswer),
+        ("Complete", Twist::LoseAnswer),
+    ]);
+    let arguments = ["files", "s3://store", "--endpoint", &url(s3.address), "--part-size", "5MiB"];
+    desk.run(&arguments).await.assert(0);
+    assert!(s3.script_done());
+    s3.books(|books| {
+        assert_eq!(books.objects.len(), 22);
+        for index in 0..20 {
+            assert_eq!(books.objects[&format!("f{index}")].length, 1000 + index);
+        }
+        assert_eq!((books.objects["large"].length, books.completed), (16 << 20, 1));
+    });
+}
+
+/// A backend that is away for longer than one file's tries is waited for.
+#[tokio::test]
+async fn a_backend_that_comes_back_is_gone_on_with() {
+    let s3 = LedgerS3::start(true).await;
+    let proxy = Proxy::start(s3.address).await;
+    let desk = Desk::new();
+    for index in 0..50 {
+        desk.file(&format!("f{index}"), &payload(index));
+    }
+    proxy.set_away(true);
+    let endpoint = url(proxy.address);
+    let arguments = ["files", "s3://store", "--endpoint", &endpoint, "--verbose"];
+    let mut child = desk.command(&arguments).spawn().unwrap();
+    until_it_says(&mut child, "tried again").await;
+    proxy.set_away(false);
+    let output = tokio::task::spawn_blocking(|| child.wait_with_output().unwrap()).await.unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(s3.books(|books| books.objects.len()), 50);
+}
+
+/// "permanent errors (403, 404 NoSuchBucket) on the first file end the run early with what to do"
+#[tokio::test]
+async fn what_no_file_survives_ends_the_run_early() {
+    let served = Served::start().await;
+    let desk = Desk::new();
+    for index in 0..300 {
+        desk.file(&format!("f{index}"), b"x");
+    }
+    let endpoint = url(served.gateway.address);
+    for (bucket, secret, problem) in [
+        ("nowhere", SECRET_KEY, "404 NoSuchBucket"),
+        ("uploads", "wrong", "403 SignatureDoesNotMatch"),
+    ] {
+        let to = format!("s3://{bucket}/p");
+        let arguments = ["files", &to, "--endpoint", &endpoint, "--concurrency", "8"];
+        let mut command = desk.command(&arguments);
+        command.env("AWS_SECRET_ACCESS_KEY", secret);
+        let ran = ran(command).await;
+        ran.assert(1);
+        assert_eq!(ran.err.matches(problem).count(), 1, "{}", ran.err);
+        assert!(ran.err.contains("ended early") && ran.err.contains("(check "), "{}", ran.err);
+        assert!(!ran.err.contains(secret));
+        assert_eq!(desk.state(), None, "nothing was done");
+    }
+    let refused = served.gateway.metrics().await;
+    let of = |result: &str| {
+        let line = refused.lines().find(|line| line.contains(result) && line.contains("sigv4"));
+        line.map_or(0.0, |line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
+    };
+    assert!(of("mizuchi_auth_attempts_total") <= 16.0, "{refused}");
+    assert_eq!(served.backend.objects().len(), 0);
+    let unreachable =
+        ["files", "s3://uploads", "--endpoint", "http://127.0.0.1:1", "--retries", "0"];
+    let ran = desk.run(&unreachable).await;
+    assert!(ran.assert(1).err.contains("nothing gets through"), "{}", ran.err);
+}
+
+/// "403 … on the first file": where others are taken, a policy may be about this one.
+#[tokio::test]
+async fn a_refusal_of_one_file_is_that_file_s_alone() {
+    let s3 = LedgerS3::start(true).await;
+    let desk = Desk::new();
+    for index in 0..10 {
+        desk.file(&format!("f{index}"), b"x");
+    }
+    s3.script([("Put", Twist::Trickle), ("Put", Twist::Answer(403, "AccessDenied"))]);
+    let endpoint = url(s3.address);
+    let arguments = ["files", "s3://store", "--endpoint", &endpoint, "--concurrency", "1"];
+    let ran = desk.run(&[&arguments[..], &["--json"]].concat()).await;
+    let events = ran.assert(1).events();
+    let failed: Vec<_> = events.iter().filter(|line| line["event"] == "failed").collect();
+    assert_eq!(failed.len(), 1);
+    assert!(failed[0]["why"].as_str().unwrap().starts_with("403 AccessDenied"));
+    assert_eq!(events.last().unwrap()["uploaded"], 9);
+    desk.run(&arguments).await.assert(0);
+    assert_eq!(s3.books(|books| (books.objects.len(), books.puts)), (10, 10));
+}
+
+/// "a file that changes while it is sent: detected -> failed for that file, said so". One in parts never
+/// comes to be, and nothing is left of it.
+#[tokio::test]
+async fn a_file_that_changes_is_not_taken_for_sent() {
+    for (length, part) in [(400_000, false), (11 << 20, true)] {
+        let s3 = LedgerS3::start(true).await;
+        let proxy = Proxy::start(s3.address).await;
+        let desk = Desk::new();
+        let path = desk.file("changing", &payload(length));
+        desk.file("still", b"x");
+        let delay = Fault::DelayAnswer(Duration::from_millis(400));
+        proxy.script([Fault::None, delay.clone(), delay.clone(), delay]);
+        let endpoint = url(proxy.address);
+        let arguments = ["files", "s3://store", "--endpoint", &endpoint, "--part-size", "5MiB"];
+        let child = desk.command(&arguments).spawn().unwrap();
+        eventually("its bytes have arrived", async || {
+            s3.books(|books| {
+                if part { books.part_requests > 0 } else { books.objects.contains_key("changing") }
+            })
+        })
+        .await;
+        let mut file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+        file.write_all(b"more").unwrap();
+        drop(file);
+        let output =
+            tokio::task::spawn_blocking(|| child.wait_with_output().unwrap()).await.unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains("FAILED: files/changing: it changed while it was sent"), "{text}");
+        if part {
+            s3.books(|books| {
+                assert_eq!((books.completed, books.uploads.len()), (0, 0));
+                assert!(!books.objects.contains_key("changing"));
+            });
+        }
+        desk.run(&arguments).await.assert(0);
+        assert_eq!(s3.books(|books| books.objects["changing"].length), length as u64 + 4);
+    }
+}
+
+/// "the answer's ETag/checksum compared"
+#[tokio::test]
+async fn an_etag_of_other_bytes_is_a_failure() {
+    // Bodies are not hashed there: every ETag is that of nothing.
+    let s3 = LedgerS3::start(false).await;
+    let desk = Desk::new();
+    desk.file("f", b"x");
+    let endpoint = url(s3.address);
+    let ran = desk.run(&["files", "s3://store", "--endpoint", &endpoint]).await;
+    assert!(ran.assert(1).err.contains("the backend's ETag is d41d8cd9"), "{}", ran.err);
+}

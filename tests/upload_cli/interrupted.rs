@@ -1,0 +1,181 @@
+//! Runs that are ended before they have ended: every object comes to be, and none is sent twice but what was
+//! under way.
+
+use super::*;
+use crate::support::eventually;
+use crate::support::ledger_s3::{LedgerS3, Twist};
+
+/// "killed three times and resumed: every object once and equal". SIGKILL: at most the requests that were
+/// under way are made again.
+#[tokio::test]
+async fn killed_three_times_every_object_is_there_once() {
+    const FILES: usize = 500;
+    const LANES: usize = 4;
+    let served = Served::start().await;
+    let desk = Desk::new();
+    for index in 0..FILES {
+        desk.file(&format!("{}/f{index}", index % 7), &payload(index * 17));
+    }
+    desk.file("large", &payload(40 << 20));
+    let endpoint = url(served.gateway.address);
+    let arguments = ["files", "s3://uploads/p", "--endpoint", &endpoint, "--concurrency", "4"];
+    let arguments = [&arguments[..], &["--part-size", "5MiB", "--quiet"]].concat();
+    for (done, parts) in [(100, 0), (200, 3), (300, 0)] {
+        let mut child = desk.command(&arguments).spawn().unwrap();
+        let started = Instant::now();
+        while desk.state_lines("done") < done || desk.state_lines("part") < parts {
+            assert!(child.try_wait().unwrap().is_none(), "it ended before it was killed");
+            assert!(started.elapsed() < PATIENCE, "not enough was done");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        child.kill().unwrap();
+        end(child).await;
+    }
+    assert!(desk.state_lines("done") < FILES + 1, "it was killed too late to show anything");
+    desk.run(&arguments).await.assert(0);
+    served.assert_same(&desk.path("files"), "p");
+    let (puts, parts) = (served.requests("PutObject").await, served.requests("UploadPart").await);
+    assert!((FILES..=FILES + 3 * LANES).contains(&puts), "{puts} PutObjects");
+    assert!((8..=8 + 3 * LANES).contains(&parts), "{parts} UploadParts");
+    assert_eq!(served.requests("CreateMultipartUpload").await, 1);
+    assert_eq!(served.requests("CompleteMultipartUpload").await, 1);
+    assert_eq!(served.backend.open_uploads(), 0);
+    assert_eq!(desk.state(), None, "it is removed at full success");
+}
+
+/// "Ctrl-C: stops taking new files, in-flight single PUTs finish, multipart stays resumable"
+#[tokio::test]
+async fn after_ctrl_c_nothing_is_sent_twice() {
+    const FILES: usize = 400;
+    let s3 = LedgerS3::start(true).await;
+    let desk = Desk::new();
+    for index in 0..FILES {
+        desk.file(&format!("f{index}"), &payload(index));
+    }
+    desk.file("large", &payload(60 << 20));
+    let endpoint = url(s3.address);
+    let arguments = ["files", "s3://store", "--endpoint", &endpoint, "--part-size", "5MiB"];
+    let child = desk.command(&[&arguments[..], &["--concurrency", "2"]].concat()).spawn().unwrap();
+    eventually("something is done", async || {
+        desk.state_lines("done") >= 20 && desk.state_lines("part") >= 2
+    })
+    .await;
+    signal(&child, "INT");
+    assert_eq!(end(child).await.code(), Some(130));
+    let (puts, parts) = s3.books(|books| (books.puts, books.part_requests));
+    assert!(puts < FILES && parts < 12, "{puts} {parts}: it ended too late to show anything");
+    let known = (desk.state_lines("done"), desk.state_lines("part"));
+    assert_eq!((puts, parts), known, "what was under way has ended, and is on record");
+    let ran = desk.run(&[&arguments[..], &["--json"]].concat()).await;
+    let summary = ran.assert(0).events().pop().unwrap();
+    assert_eq!(
+        (summary["uploaded"].as_u64(), summary["already"].as_u64()),
+        (Some((FILES - puts + 1) as u64), Some(puts as u64))
+    );
+    s3.books(|books| {
+        assert_eq!((books.puts, books.part_requests), (FILES, 12));
+        assert_eq!((books.created, books.completed), (1, 1));
+        assert_eq!(books.objects.len(), FILES + 1);
+    });
+}
+
+/// "second Ctrl-C: at once"
+#[tokio::test]
+async fn a_second_ctrl_c_ends_it_at_once() {
+    let s3 = LedgerS3::start(true).await;
+    s3.script([("Put", Twist::Hang)]);
+    let desk = Desk::new();
+    desk.file("f", b"x");
+    let child = desk.command(&["files", "s3://store", "--endpoint", &url(s3.address)]).spawn();
+    let mut child = child.unwrap();
+    eventually("the request hangs", async || s3.script_done()).await;
+    signal(&child, "INT");
+    until_it_says(&mut child, "once more ends at once").await;
+    assert!(child.try_wait().unwrap().is_none(), "what is under way is waited for");
+    signal(&child, "TERM");
+    assert_eq!(end(child).await.code(), Some(130));
+    desk.run(&["files", "s3://store", "--endpoint", &url(s3.address)]).await.assert(0);
+    assert_eq!(s3.books(|books| books.puts), 1);
+}
+
+/// A power loss between Complete and its record: the object that is there is recognised by its ETag.
+#[tokio::test]
+async fn a_completed_upload_that_is_not_on_record_is_not_sent_again() {
+    let s3 = LedgerS3::start(true).await;
+    let desk = Desk::new();
+    desk.file("large", &payload(11 << 20));
+    let endpoint = url(s3.address);
+    let arguments = ["files", "s3://store", "--endpoint", &endpoint, "--part-size", "5MiB"];
+    desk.run(&[&arguments[..], &["--keep-state"]].concat()).await.assert(0);
+    let state = desk.state().unwrap();
+    let text = std::fs::read_to_string(&state).unwrap();
+    let without: String = text
+        .lines()
+        .filter(|line| !line.contains("done"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    assert_eq!(without.lines().count() + 1, text.lines().count());
+    // The last line is torn as well.
+    std::fs::write(&state, format!("{without}{{\"do")).unwrap();
+    let ran = desk.run(&[&arguments[..], &["--json"]].concat()).await;
+    assert_eq!(ran.assert(0).events()[0]["resumed_bytes"], 11 << 20);
+    s3.books(|books| {
+        assert_eq!((books.created, books.completed, books.part_requests), (1, 1, 3));
+    });
+}
+
+/// What the backend has lost, or the user has changed, is begun anew, and nothing is left behind.
+#[tokio::test]
+async fn an_upload_that_cannot_be_gone_on_with_is_begun_anew() {
+    let s3 = LedgerS3::start(true).await;
+    let desk = Desk::new();
+    desk.file("large", &payload(15 << 20));
+    let endpoint = url(s3.address);
+    let arguments = ["files", "s3://store", "--endpoint", &endpoint, "--part-size", "5MiB"];
+    let arguments = [&arguments[..], &["--retries", "0", "--concurrency", "1"]].concat();
+    let broken = || {
+        let refused = ("Part", Twist::Answer(400, "InvalidArgument"));
+        s3.script([("Part", Twist::Trickle), refused]);
+    };
+    broken();
+    desk.run(&arguments).await.assert(1);
+    assert_eq!(desk.state_lines("part"), 1);
+    // The backend expires what lies about.
+    s3.books(|books| books.uploads.clear());
+    broken();
+    desk.run(&arguments).await.assert(1);
+    assert_eq!(s3.books(|books| (books.created, books.uploads.len())), (2, 1));
+    // It is another file now: what was begun of the old one is aborted in the end.
+    desk.file("large", &payload(16 << 20));
+    desk.run(&arguments).await.assert(0);
+    s3.books(|books| {
+        assert_eq!((books.created, books.completed, books.aborted), (3, 1, 1));
+        assert_eq!(books.objects["large"].length, 16 << 20);
+        assert!(books.uploads.is_empty());
+    });
+    assert_eq!(desk.state(), None);
+}
+
+/// "keep the state file after success: the next run sends only what is new or has changed"; `--fresh`
+/// forgets it.
+#[tokio::test]
+async fn what_is_there_is_sent_again_only_when_asked() {
+    let s3 = LedgerS3::start(true).await;
+    let desk = Desk::new();
+    desk.file("a", b"1");
+    desk.file("b", b"1");
+    let endpoint = url(s3.address);
+    let state = desk.path("state");
+    let resume = format!("--resume={}", state.display());
+    let arguments = ["files", "s3://store/p", "--endpoint", &endpoint, "--keep-state", &resume];
+    desk.run(&arguments).await.assert(0);
+    desk.file("b", b"22");
+    desk.file("c", b"3");
+    desk.run(&arguments).await.assert(0);
+    assert_eq!(s3.books(|books| books.puts), 4);
+    desk.run(&[&arguments[..], &["--fresh"]].concat()).await.assert(0);
+    assert_eq!(s3.books(|books| books.puts), 7);
+    let elsewhere = ["files", "s3://store/q", "--endpoint", &endpoint, &resume];
+    let ran = desk.run(&elsewhere).await;
+    assert!(ran.assert(64).err.contains("the state of another upload"), "{}", ran.err);
+}
