@@ -2,7 +2,7 @@
 CARGO ?= cargo
 VENV  := .venv
 
-.PHONY: run build test test-rust test-portable test-clients lint fmt audit bench bench-peers bench-peers-install faults faults-long fuzz clients clean
+.PHONY: run build test test-rust test-portable test-clients lint fmt audit bench bench-peers bench-peers-install bench-upload faults faults-long fuzz clients clean
 
 ## run: the gateway on its embedded backend, with credentials made on the first start
 run:
@@ -53,6 +53,11 @@ bench-peers-install:
 	  echo "make bench-peers-install: as root run: apt-get install$$missing" >&2; exit 1; }
 	$(CARGO) install s3s-proxy --version $(S3S_PROXY) --locked --root target/peers
 	$(CARGO) install --path benches/pingora --locked --root target/peers --target-dir target/peers-build
+
+## bench-upload: `mizuchi upload` beside aws-cli and rclone: docs/batch.md. UPLOAD="2000 512 3": files, MiB, rounds
+UPLOAD ?=
+bench-upload: build clients
+	benches/upload/compare.sh $(UPLOAD)
 
 ## faults: the fault tests as CI runs them: a few minutes
 faults:

@@ -6,7 +6,7 @@
 # All three send to one gateway over its embedded backend, which stores what comes on the same disk; the order
 # changes from round to round, and each finds the files in the page cache. Wall time and the client's own CPU
 # time are printed for each; what was stored is compared with what was sent, once for each client.
-# MIZUCHI, AWS, RCLONE: the programs. WORK: a folder with room for twice the job.
+# MIZUCHI, AWS, RCLONE: the programs; GATEWAY: the one that serves, MIZUCHI by default. WORK: a folder with room for twice the job.
 set -euo pipefail
 
 files=${1:-20000} mib=${2:-5120} rounds=${3:-3}
@@ -14,6 +14,7 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 mizuchi=${MIZUCHI:-$root/target/release/mizuchi}
 aws=${AWS:-$root/.venv/bin/aws}
 rclone=${RCLONE:-rclone}
+server=${GATEWAY:-$mizuchi}
 for program in "$mizuchi" "$aws" "$rclone"; do
   command -v "$program" >/dev/null || { echo "$program is not there: make build clients" >&2; exit 1; }
 done
@@ -55,13 +56,16 @@ buckets:
     s3:
       bucket: compare
       endpoint: embedded
+    # rclone sends x-amz-acl.
+    upload:
+      allow: [acl]
     auth:
       sigv4:
         credentials:
           - access_key: AKIACOMPARECOMPARE00
             secret_key: compare/secret
 YAML
-"$mizuchi" serve --settings "$work/settings.yaml" >"$work/gateway.log" 2>&1 &
+"$server" serve --settings "$work/settings.yaml" >"$work/gateway.log" 2>&1 &
 gateway=$!
 for _ in $(seq 100); do
   endpoint=$(sed -n 's/.*uploads on \(http:[^ ]*\).*/\1/p' "$work/gateway.log")
@@ -70,6 +74,8 @@ for _ in $(seq 100); do
 done
 [ -n "$endpoint" ] || { cat "$work/gateway.log" >&2; exit 1; }
 
+# rclone cannot have one, and nobody needs it here.
+unset AWS_CA_BUNDLE AWS_PROFILE AWS_SESSION_TOKEN AWS_ENDPOINT_URL AWS_ENDPOINT_URL_S3
 export AWS_ACCESS_KEY_ID=AKIACOMPARECOMPARE00 AWS_SECRET_ACCESS_KEY=compare/secret
 export AWS_REGION=us-east-1 AWS_EC2_METADATA_DISABLED=true HOME=$work XDG_STATE_HOME=$work/xdg
 printf '[default]\ns3 =\n  max_concurrent_requests = 32\n  multipart_chunksize = 16MB\n' > "$work/aws"
@@ -105,7 +111,7 @@ for round in $(seq "$rounds"); do
     rm -rf "$work/stored/compare/$client"
     sync
     TIMEFORMAT='%R %U %S'
-    took=$( { time "run_$client" "$client" >"$work/$client.log" 2>&1; } 2>&1 ) || { cat "$work/$client.log" >&2; exit 1; }
+    took=$( { time "run_$client" "$client" >"$work/$client.log" 2>&1; } 2>&1 ) || { tail -5 "$work/$client.log" >&2; exit 1; }
     echo "$took" | awk -v r="$round" -v c="$client" '{printf "| %s | %s | %.1f | %.1f |\n", r, c, $1, $2 + $3}'
     [ "$round" -gt 1 ] || same "$client" || { echo "$client: what is stored is not what was sent" >&2; exit 1; }
   done

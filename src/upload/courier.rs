@@ -149,7 +149,7 @@ impl Courier {
             Ok(None) => return,
             Ok(Some(Sent { etag, bytes, resumed })) => {
                 add(&upload.counts.sent, 1);
-                let Item { path, key, .. } = item;
+                let (path, key) = (Shown::from(&*item.path), item.key);
                 let event = Event::Uploaded { path, key, bytes, etag, resumed_bytes: resumed };
                 return upload.say(event).await;
             }

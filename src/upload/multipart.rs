@@ -394,7 +394,7 @@ mod tests {
         for length in [1, 200 * GIB, 5 << 40, u64::MAX >> 1] {
             let size = part_size(length, 5 << 20);
             assert!(length.div_ceil(size) <= MAX_PARTS, "{length}");
-            assert!(size % (1 << 20) == 0);
+            assert!(size.is_multiple_of(1 << 20));
         }
     }
 }

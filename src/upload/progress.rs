@@ -6,7 +6,7 @@ use super::summary::{Counts, Summary, files, size};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use std::io::{self, IsTerminal as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -29,7 +29,7 @@ const LINE: Duration = Duration::from_secs(5);
 pub(super) enum Event {
     /// A file is there.
     Uploaded {
-        path: PathBuf,
+        path: Shown,
         key: String,
         bytes: u64,
         etag: String,
@@ -37,7 +37,7 @@ pub(super) enum Event {
         resumed_bytes: u64,
     },
     /// With `--dry-run`: a file would be sent.
-    WouldUpload { path: PathBuf, key: String, bytes: u64 },
+    WouldUpload { path: Shown, key: String, bytes: u64 },
     /// Something is no file.
     Skipped { path: Shown, why: String },
     /// Something could not be sent.
@@ -126,7 +126,7 @@ impl Writer {
 
     fn say(&mut self, event: Event) {
         if self.style.json && !matches!(event, Event::Note { .. }) {
-            // A path that is no text is shown as one: that cannot fail.
+            // No map with odd keys is in it: that cannot fail.
             let line = serde_json::to_string(&event).unwrap_or_default();
             print(&line);
             return;
@@ -134,12 +134,7 @@ impl Writer {
         match event {
             Event::Uploaded { .. } => {}
             Event::WouldUpload { path, key, bytes } => {
-                print(&format!(
-                    "{} -> {} ({})",
-                    plain(&path.to_string_lossy()),
-                    plain(&key),
-                    size(bytes)
-                ));
+                print(&format!("{} -> {} ({})", plain(&path.0), plain(&key), size(bytes)));
             }
             Event::Skipped { path, why } => {
                 if !self.style.quiet {

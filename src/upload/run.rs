@@ -85,7 +85,8 @@ fn dry_run(args: &UploadArgs, plan: &Plan) -> Result<ExitCode, String> {
         let event = match found {
             Found::File(item, stamp) => {
                 let key = format!("s3://{}/{}", plan.to.bucket, item.key);
-                Event::WouldUpload { path: item.path, key, bytes: stamp.length }
+                let path = Shown::from(&*item.path);
+                Event::WouldUpload { path, key, bytes: stamp.length }
             }
             Found::Skipped(path, why) => Event::Skipped { path: Shown::from(&*path), why },
             Found::Failed(path, why) => {
