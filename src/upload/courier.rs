@@ -21,6 +21,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use time::OffsetDateTime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::spawn_blocking;
 
@@ -256,7 +257,10 @@ impl Courier {
                     return Ok(answer);
                 }
                 Ok(Err(error)) => {
-                    (judge(&error, upload.any_success.load(Ordering::Relaxed)), Some(error))
+                    let any_success = upload.any_success.load(Ordering::Relaxed);
+                    let keys = &upload.bucket.backend.keys;
+                    let renewed = keys.seconds_left(OffsetDateTime::now_utc()).is_some();
+                    (judge(&error, any_success, renewed), Some(error))
                 }
                 // The supervisor died, and is rebuilt.
                 Err(_) => (Judgment::Again, None),

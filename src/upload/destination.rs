@@ -59,7 +59,8 @@ impl Destination {
         let (region, endpoint) = (args.region.as_deref(), args.endpoint.as_deref());
         let Surroundings { region, endpoint } =
             Surroundings::read(region, endpoint, args.profile.as_deref()).await;
-        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        // What can stand in a signature's scope.
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         if region.is_empty() || !region.chars().all(plain) {
             return Err(format!("{region:?} is no region"));
         }

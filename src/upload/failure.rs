@@ -46,19 +46,28 @@ const ABOUT_ALL: [&str; 17] = [
     "TokenRefreshRequired",
 ];
 
-/// Codes of 4xx that time mends.
-const MENDED_BY_TIME: [&str; 6] = [
+/// Those of them that renewed keys mend.
+const ABOUT_TOKENS: [&str; 3] = ["ExpiredToken", "InvalidToken", "TokenRefreshRequired"];
+
+/// Codes of 4xx that another try mends: what was damaged on its way among them.
+const MENDED_BY_TIME: [&str; 8] = [
+    "BadDigest",
     "ConditionalRequestConflict",
     "IncompleteBody",
     "OperationAborted",
     "RequestTimeout",
     "SlowDown",
     "TooManyRequests",
+    "XAmzContentSHA256Mismatch",
 ];
 
-/// Judges an answer. `any_success`: the backend has taken something in this run.
-pub(super) fn judge(error: &S3Error, any_success: bool) -> Judgment {
+/// Judges an answer. `any_success`: the backend has taken something in this run. `renewed`: the keys are ones
+/// that expire, and are fetched anew.
+pub(super) fn judge(error: &S3Error, any_success: bool, renewed: bool) -> Judgment {
     let code = &*error.code;
+    if renewed && ABOUT_TOKENS.contains(&code) {
+        return Judgment::Again;
+    }
     if ABOUT_ALL.contains(&code) {
         return Judgment::Run;
     }
@@ -100,7 +109,7 @@ mod tests {
 
     fn of(status: u16, code: &str, any_success: bool) -> Judgment {
         let error = S3Error::from_backend(status, code.to_owned(), String::new());
-        judge(&error, any_success)
+        judge(&error, any_success, false)
     }
 
     /// "permanent errors (403, 404 NoSuchBucket) on the first file end the run early with what to do"
@@ -114,16 +123,22 @@ mod tests {
 
     #[test]
     fn what_may_pass_is_tried_again() {
-        for (status, code) in
-            [(503, "SlowDown"), (500, "InternalError"), (400, "RequestTimeout"), (429, "X")]
-        {
+        for (status, code) in [
+            (400, "BadDigest"),
+            (503, "SlowDown"),
+            (500, "InternalError"),
+            (400, "RequestTimeout"),
+            (429, "X"),
+        ] {
             assert_eq!(of(status, code, false), Judgment::Again, "{code}");
         }
-        for (status, code) in [(400, "EntityTooLarge"), (400, "BadDigest"), (501, "NotImplemented")]
-        {
+        for (status, code) in [(400, "EntityTooLarge"), (501, "NotImplemented")] {
             assert_eq!(of(status, code, false), Judgment::File, "{code}");
         }
+        let expired = S3Error::from_backend(400, "ExpiredToken".to_owned(), String::new());
+        assert_eq!(judge(&expired, true, true), Judgment::Again);
+        assert_eq!(judge(&expired, true, false), Judgment::Run);
         let unreached = S3Error::new(ErrorCode::SlowDown, "").blamed_on(Fault::Backend);
-        assert_eq!(judge(&unreached, false), Judgment::Again);
+        assert_eq!(judge(&unreached, false, false), Judgment::Again);
     }
 }

@@ -26,6 +26,8 @@ async fn requests_that_fail_are_made_again() {
         ("Put", busy()),
         ("Put", busy()),
         ("Put", busy()),
+        // Damaged on its way.
+        ("Put", Twist::Answer(400, "BadDigest")),
         ("Create", busy()),
         ("Part", Twist::ResetInside),
         ("Part", Twist::LoseAnswer),
@@ -125,40 +127,45 @@ async fn a_refusal_of_one_file_is_that_file_s_alone() {
 /// comes to be, and nothing is left of it.
 #[tokio::test]
 async fn a_file_that_changes_is_not_taken_for_sent() {
-    for (length, part) in [(400_000, false), (11 << 20, true)] {
-        let s3 = LedgerS3::start(true).await;
-        let proxy = Proxy::start(s3.address).await;
-        let desk = Desk::new();
-        let path = desk.file("changing", &payload(length));
-        desk.file("still", b"x");
-        let delay = Fault::DelayAnswer(Duration::from_millis(400));
-        proxy.script([Fault::None, delay.clone(), delay.clone(), delay]);
-        let endpoint = url(proxy.address);
-        let arguments = ["files", "s3://store", "--endpoint", &endpoint, "--part-size", "5MiB"];
-        let child = desk.command(&arguments).spawn().unwrap();
-        eventually("its bytes have arrived", async || {
-            s3.books(|books| {
-                if part { books.part_requests > 0 } else { books.objects.contains_key("changing") }
-            })
+    tokio::join!(
+        changes_while_it_is_sent(400_000, false),
+        changes_while_it_is_sent(11 << 20, true)
+    );
+}
+
+async fn changes_while_it_is_sent(length: usize, parts: bool) {
+    let s3 = LedgerS3::start(true).await;
+    let proxy = Proxy::start(s3.address).await;
+    let desk = Desk::new();
+    let path = desk.file("changing", &payload(length));
+    // Nothing is answered until the file is another.
+    let delay = Fault::DelayAnswer(Duration::from_secs(1));
+    let before = parts.then_some(Fault::None);
+    proxy.script(before.into_iter().chain([delay.clone(), delay.clone(), delay]));
+    let endpoint = url(proxy.address);
+    let arguments = ["files", "s3://store", "--endpoint", &endpoint, "--part-size", "5MiB"];
+    let child = desk.command(&arguments).spawn().unwrap();
+    eventually("its bytes have arrived", async || {
+        s3.books(|books| {
+            if parts { books.part_requests > 0 } else { books.objects.contains_key("changing") }
         })
-        .await;
-        let mut file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
-        file.write_all(b"more").unwrap();
-        drop(file);
-        let output =
-            tokio::task::spawn_blocking(|| child.wait_with_output().unwrap()).await.unwrap();
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(1), "{text}");
-        assert!(text.contains("FAILED: files/changing: it changed while it was sent"), "{text}");
-        if part {
-            s3.books(|books| {
-                assert_eq!((books.completed, books.uploads.len()), (0, 0));
-                assert!(!books.objects.contains_key("changing"));
-            });
-        }
-        desk.run(&arguments).await.assert(0);
-        assert_eq!(s3.books(|books| books.objects["changing"].length), length as u64 + 4);
+    })
+    .await;
+    let mut file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+    file.write_all(b"more").unwrap();
+    drop(file);
+    let output = tokio::task::spawn_blocking(|| child.wait_with_output().unwrap()).await.unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("FAILED: files/changing: it changed while it was sent"), "{text}");
+    if parts {
+        s3.books(|books| {
+            assert_eq!((books.completed, books.uploads.len()), (0, 0));
+            assert!(!books.objects.contains_key("changing"));
+        });
     }
+    desk.run(&arguments).await.assert(0);
+    assert_eq!(s3.books(|books| books.objects["changing"].length), length as u64 + 4);
 }
 
 /// "the answer's ETag/checksum compared"
