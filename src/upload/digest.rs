@@ -57,6 +57,12 @@ impl Checksum {
         self.algorithm().map(ChecksumAlgorithm::name)
     }
 
+    /// As it is given on the command line.
+    pub(super) fn word(self) -> String {
+        let value = self.to_possible_value();
+        value.map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
     /// Begins to compute it.
     pub(super) fn begin(self) -> Computing {
         match self {

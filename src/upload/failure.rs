@@ -91,7 +91,10 @@ pub(super) fn judge(error: &S3Error, any_success: bool, renewed: bool) -> Judgme
 pub(super) fn advice(error: &S3Error) -> &'static str {
     match &*error.code {
         "NoSuchBucket" => "check the bucket's name, --region and --endpoint",
-        "PermanentRedirect" | "AuthorizationHeaderMalformed" => "check --region and --endpoint",
+        "PermanentRedirect"
+        | "TemporaryRedirect"
+        | "AuthorizationHeaderMalformed"
+        | "IllegalLocationConstraintException" => "check --region and --endpoint",
         "RequestTimeTooSkewed" => "set this machine's clock",
         "ExpiredToken" | "TokenRefreshRequired" => "renew the credentials",
         "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidToken" => {

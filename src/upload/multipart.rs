@@ -93,6 +93,10 @@ impl Courier {
         let mut anew = 0;
         loop {
             let (large, there) = match self.upload.take_begun(&print) {
+                Some(begun) if begun.checksum != self.upload.checksum.word() => {
+                    self.abort_upload(print, &begun.key, &begun.upload_id).await?;
+                    continue;
+                }
                 Some(begun) => match self.resume(item, print, local, begun).await? {
                     Resumed::With(large, there) => (large, there),
                     Resumed::There(etag) => return Ok(Sent { etag, bytes, resumed: bytes }),
@@ -151,7 +155,9 @@ impl Courier {
             .map_err(|error| Failure::File(format!("CreateMultipartUpload: {error}")))?;
         let part_size = part_size(local.stamp.length, self.upload.part_size);
         let (key, id) = (item.key.clone(), upload_id.clone());
-        self.record(&Line::Begun { file: print, key, upload_id: id, part_size }, true).await?;
+        let checksum = self.upload.checksum.word();
+        let line = Line::Begun { file: print, key, upload_id: id, part_size, checksum };
+        self.record(&line, true).await?;
         let (item, local) = (Arc::new(item.clone()), local.clone());
         Ok(Large { item, print, local, upload_id: upload_id.into(), part_size })
     }

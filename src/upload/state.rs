@@ -77,7 +77,7 @@ pub(super) enum Line {
     /// A file is there.
     Done { file: Fingerprint, key: String, etag: String },
     /// A multipart upload was begun.
-    Begun { file: Fingerprint, key: String, upload_id: String, part_size: u64 },
+    Begun { file: Fingerprint, key: String, upload_id: String, part_size: u64, checksum: String },
     /// One of its parts is there.
     Part { file: Fingerprint, number: u16, etag: String, sum: Option<String> },
     /// It is no more.
@@ -105,6 +105,8 @@ pub(super) struct Begun {
     pub(super) key: String,
     pub(super) upload_id: String,
     pub(super) part_size: u64,
+    /// Of its parts: S3 takes no other in one upload.
+    pub(super) checksum: String,
     pub(super) parts: BTreeMap<u16, PartDone>,
 }
 
@@ -123,8 +125,9 @@ impl Known {
                 self.begun.remove(&file);
                 self.done.insert(file);
             }
-            Line::Begun { file, key, upload_id, part_size } => {
-                let begun = Begun { key, upload_id, part_size, parts: BTreeMap::new() };
+            Line::Begun { file, key, upload_id, part_size, checksum } => {
+                let parts = BTreeMap::new();
+                let begun = Begun { key, upload_id, part_size, checksum, parts };
                 self.begun.insert(file, begun);
             }
             Line::Part { file, number, etag, sum } => {
@@ -193,8 +196,8 @@ impl State {
             let mut lines =
                 to_bytes(&Line::MizuchiUpload { version: VERSION, identity: short(identity) });
             for (file, begun) in &known.begun {
-                let (key, upload_id) = (begun.key.clone(), begun.upload_id.clone());
-                let line = Line::Begun { file: *file, key, upload_id, part_size: begun.part_size };
+                let Begun { key, upload_id, part_size, checksum, .. } = begun.clone();
+                let line = Line::Begun { file: *file, key, upload_id, part_size, checksum };
                 lines.extend(to_bytes(&line));
             }
             file.write_all(&lines).map_err(words)?;
@@ -361,9 +364,16 @@ mod tests {
                 key: "b".to_owned(),
                 upload_id: "id".to_owned(),
                 part_size: 7,
+                checksum: "md5".to_owned(),
             },
             Line::Part { file: print("b"), number: 2, etag: "e".to_owned(), sum: None },
-            Line::Begun { file: print("c"), key, upload_id: "x".to_owned(), part_size: 7 },
+            Line::Begun {
+                file: print("c"),
+                key: key.clone(),
+                upload_id: "x".to_owned(),
+                part_size: 7,
+                checksum: key,
+            },
             Line::Gone { file: print("c") },
         ];
         for line in &lines {

@@ -139,7 +139,7 @@ async fn changes_while_it_is_sent(length: usize, parts: bool) {
     let desk = Desk::new();
     let path = desk.file("changing", &payload(length));
     // Nothing is answered until the file is another.
-    let delay = Fault::DelayAnswer(Duration::from_secs(1));
+    let delay = Fault::DelayAnswer(Duration::from_millis(700));
     let before = parts.then_some(Fault::None);
     proxy.script(before.into_iter().chain([delay.clone(), delay.clone(), delay]));
     let endpoint = url(proxy.address);
