@@ -5,7 +5,7 @@ use super::failure::{Failure, Judgment, advice, judge};
 use super::local::{Local, changed};
 use super::plan::{Headers, Item};
 use super::progress::{Event, Shown};
-use super::state::{Begun, Fingerprint, Line, StateWriter};
+use super::state::{Begun, Creating, Fingerprint, Line, StateWriter};
 use super::summary::{Counts, add};
 use mizuchi_actors::config::{Bucket, Engine};
 use mizuchi_actors::guardian::ActorRef;
@@ -61,6 +61,8 @@ pub(super) struct Upload {
     pub(super) done: HashSet<Fingerprint>,
     /// What an earlier run has begun; what is taken up is taken out.
     pub(super) begun: Mutex<HashMap<Fingerprint, Begun>>,
+    /// What an earlier run may have begun without knowing.
+    pub(super) creating: Vec<Creating>,
     pub(super) events: mpsc::Sender<Event>,
     pub(super) counts: Arc<Counts>,
     pub(super) stop: watch::Sender<Stop>,

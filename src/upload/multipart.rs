@@ -10,9 +10,10 @@ use super::digest::{self, Sum};
 use super::failure::Failure;
 use super::local::Local;
 use super::plan::{Headers, Item};
-use super::state::{Begun, Fingerprint, Line, PartDone};
+use super::state::{Begun, Creating, Fingerprint, Line, PartDone};
 use super::summary::add;
 use mizuchi_actors::origin::{self, SweepError};
+use mizuchi_actors::orphans::{Window, lost_ones, wall_clock};
 use mizuchi_actors::s3::upstream::UpstreamTemplate;
 use mizuchi_actors::s3::xml;
 use mizuchi_actors::sigv4::PayloadHash;
@@ -35,6 +36,9 @@ const LOOKS: u32 = 4;
 
 /// The pause between two times.
 const LOOK_PAUSE: Duration = Duration::from_secs(2);
+
+/// Milliseconds within which a CreateMultipartUpload is carried out, restarts and all.
+const CREATE_TAKES: u64 = 120_000;
 
 /// How an attempt with one upload ended.
 enum Came {
@@ -147,6 +151,8 @@ impl Courier {
             payload: PayloadHash::Empty,
             length: Some(0),
         };
+        let (key, at) = (item.key.clone(), wall_clock());
+        self.record(&Line::Creating { file: print, key, at }, true).await?;
         let content = || Content::None;
         let (kind, proof) = (Kind::Create, Proof::None);
         let ask = Ask { kind, request: &request, proof, content: &content, local: None };
@@ -359,6 +365,30 @@ impl Courier {
                 Ok(())
             }
         }
+    }
+}
+
+impl Courier {
+    /// Has an upload aborted that a run has begun and not lived to know: of that key and time, and without
+    /// parts. A backend that lists no uploads keeps it.
+    pub(super) async fn abort_unknown(&self, creating: &Creating) -> Result<(), Failure> {
+        let Creating { file, key, at } = creating;
+        let (bucket, client) = (&self.upload.bucket, &self.client);
+        let (listed, ahead) = match origin::list_uploads(bucket, client.clone(), key).await {
+            Ok(found) => found,
+            Err(error) => {
+                log::warn!("{key}: whether an upload without parts was left is not known: {error}");
+                return Ok(());
+            }
+        };
+        let window = Window { from: *at, to: at.saturating_add(CREATE_TAKES) };
+        // Every one that is known has been completed or aborted by now.
+        for id in lost_ones(&listed, key, window, ahead, |_| false) {
+            if let Ok(false) = origin::has_parts(bucket, client.clone(), key, &id).await {
+                self.abort_upload(*file, key, &id).await?;
+            }
+        }
+        self.record(&Line::Searched { file: *file }, false).await
     }
 }
 

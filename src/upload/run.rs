@@ -117,7 +117,8 @@ fn upload(args: &UploadArgs, plan: Plan) -> Result<ExitCode, String> {
             _ => default_path(&identity)?,
         };
         let (state, known) = State::open(&path, &identity, args.fresh)?;
-        let was_empty = known.done.is_empty() && known.begun.is_empty();
+        let was_empty =
+            known.done.is_empty() && known.begun.is_empty() && known.creating.is_empty();
         let counts = Arc::new(Counts::default());
         let (reporter, events) =
             Reporter::start(style(args), Arc::clone(&counts)).map_err(threads)?;
@@ -136,6 +137,7 @@ fn upload(args: &UploadArgs, plan: Plan) -> Result<ExitCode, String> {
             state: state.writer().ok_or("the state file is closed")?,
             done: known.done,
             begun: Mutex::new(known.begun),
+            creating: known.creating,
             events,
             counts,
             stop: watch::Sender::new(Stop::No),
@@ -224,7 +226,8 @@ async fn run_threads(
     {
         begun.extend(left);
     }
-    let left = upload.begun.lock().is_ok_and(|begun| !begun.is_empty());
+    let left =
+        upload.begun.lock().is_ok_and(|begun| !begun.is_empty()) || !upload.creating.is_empty();
     let whole = !upload.is_stopped() && upload.counts.failed.load(Ordering::Relaxed) == 0;
     if whole && left {
         let sweeping = join(vec![worker::start(Arc::clone(&upload), Work::Leftovers)?]);

@@ -76,12 +76,17 @@ pub(super) enum Line {
     MizuchiUpload { version: u32, identity: String },
     /// A file is there.
     Done { file: Fingerprint, key: String, etag: String },
+    /// A multipart upload is about to be begun, at this time (milliseconds since 1970): whoever ends before
+    /// its id is on record leaves one that nobody knows.
+    Creating { file: Fingerprint, key: String, at: u64 },
     /// A multipart upload was begun.
     Begun { file: Fingerprint, key: String, upload_id: String, part_size: u64, checksum: String },
     /// One of its parts is there.
     Part { file: Fingerprint, number: u16, etag: String, sum: Option<String> },
     /// It is no more.
     Gone { file: Fingerprint },
+    /// There is none of it any more that nobody knows.
+    Searched { file: Fingerprint },
 }
 
 impl std::fmt::Debug for Fingerprint {
@@ -115,6 +120,17 @@ pub(super) struct Begun {
 pub(super) struct Known {
     pub(super) done: HashSet<Fingerprint>,
     pub(super) begun: HashMap<Fingerprint, Begun>,
+    /// Those that may have been begun by a run that ended in that moment.
+    pub(super) creating: Vec<Creating>,
+}
+
+/// A CreateMultipartUpload whose answer is not on record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Creating {
+    pub(super) file: Fingerprint,
+    pub(super) key: String,
+    /// Milliseconds since 1970.
+    pub(super) at: u64,
 }
 
 impl Known {
@@ -125,7 +141,12 @@ impl Known {
                 self.begun.remove(&file);
                 self.done.insert(file);
             }
+            Line::Creating { file, key, at } => self.creating.push(Creating { file, key, at }),
+            Line::Searched { file } => self.creating.retain(|one| one.file != file),
             Line::Begun { file, key, upload_id, part_size, checksum } => {
+                // The last of that file's: any before it was left by another run.
+                let mine = self.creating.iter().rposition(|one| one.file == file);
+                mine.map(|at| self.creating.remove(at));
                 let parts = BTreeMap::new();
                 let begun = Begun { key, upload_id, part_size, checksum, parts };
                 self.begun.insert(file, begun);
@@ -199,6 +220,9 @@ impl State {
                 let Begun { key, upload_id, part_size, checksum, .. } = begun.clone();
                 let line = Line::Begun { file: *file, key, upload_id, part_size, checksum };
                 lines.extend(to_bytes(&line));
+            }
+            for Creating { file, key, at } in known.creating.iter().cloned() {
+                lines.extend(to_bytes(&Line::Creating { file, key, at }));
             }
             file.write_all(&lines).map_err(words)?;
         }

@@ -122,9 +122,13 @@ async fn ended_one(
 async fn leftovers(courier: &Courier) {
     let begun =
         std::mem::take(&mut *courier.upload.begun.lock().unwrap_or_else(PoisonError::into_inner));
+    let unwritten = |_| Stop::Failed("the state file cannot be written".to_owned());
     for (print, begun) in begun {
-        if courier.abort_upload(print, &begun.key, &begun.upload_id).await.is_err() {
-            courier.upload.end(Stop::Failed("the state file cannot be written".to_owned()));
-        }
+        let aborted = courier.abort_upload(print, &begun.key, &begun.upload_id).await;
+        aborted.map_err(unwritten).unwrap_or_else(|why| courier.upload.end(why));
+    }
+    for creating in &courier.upload.creating {
+        let searched = courier.abort_unknown(creating).await;
+        searched.map_err(unwritten).unwrap_or_else(|why| courier.upload.end(why));
     }
 }

@@ -4,6 +4,7 @@
 use super::*;
 use crate::support::eventually;
 use crate::support::ledger_s3::{LedgerS3, Twist};
+use crate::support::proxy::{Fault, Proxy};
 
 /// "killed three times and resumed: every object once and equal". SIGKILL: at most the requests that were
 /// under way are made again.
@@ -126,6 +127,29 @@ async fn a_completed_upload_that_is_not_on_record_is_not_sent_again() {
     s3.books(|books| {
         assert_eq!((books.created, books.completed, books.part_requests), (1, 1, 3));
     });
+}
+
+/// A kill between CreateMultipartUpload and its answer: the upload that nobody knows is found by its key and
+/// time, and aborted.
+#[tokio::test]
+async fn an_upload_that_was_begun_in_the_moment_of_a_kill_is_aborted() {
+    let s3 = LedgerS3::start(true).await;
+    let proxy = Proxy::start(s3.address).await;
+    proxy.script([Fault::DelayAnswer(Duration::from_secs(3600))]);
+    let desk = Desk::new();
+    desk.file("large", &payload(11 << 20));
+    let endpoint = url(proxy.address);
+    let arguments = ["files", "s3://store", "--endpoint", &endpoint, "--part-size", "5MiB"];
+    let mut child = desk.command(&arguments).spawn().unwrap();
+    eventually("it is begun", async || s3.books(|books| books.created) == 1).await;
+    child.kill().unwrap();
+    end(child).await;
+    desk.run(&arguments).await.assert(0);
+    s3.books(|books| {
+        assert_eq!((books.created, books.completed, books.aborted), (2, 1, 1));
+        assert!(books.uploads.is_empty());
+    });
+    assert_eq!(desk.state(), None);
 }
 
 /// What the backend has lost, or the user has changed, is begun anew, and nothing is left behind.
