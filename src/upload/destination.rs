@@ -76,7 +76,8 @@ impl Destination {
         // A certificate for *.host does not cover a bucket's name with dots.
         let dots = endpoint.is_tls() && to.bucket.contains('.');
         let virtual_host = args.virtual_host || of_aws && !args.path_style && !dots;
-        let authorities = match &args.ca_file {
+        let ca_file = args.ca_file.as_ref().filter(|path| !path.as_os_str().is_empty());
+        let authorities = match ca_file {
             _ if !endpoint.is_tls() => None,
             None => Some(Authorities::of_system()),
             Some(path) => {
