@@ -156,6 +156,21 @@ pub struct BatchRules {
     pub uploads: Arc<Semaphore>,
 }
 
+impl BatchRules {
+    /// No batches.
+    pub fn none() -> Self {
+        BatchRules {
+            snowball: false,
+            post: false,
+            remembered: Duration::ZERO,
+            limits: BatchLimits { entries: 0, entry_size: 0, total_size: 0, ratio: 0 },
+            places: Arc::new(Semaphore::new(0)),
+            concurrency: 0,
+            uploads: Arc::new(Semaphore::new(0)),
+        }
+    }
+}
+
 impl UploadRules {
     /// Whether clients' own multipart uploads are put on record.
     pub fn records_clients(&self) -> bool {

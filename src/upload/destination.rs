@@ -6,8 +6,8 @@ use super::surroundings::Surroundings;
 use crate::host::Facts;
 use mizuchi_actors::backend::{Authorities, Endpoint, EndpointHealth, RetryBudget, TlsClient};
 use mizuchi_actors::config::{
-    Backend, BackendEndpoint, Bucket, Engine, Mode, SplitRules, Timeouts, UploadRules, Verifies,
-    ZeroCopy,
+    Backend, BackendEndpoint, BatchRules, Bucket, Engine, Mode, SplitRules, Timeouts, UploadRules,
+    Verifies, ZeroCopy,
 };
 use mizuchi_actors::metrics::Metrics;
 use mizuchi_actors::orphans::Ledger;
@@ -148,6 +148,8 @@ impl Destination {
             ledger: Ledger::in_memory(),
             spool: None,
             spool_wait: Duration::ZERO,
+            spool_multipart_ttl: Duration::MAX,
+            batches: None,
             metrics,
         }
     }
@@ -174,6 +176,7 @@ fn rules() -> UploadRules {
         },
         list_multipart_uploads: false,
         client_uploads_ttl: None,
+        batch: BatchRules::none(),
     }
 }
 

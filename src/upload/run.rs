@@ -38,7 +38,7 @@ const MAX_WORKERS: usize = 4;
 
 /// Runs `mizuchi upload`; the exit status is the process's.
 pub(crate) fn run(args: &UploadArgs) -> ExitCode {
-    crate::logging::start(
+    let _log = crate::logging::start(
         if args.verbose { "warn" } else { "error" },
         crate::http::AccessLogFormat::Text,
     );

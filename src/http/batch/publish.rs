@@ -232,6 +232,7 @@ impl Publication {
             content: EntryContent::Whole(recorded),
             quarantined: None,
             upload_id: None,
+            superseded: None,
         };
         match self.spool.commit(entry, inline, reservation).await {
             Ok(_) => Ok(Stored { etag }),
