@@ -13,9 +13,9 @@ pub use record::{ChecksumRule, ClientUpload, Completed, StoredPart, UploadId};
 pub use table::OpenUpload;
 
 pub(super) use record::decode;
-pub(super) use table::{COMPLETED, Counts, Uploads};
+pub(super) use table::{COMPLETED, Counts, Idle, Uploads};
 
-use super::journal::{Change, wait};
+use super::journal::{Change, Done, wait};
 use super::limits::{self, Amount};
 use super::{Doubt, Entry, EntryContent, Reservation, Spool, State, weight};
 use crate::s3::error::{ErrorCode, S3Error};
@@ -36,7 +36,7 @@ const MAX_LISTED: usize = 1000;
 /// keep it here for ever.
 const TRIES: usize = 16;
 
-/// Uploads that are ended for their age at a time: they share commits.
+/// Uploads that are ended for their age at a time: they are queued together, and share commits.
 const MOST_EXPIRED: usize = 64;
 
 /// Why an upload was not completed.
@@ -246,28 +246,46 @@ impl Spool {
         }
         let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
         let idle = self.state.uploads().idle(now.saturating_sub(ttl), MOST_EXPIRED);
-        let mut ended = Vec::new();
-        for (id, upload) in idle {
-            if self.end_upload(id).await? {
-                ended.push((id, upload));
+        self.end_idle(idle).await
+    }
+
+    /// Ends those of them that nobody ends and that got no part since they were found idle: whoever was
+    /// told that a part is there would be told at the Complete that it is not.
+    pub(super) async fn end_idle(
+        &self,
+        idle: Vec<Idle>,
+    ) -> io::Result<Vec<(UploadId, Arc<ClientUpload>)>> {
+        let mut queued = Vec::with_capacity(idle.len());
+        for Idle { id, upload, version } in idle {
+            if let Some(done) = self.queue_end(id, Some(version))? {
+                queued.push((id, upload, done));
             }
+        }
+        let mut ended = Vec::with_capacity(queued.len());
+        for (id, upload, done) in queued {
+            wait(done).await?;
+            ended.push((id, upload));
         }
         Ok(ended)
     }
 
     /// Ends an upload unless somebody else does.
     async fn end_upload(&self, id: UploadId) -> io::Result<bool> {
-        let done = self.end_by(id, None, |ended| {
+        let Some(done) = self.queue_end(id, None)? else { return Ok(false) };
+        wait(done).await?;
+        Ok(true)
+    }
+
+    /// Queues the end of an upload without an entry: as [`Spool::end_by`].
+    fn queue_end(&self, id: UploadId, version: Option<u64>) -> io::Result<Option<Done>> {
+        self.end_by(id, version, |ended| {
             let state = Arc::clone(&self.state);
             let applied = move |number| {
                 state.ended(number);
                 drop(ended);
             };
             Ok(self.journal.submit(Some(id.number), Change::End, applied)?.1)
-        })?;
-        let Some(done) = done else { return Ok(false) };
-        wait(done).await?;
-        Ok(true)
+        })
     }
 
     /// Queues the end of an upload, unless somebody else ends it or it has other parts than at this

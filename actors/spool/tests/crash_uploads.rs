@@ -4,6 +4,7 @@
 use super::uploads::{asked, md5, upload};
 use super::*;
 use crate::spool::simulated::{Crash, Event, Synced};
+use crate::spool::uploads::Idle;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::BTreeMap;
@@ -61,7 +62,7 @@ fn look(disk: &Simulated, spool: &Spool) -> Result<BTreeMap<u64, There>, String>
     let mut found = BTreeMap::new();
     let mut named = Vec::new();
     let uploads = spool.state.uploads();
-    for (id, upload) in uploads.idle(u64::MAX, usize::MAX) {
+    for Idle { id, upload, .. } in uploads.idle(u64::MAX, usize::MAX) {
         found.insert(upload.token, There::Open(BTreeMap::new()));
         assert_eq!(id.token, upload.token);
     }
@@ -136,7 +137,7 @@ async fn act(teller: Teller, spool: Arc<Spool>, tag: u64, now: There, what: (u32
     let (what, bytes) = what;
     let id = {
         let uploads = spool.state.uploads().idle(u64::MAX, usize::MAX);
-        uploads.iter().find(|(id, _)| id.token == tag).map(|(id, _)| *id)
+        uploads.iter().map(|idle| idle.id).find(|id| id.token == tag)
     };
     let doing = |next| teller.note(Note::Doing(tag, next));
     match (now, id) {

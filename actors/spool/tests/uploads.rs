@@ -146,6 +146,37 @@ async fn what_gives_no_sign_of_life_is_ended() {
     assert_eq!(open(&disk).totals(), Totals::default());
 }
 
+/// "An upload that got a part (200) meanwhile" has given a sign of life: it stays.
+#[tokio::test]
+async fn one_that_got_a_part_after_it_was_found_idle_stays() {
+    let (_disk, spool) = spool();
+    let (alive, idle) = (begin(&spool, 1).await, begin(&spool, 2).await);
+    let found = spool.state.uploads().idle(u64::MAX, 9);
+    assert_eq!(found.len(), 2);
+    assert!(send(&spool, alive, 1, b"meanwhile").await);
+    let ended = spool.end_idle(found).await.unwrap();
+    assert_eq!(ended.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [idle]);
+    assert!(spool.has_upload(alive) && !spool.has_upload(idle));
+    spool.complete_upload(alive, &asked(1, b"meanwhile"), Vec::new(), 3).await.unwrap();
+}
+
+/// "They share commits."
+#[tokio::test]
+async fn those_that_are_ended_for_their_age_share_commits() {
+    let (disk, spool) = spool();
+    for tag in 0..20 {
+        begin(&spool, tag).await;
+    }
+    let before = disk.syncs();
+    begin(&spool, 20).await;
+    let commit = disk.syncs() - before;
+    let before = disk.syncs();
+    let ended = spool.expire_uploads(u64::MAX, Duration::from_secs(1)).await.unwrap();
+    assert_eq!(ended.len(), 21);
+    // Each could have had its own.
+    assert!(disk.syncs() - before < 21 * commit, "{} of {commit}", disk.syncs() - before);
+}
+
 /// What fails is told, ends all acknowledgements, and leaves nobody waiting.
 #[tokio::test]
 async fn a_journal_that_fails_keeps_nobody_waiting() {

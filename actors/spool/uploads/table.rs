@@ -86,6 +86,15 @@ pub(crate) struct Snapshot {
     pub(crate) version: u64,
 }
 
+/// An upload without a sign of life.
+#[derive(Debug)]
+pub(crate) struct Idle {
+    pub(crate) id: UploadId,
+    pub(crate) upload: Arc<ClientUpload>,
+    /// See [`Uploads::close`].
+    pub(crate) version: u64,
+}
+
 /// What became of a part that is on record.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Placed {
@@ -214,13 +223,14 @@ impl Uploads {
     }
 
     /// At most `most` uploads without a sign of life since `before`, the oldest first, that nobody ends.
-    pub(crate) fn idle(&self, before: u64, most: usize) -> Vec<(UploadId, Arc<ClientUpload>)> {
+    pub(crate) fn idle(&self, before: u64, most: usize) -> Vec<Idle> {
         let idle = self.by_life.iter().take_while(|(life, _)| *life < before);
         let open = idle.filter_map(|(_, number)| Some((number, self.open.get(number)?)));
         open.filter(|(_, open)| open.closing.is_none())
-            .map(|(number, open)| {
-                let id = UploadId { number: *number, token: open.upload.token };
-                (id, Arc::clone(&open.upload))
+            .map(|(number, open)| Idle {
+                id: UploadId { number: *number, token: open.upload.token },
+                upload: Arc::clone(&open.upload),
+                version: open.version,
             })
             .take(most)
             .collect()

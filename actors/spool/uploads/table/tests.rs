@@ -181,7 +181,12 @@ fn look_at(
         assert_eq!(found.etag, number.to_string());
         assert!(!table.has(id));
     }
-    let idle: Vec<u64> = table.idle(now, 100).iter().map(|(id, _)| id.number).collect();
+    let idle = table.idle(now, 100);
+    for one in &idle {
+        let Look::Open(found) = table.look(one.id) else { panic!("it is being ended") };
+        assert_eq!(one.version, found.version);
+    }
+    let idle: Vec<u64> = idle.iter().map(|one| one.id.number).collect();
     let open = model.values().filter(|one| !one.closing && one.life < now);
     let mut expected: Vec<(u64, u64)> = open.map(|one| (one.life, one.number)).collect();
     expected.sort();
