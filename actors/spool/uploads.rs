@@ -79,6 +79,12 @@ impl Spool {
         self.state.uploads().has(id)
     }
 
+    /// Whether nobody knows what becomes of this upload: its end was queued, and the journal has failed.
+    /// The next start may find it.
+    pub fn upload_in_doubt(&self, id: UploadId) -> bool {
+        self.state.latch.reason().is_some() && self.state.uploads().is_closing(id)
+    }
+
     /// Puts a part on record, instead of what had its number; it is durable when this returns. Its file
     /// must have been synced before, and is the spool's from here on. False: the upload was ended
     /// meanwhile, and the part goes.

@@ -196,6 +196,9 @@ async fn a_journal_that_fails_keeps_nobody_waiting() {
     assert!(matches!(one, Err(CompleteError::Failed(_))), "{one:?}");
     assert!(matches!(other, Err(CompleteError::Failed(_))), "{other:?}");
     abort.unwrap_err();
+    // "SDKs give up on 404": what takes no parts may be there after the next start.
+    assert!(spool.upload(id).is_none() && spool.upload_in_doubt(id));
+    assert!(!spool.upload_in_doubt(UploadId { token: 9, ..id }));
     drop(spool);
     let spool = open(&disk);
     // Nobody knows whether the journal has it; either way the client can go on.

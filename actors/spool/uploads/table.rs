@@ -143,6 +143,11 @@ impl Uploads {
         self.of(id).is_some_and(|open| open.closing.is_none())
     }
 
+    /// Whether somebody ends it.
+    pub(crate) fn is_closing(&self, id: UploadId) -> bool {
+        self.of(id).is_some_and(|open| open.closing.is_some())
+    }
+
     /// Whether there is such an upload, also if somebody ends it.
     pub(crate) fn has(&self, id: UploadId) -> bool {
         self.of(id).is_some()

@@ -135,7 +135,7 @@ impl MultipartJob {
 
     /// An UploadPart.
     ///
-    /// Errors: 404 NoSuchUpload, 411 MissingContentLength, 400 EntityTooLarge, and those of the headers
+    /// Errors: 404 NoSuchUpload, 503 ServiceUnavailable where nobody knows whether there is one, 411 MissingContentLength, 400 EntityTooLarge, and those of the headers
     /// that the body is held to.
     pub(in crate::http) fn part(
         id: UploadId,
@@ -143,7 +143,7 @@ impl MultipartJob {
         incoming: Incoming<'_>,
     ) -> Result<MultipartJob, S3Error> {
         let Incoming { route, spool, bucket, head, request, authorized, body, .. } = incoming;
-        let upload = spool.upload(id).ok_or_else(no_such_upload)?;
+        let upload = spool.upload(id).ok_or_else(|| absent(spool, id))?;
         let length = incoming.length.ok_or_else(parts::missing_length)?;
         if length > parts::MAX_SINGLE {
             return Err(too_large());
@@ -210,7 +210,7 @@ impl MultipartJob {
             },
             Work::List { id, marker, most } => match spool.list_parts(id, marker, most) {
                 Some(page) => Ok(answer(Vec::new(), list_parts_document(&page))),
-                None => Err(no_such_upload()),
+                None => Err(absent(&spool, id)),
             },
         };
         UploadEnd { result, volume: Volume::default(), restarts: 0, body_taken: true }
@@ -273,7 +273,7 @@ impl Part {
         let timer = route.engine.metrics.spool_commit.start_timer();
         let result = match spool.put_part(id, part, reservation).await {
             Ok(true) => Ok(BackendAnswer { status: 200, headers, body: Bytes::new() }),
-            Ok(false) => Err(no_such_upload()),
+            Ok(false) => Err(absent(spool, id)),
             Err(error) => Err(failed("recorded", &error)),
         };
         timer.observe_duration();
@@ -314,6 +314,12 @@ fn mode() -> (String, Bytes) {
 
 fn answer(headers: Vec<(String, Bytes)>, document: String) -> BackendAnswer {
     BackendAnswer { status: 200, headers, body: document.into() }
+}
+
+/// What is said of an upload that takes no parts. SDKs take a 404 for the end of it: one that may be there
+/// after the next start is a 503.
+fn absent(spool: &Spool, id: UploadId) -> S3Error {
+    if spool.upload_in_doubt(id) { unstored() } else { no_such_upload() }
 }
 
 fn failed(what: &str, error: &std::io::Error) -> S3Error {

@@ -162,6 +162,7 @@ fn look_at(
         counts.bytes += modelled.parts.values().chain(&modelled.late).sum::<u64>();
         let id = UploadId { number: modelled.number, token: modelled.number * 7 };
         assert_eq!(table.is_open(id), !modelled.closing);
+        assert_eq!(table.is_closing(id), modelled.closing);
         assert_eq!(table.upload(id).is_some(), !modelled.closing);
         assert!(table.has(id));
         assert!(matches!(table.look(UploadId { token: 1, ..id }), Look::Unknown));
