@@ -32,8 +32,8 @@ use tokio::sync::watch;
 /// Parts of the largest page, and of one that says nothing (S3's own).
 const MAX_LISTED: usize = 1000;
 
-/// How often a Complete is decided anew because parts came meanwhile: who sends parts beside it cannot
-/// keep it here for ever.
+/// How often a Complete or an Abort is decided anew because others were first: who sends parts beside it
+/// cannot keep it here for ever.
 const TRIES: usize = 16;
 
 /// Uploads that are ended for their age at a time: they are queued together, and share commits.
@@ -218,21 +218,26 @@ impl Spool {
     ///
     /// Errors: the journal has failed.
     pub async fn abort_upload(&self, id: UploadId) -> io::Result<bool> {
-        for waited in [false, true] {
+        let mut waited = false;
+        for _ in 0..TRIES {
             let looked = match self.state.uploads().look(id) {
                 Look::Open(_) => None,
                 Look::Closing(ended) => Some(ended),
                 Look::Completed(_) | Look::Unknown => return Ok(false),
             };
-            if let Some(mut ended) = looked {
-                if waited {
-                    break;
+            match looked {
+                Some(mut ended) => {
+                    if std::mem::replace(&mut waited, true) {
+                        break;
+                    }
+                    let _ = ended.changed().await;
                 }
-                let _ = ended.changed().await;
-                continue;
-            }
-            if self.end_upload(id).await? {
-                return Ok(true);
+                // Else somebody was first since the look: the next one shows what they do.
+                None => {
+                    if self.end_upload(id).await? {
+                        return Ok(true);
+                    }
+                }
             }
         }
         Err(io::Error::other("it cannot be ended"))

@@ -177,6 +177,22 @@ async fn those_that_are_ended_for_their_age_share_commits() {
     assert!(disk.syncs() - before < 21 * commit, "{} of {commit}", disk.syncs() - before);
 }
 
+/// Of Aborts that come at once one ends it, and the others hear that there is none: no race is a failure.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_loses_a_race_hears_of_no_failure() {
+    let (_disk, spool) = spool();
+    for tag in 0..500 {
+        let id = begin(&spool, tag).await;
+        let mut aborts = tokio::task::JoinSet::new();
+        for _ in 0..4 {
+            let spool = Arc::clone(&spool);
+            aborts.spawn(async move { spool.abort_upload(id).await });
+        }
+        let ended = aborts.join_all().await.into_iter().map(Result::unwrap);
+        assert_eq!(ended.filter(|ended| *ended).count(), 1);
+    }
+}
+
 /// What fails is told, ends all acknowledgements, and leaves nobody waiting.
 #[tokio::test]
 async fn a_journal_that_fails_keeps_nobody_waiting() {
