@@ -9,6 +9,7 @@ use crate::orphans::{Ledger, wall_clock};
 use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Entries that are looked at in one go.
 const PAGE: usize = 256;
@@ -108,11 +109,11 @@ fn recover_uploads(
     records: UploadRecords,
     unreadable: &mut u64,
 ) -> io::Result<Uploads> {
-    let mut uploads = Uploads::default();
+    let (mut uploads, now) = (Uploads::default(), Instant::now());
     let mut unknown = HashSet::new();
     for (number, record) in records.uploads {
         match record {
-            Ok(upload) => uploads.insert(number, Arc::new(upload)),
+            Ok(upload) => uploads.insert(number, Arc::new(upload), now),
             Err(error) => {
                 log::error!("spool: upload {number} cannot be read, and is kept: {error}");
                 *unreadable += 1;
@@ -144,7 +145,7 @@ fn recover_uploads(
         if let Some(problem) = &problem {
             log::error!("spool: part {part} of upload {number} is dropped: {problem}");
         }
-        if problem.is_some() || uploads.place(number, stored).is_none() {
+        if problem.is_some() || uploads.place(number, stored, now).is_none() {
             lost.push((number, part));
         }
     }

@@ -25,7 +25,7 @@ use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use table::{Look, Placed, Snapshot};
 use tokio::sync::watch;
 
@@ -38,6 +38,11 @@ const TRIES: usize = 16;
 
 /// Uploads that are ended for their age at a time: they are queued together, and share commits.
 const MOST_EXPIRED: usize = 64;
+
+/// How long the process that ends an upload for its age must have heard nothing of it itself, where the
+/// age is not shorter. A wall clock that is set forward, and a gateway that was stopped, make all uploads
+/// old at once: their clients, if they are there, go on within this time.
+const QUIET: Duration = Duration::from_secs(3600);
 
 /// Why an upload was not completed.
 #[derive(Debug)]
@@ -62,7 +67,7 @@ impl Spool {
         let (state, token) = (Arc::clone(&self.state), upload.token);
         let applied = move |number| {
             reservation.store(Amount::one(0));
-            state.uploads().insert(number, Arc::new(upload));
+            state.uploads().insert(number, Arc::new(upload), Instant::now());
         };
         let (number, done) = self.journal.submit(None, change, applied)?;
         wait(done).await?;
@@ -243,20 +248,24 @@ impl Spool {
         Err(io::Error::other("it cannot be ended"))
     }
 
-    /// Ends uploads that gave no sign of life for `ttl`: neither begun nor sent a part since. `now`:
-    /// milliseconds since 1970. Gives those that were ended, at most 64 of them.
+    /// Ends uploads that gave no sign of life for `ttl`: neither begun nor sent a part since; nor that, for
+    /// an hour of the monotonic clock at the most, since the spool was opened. `wall`: milliseconds since
+    /// 1970. Gives those that were ended, at most 64 of them.
     ///
     /// Errors: the journal has failed.
     pub async fn expire_uploads(
         &self,
-        now: u64,
+        wall: u64,
+        now: Instant,
         ttl: Duration,
     ) -> io::Result<Vec<(UploadId, Arc<ClientUpload>)>> {
         if self.state.latch.reason().is_some() {
             return Ok(Vec::new());
         }
+        // Nothing was heard before the clock began.
+        let Some(heard) = now.checked_sub(ttl.min(QUIET)) else { return Ok(Vec::new()) };
         let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-        let idle = self.state.uploads().idle(now.saturating_sub(ttl), MOST_EXPIRED);
+        let idle = self.state.uploads().idle(wall.saturating_sub(ttl), heard, MOST_EXPIRED);
         self.end_idle(idle).await
     }
 
@@ -325,7 +334,7 @@ impl State {
     fn part_stored(&self, number: u64, part: StoredPart, reservation: Reservation) -> bool {
         reservation.store(Amount::one(part.body().length));
         let orphan = part.file();
-        let placed = self.uploads().place(number, part.clone());
+        let placed = self.uploads().place(number, part.clone(), Instant::now());
         match placed {
             Some(Placed::Kept(before)) => {
                 self.give_back(before.into_iter().collect(), &HashSet::new());

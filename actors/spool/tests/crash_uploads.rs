@@ -62,7 +62,7 @@ fn look(disk: &Simulated, spool: &Spool) -> Result<BTreeMap<u64, There>, String>
     let mut found = BTreeMap::new();
     let mut named = Vec::new();
     let uploads = spool.state.uploads();
-    for Idle { id, upload, .. } in uploads.idle(u64::MAX, usize::MAX) {
+    for Idle { id, upload, .. } in uploads.idle(u64::MAX, Instant::now(), usize::MAX) {
         found.insert(upload.token, There::Open(BTreeMap::new()));
         assert_eq!(id.token, upload.token);
     }
@@ -136,7 +136,7 @@ fn learn(known: &mut BTreeMap<u64, Known>, note: &Note) {
 async fn act(teller: Teller, spool: Arc<Spool>, tag: u64, now: There, what: (u32, Vec<u8>)) {
     let (what, bytes) = what;
     let id = {
-        let uploads = spool.state.uploads().idle(u64::MAX, usize::MAX);
+        let uploads = spool.state.uploads().idle(u64::MAX, Instant::now(), usize::MAX);
         uploads.iter().map(|idle| idle.id).find(|id| id.token == tag)
     };
     let doing = |next| teller.note(Note::Doing(tag, next));

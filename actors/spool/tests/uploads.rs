@@ -133,7 +133,7 @@ async fn what_gives_no_sign_of_life_is_ended() {
     };
     assert!(spool.put_part(alive, part(1500), spool.reserve(1).unwrap()).await.unwrap());
     let ended = async |now| {
-        let ended = spool.expire_uploads(now, ttl).await.unwrap();
+        let ended = spool.expire_uploads(now, Instant::now() + ttl, ttl).await.unwrap();
         ended.into_iter().map(|(id, _)| id).collect::<Vec<_>>()
     };
     assert_eq!(ended(2000).await, []);
@@ -146,12 +146,33 @@ async fn what_gives_no_sign_of_life_is_ended() {
     assert_eq!(open(&disk).totals(), Totals::default());
 }
 
+/// "NTP stepping forward by more than the ttl, or a gateway that was stopped for longer than the ttl" ends
+/// nothing that a client may still go on with.
+#[tokio::test]
+async fn the_wall_clock_alone_ends_nothing() {
+    let (disk, spool) = spool();
+    let id = begin(&spool, 1).await;
+    let (hour, day) = (Duration::from_secs(3600), Duration::from_secs(86_400));
+    let ended = async |spool: &Spool, now| {
+        !spool.expire_uploads(u64::MAX, now, day).await.unwrap().is_empty()
+    };
+    assert!(!ended(&spool, Instant::now()).await, "the clock has leapt");
+    drop(spool);
+    let spool = open(&disk);
+    assert!(!ended(&spool, Instant::now()).await, "the gateway was stopped");
+    let opened = Instant::now();
+    assert!(send(&spool, id, 1, b"it goes on").await);
+    let sent = Instant::now();
+    assert!(opened < sent && !ended(&spool, opened + hour).await, "it was sent a part");
+    assert!(ended(&spool, sent + hour).await && !spool.has_upload(id));
+}
+
 /// "An upload that got a part (200) meanwhile" has given a sign of life: it stays.
 #[tokio::test]
 async fn one_that_got_a_part_after_it_was_found_idle_stays() {
     let (_disk, spool) = spool();
     let (alive, idle) = (begin(&spool, 1).await, begin(&spool, 2).await);
-    let found = spool.state.uploads().idle(u64::MAX, 9);
+    let found = spool.state.uploads().idle(u64::MAX, Instant::now(), 9);
     assert_eq!(found.len(), 2);
     assert!(send(&spool, alive, 1, b"meanwhile").await);
     let ended = spool.end_idle(found).await.unwrap();
@@ -171,7 +192,8 @@ async fn those_that_are_ended_for_their_age_share_commits() {
     begin(&spool, 20).await;
     let commit = disk.syncs() - before;
     let before = disk.syncs();
-    let ended = spool.expire_uploads(u64::MAX, Duration::from_secs(1)).await.unwrap();
+    let (second, later) = (Duration::from_secs(1), Instant::now() + Duration::from_secs(1));
+    let ended = spool.expire_uploads(u64::MAX, later, second).await.unwrap();
     assert_eq!(ended.len(), 21);
     // Each could have had its own.
     assert!(disk.syncs() - before < 21 * commit, "{} of {commit}", disk.syncs() - before);

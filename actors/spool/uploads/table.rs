@@ -8,11 +8,16 @@ use super::super::entry::PartBody;
 use super::record::{ClientUpload, Completed, StoredPart, UploadId};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::watch;
 
 /// Completed uploads that are remembered, for clients that did not hear their answer; the oldest go.
 /// Each is under 512 bytes, in memory and in the journal.
 pub(crate) const COMPLETED: usize = 4096;
+
+/// Uploads that [`Uploads::idle`] looks at, at most: where the wall clock has leapt, all of them are old
+/// by it, and none by the other.
+const MOST_LOOKED_AT: usize = 4096;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -35,6 +40,8 @@ struct Open {
     version: u64,
     /// The last sign of life, milliseconds since 1970.
     life: u64,
+    /// When this process heard of it first, or of a part of it last.
+    heard: Instant,
     /// Set: it is closing. Closed when it is ended, or when that has failed.
     closing: Option<watch::Receiver<()>>,
     /// Parts that are not it any more, or were never, and whose files wait for its end.
@@ -106,10 +113,10 @@ pub(crate) enum Placed {
 
 impl Uploads {
     /// Adds an upload without parts.
-    pub(crate) fn insert(&mut self, number: u64, upload: Arc<ClientUpload>) {
+    pub(crate) fn insert(&mut self, number: u64, upload: Arc<ClientUpload>, now: Instant) {
         let life = upload.initiated;
         let (parts, late) = (BTreeMap::new(), Vec::new());
-        let open = Open { upload, parts, version: 0, life, closing: None, late };
+        let open = Open { upload, parts, version: 0, life, heard: now, closing: None, late };
         if self.open.insert(number, open).is_none() {
             self.counts.uploads += 1;
             self.by_life.insert((life, number));
@@ -117,7 +124,7 @@ impl Uploads {
     }
 
     /// A part is on record. None: there is no such upload.
-    pub(crate) fn place(&mut self, number: u64, part: StoredPart) -> Option<Placed> {
+    pub(crate) fn place(&mut self, number: u64, part: StoredPart, now: Instant) -> Option<Placed> {
         let open = self.open.get_mut(&number)?;
         self.counts.parts += 1;
         self.counts.bytes = self.counts.bytes.saturating_add(part.body().length);
@@ -125,6 +132,7 @@ impl Uploads {
             open.late.push(part);
             return Some(Placed::Late);
         }
+        open.heard = now;
         if part.stored > open.life {
             self.by_life.remove(&(open.life, number));
             open.life = part.stored;
@@ -227,11 +235,13 @@ impl Uploads {
         }
     }
 
-    /// At most `most` uploads without a sign of life since `before`, the oldest first, that nobody ends.
-    pub(crate) fn idle(&self, before: u64, most: usize) -> Vec<Idle> {
+    /// At most `most` uploads without a sign of life since `before`, the oldest first, that nobody ends
+    /// and that this process has not heard of after `heard`: the wall clock may leap.
+    pub(crate) fn idle(&self, before: u64, heard: Instant, most: usize) -> Vec<Idle> {
         let idle = self.by_life.iter().take_while(|(life, _)| *life < before);
+        let idle = idle.take(MOST_LOOKED_AT);
         let open = idle.filter_map(|(_, number)| Some((number, self.open.get(number)?)));
-        open.filter(|(_, open)| open.closing.is_none())
+        open.filter(|(_, open)| open.closing.is_none() && open.heard <= heard)
             .map(|(number, open)| Idle {
                 id: UploadId { number: *number, token: open.upload.token },
                 upload: Arc::clone(&open.upload),
