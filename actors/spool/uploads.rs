@@ -54,6 +54,17 @@ pub enum CompleteError {
 }
 
 impl Spool {
+    /// Whether there may be one more multipart upload, or one more part of one: before a place for it is
+    /// taken, or its body read. What comes at the same moment is not counted: it is no more than was
+    /// admitted.
+    ///
+    /// Errors: 503 SlowDown: half of the places are taken by those that are open.
+    pub fn may_open(&self) -> Result<(), S3Error> {
+        let Counts { uploads, parts, .. } = self.state.uploads().counts();
+        let account = limits::lock(&self.state.account);
+        account.may_open(uploads.saturating_add(parts)).map_err(S3Error::from)
+    }
+
     /// Puts a new multipart upload on record; it is durable when this returns. The reservation is for its
     /// record.
     ///

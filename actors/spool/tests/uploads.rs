@@ -114,6 +114,29 @@ async fn each_part_takes_a_place() {
     assert_eq!(spool.totals(), Totals::default());
 }
 
+/// "Open uploads take max_entries, which deliveries do not drain": they leave half of it to the others.
+#[tokio::test]
+async fn open_uploads_leave_half_of_the_places() {
+    let disk = Simulated::new(Image::default());
+    let limits = Limits { entries: 6, ..LIMITS };
+    let spool = Spool::open(Arc::new(disk.clone()), limits).unwrap();
+    let (one, other) = (begin(&spool, 1).await, begin(&spool, 2).await);
+    spool.may_open().unwrap();
+    assert!(send(&spool, one, 1, b"x").await);
+    let error = spool.may_open().unwrap_err();
+    assert_eq!((error.status, &*error.code), (503, "SlowDown"));
+    let others: Vec<_> = (0..3).map(|_| spool.reserve(1).unwrap()).collect();
+    assert!(spool.reserve(1).is_err());
+    drop((others, spool));
+    let spool = Spool::open(Arc::new(disk.clone()), limits).unwrap();
+    assert!(spool.may_open().is_err(), "a start forgets them");
+    spool.complete_upload(one, &asked(1, b"x"), Vec::new(), 3).await.unwrap();
+    spool.may_open().unwrap();
+    assert!(spool.abort_upload(other).await.unwrap());
+    let small = Limits { entries: 1, ..LIMITS };
+    assert_eq!((small.open(), limits.open()), (2, 3));
+}
+
 /// "spool.multipart_ttl: no part/complete for so long -> removed with files."
 #[tokio::test]
 async fn what_gives_no_sign_of_life_is_ended() {

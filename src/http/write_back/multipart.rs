@@ -135,7 +135,7 @@ impl MultipartJob {
 
     /// An UploadPart.
     ///
-    /// Errors: 404 NoSuchUpload, 503 ServiceUnavailable where nobody knows whether there is one, 411 MissingContentLength, 400 EntityTooLarge, and those of the headers
+    /// Errors: 404 NoSuchUpload, 503 SlowDown, 503 ServiceUnavailable where nobody knows whether there is one, 411 MissingContentLength, 400 EntityTooLarge, and those of the headers
     /// that the body is held to.
     pub(in crate::http) fn part(
         id: UploadId,
@@ -150,6 +150,7 @@ impl MultipartJob {
         }
         let given = prepare::announced_checksum(head, &request.headers)?;
         part_checksum(upload.checksum, given)?;
+        spool.may_open()?;
         let measure = upload.checksum.map(|rule| rule.algorithm).filter(|_| given.is_none());
         let exactly = PayloadLength::Exactly(length);
         let (intake, _) =
@@ -234,6 +235,7 @@ async fn begin(
     route: &Route,
     upload: ClientUpload,
 ) -> Result<BackendAnswer, S3Error> {
+    spool.may_open()?;
     let reservation = spool.reserve(0)?;
     let mut headers = vec![mode()];
     if let Some(rule) = upload.checksum {
