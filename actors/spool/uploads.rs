@@ -192,6 +192,10 @@ impl Spool {
                     return Err(CompleteError::Refused(no_such_upload()));
                 }
             };
+            if let Some(reason) = self.state.latch.reason() {
+                // Before there is a doubt: nothing would be queued.
+                return Err(CompleteError::Failed(io::Error::other(reason.to_owned())));
+            }
             let made = check::complete((id, &found.upload), &found.parts, asked, headers.clone());
             let (parts, completed) = made.map_err(CompleteError::Refused)?;
             let upload = &found.upload;

@@ -222,6 +222,18 @@ async fn those_that_are_ended_for_their_age_share_commits() {
     assert!(disk.syncs() - before < 21 * commit, "{} of {commit}", disk.syncs() - before);
 }
 
+/// What is not even queued is in no doubt: its key does not count as pending.
+#[tokio::test]
+async fn a_complete_after_the_journal_failed_leaves_no_doubt() {
+    let (_disk, spool) = spool();
+    let id = begin(&spool, 1).await;
+    assert!(send(&spool, id, 1, b"x").await);
+    spool.latch("a test");
+    let refused = spool.complete_upload(id, &asked(1, b"x"), Vec::new(), 3).await;
+    assert!(matches!(refused, Err(CompleteError::Failed(_))), "{refused:?}");
+    assert!(!spool.is_pending("bucket", &upload(1).key));
+}
+
 /// Of Aborts that come at once one ends it, and the others hear that there is none: no race is a failure.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn who_loses_a_race_hears_of_no_failure() {
