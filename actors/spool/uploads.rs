@@ -23,6 +23,7 @@ use crate::s3::xml::{CompleteRequest, ListedPart, PartsPage};
 use record::encode;
 use std::collections::HashSet;
 use std::io;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -137,7 +138,10 @@ impl Spool {
             return None;
         };
         let most = most.map_or(MAX_LISTED, |most| most as usize).min(MAX_LISTED);
-        let mut behind = parts.values().filter(|part| u32::from(part.part.number) > marker);
+        // Behind a greater one there is none either.
+        let marker_number = u16::try_from(marker).unwrap_or(u16::MAX);
+        let range = (Bound::Excluded(marker_number), Bound::Unbounded);
+        let mut behind = parts.range(range).map(|(_, part)| part);
         let mut listed: Vec<ListedPart> = behind.by_ref().take(most).map(listed).collect();
         if upload.checksum.is_none() {
             listed.iter_mut().for_each(|part| part.checksum = None);

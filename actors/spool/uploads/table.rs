@@ -35,7 +35,8 @@ pub(crate) struct Uploads {
 #[derive(Debug)]
 struct Open {
     upload: Arc<ClientUpload>,
-    parts: BTreeMap<u16, StoredPart>,
+    /// Shared with snapshots: copied when one is held while a part comes.
+    parts: Arc<BTreeMap<u16, StoredPart>>,
     /// Changes with the parts.
     version: u64,
     /// The last sign of life, milliseconds since 1970.
@@ -88,7 +89,7 @@ pub(crate) enum Look {
 #[derive(Debug, Clone)]
 pub(crate) struct Snapshot {
     pub(crate) upload: Arc<ClientUpload>,
-    pub(crate) parts: BTreeMap<u16, StoredPart>,
+    pub(crate) parts: Arc<BTreeMap<u16, StoredPart>>,
     /// See [`Uploads::close`].
     pub(crate) version: u64,
 }
@@ -115,7 +116,7 @@ impl Uploads {
     /// Adds an upload without parts.
     pub(crate) fn insert(&mut self, number: u64, upload: Arc<ClientUpload>, now: Instant) {
         let life = upload.initiated;
-        let (parts, late) = (BTreeMap::new(), Vec::new());
+        let (parts, late) = (Arc::default(), Vec::new());
         let open = Open { upload, parts, version: 0, life, heard: now, closing: None, late };
         if self.open.insert(number, open).is_none() {
             self.counts.uploads += 1;
@@ -139,7 +140,7 @@ impl Uploads {
             self.by_life.insert((open.life, number));
         }
         open.version += 1;
-        let before = open.parts.insert(part.part.number, part);
+        let before = Arc::make_mut(&mut open.parts).insert(part.part.number, part);
         if let Some(before) = &before {
             self.counts.take(before);
         }
@@ -168,7 +169,7 @@ impl Uploads {
                 Some(ended) => Look::Closing(ended.clone()),
                 None => Look::Open(Snapshot {
                     upload: Arc::clone(&open.upload),
-                    parts: open.parts.clone(),
+                    parts: Arc::clone(&open.parts),
                     version: open.version,
                 }),
             };
@@ -218,7 +219,8 @@ impl Uploads {
     pub(crate) fn end(&mut self, number: u64) -> Option<Vec<StoredPart>> {
         let open = self.open.remove(&number)?;
         self.by_life.remove(&(open.life, number));
-        let parts: Vec<StoredPart> = open.parts.into_values().chain(open.late).collect();
+        let parts: Vec<StoredPart> =
+            Arc::unwrap_or_clone(open.parts).into_values().chain(open.late).collect();
         parts.iter().for_each(|part| self.counts.take(part));
         self.counts.uploads = self.counts.uploads.saturating_sub(1);
         Some(parts)
