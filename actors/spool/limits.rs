@@ -74,7 +74,7 @@ impl Amount {
         Amount { entries: bodies, bytes }
     }
 
-    fn add(&mut self, more: Amount) {
+    pub(super) fn add(&mut self, more: Amount) {
         self.entries = self.entries.saturating_add(more.entries);
         self.bytes = self.bytes.saturating_add(more.bytes);
     }
@@ -164,6 +164,12 @@ impl Account {
     /// This is on record: its place was promised before, or it was found at the start.
     pub(super) fn store(&mut self, amount: Amount) {
         self.stored.add(amount);
+    }
+
+    /// What is on record.
+    #[cfg(test)]
+    pub(super) fn stored(&self) -> Amount {
+        self.stored
     }
 
     /// This is gone.

@@ -4,7 +4,7 @@
 use super::uploads::{asked, md5, upload};
 use super::*;
 use crate::spool::simulated::{Crash, Event, Synced};
-use crate::spool::uploads::Idle;
+use crate::spool::uploads::{Counts, Idle};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::BTreeMap;
@@ -95,6 +95,15 @@ fn look(disk: &Simulated, spool: &Spool) -> Result<BTreeMap<u64, There>, String>
     Ok(found)
 }
 
+/// Whether the account holds what is there, and nothing else.
+fn is_accounted_for(spool: &Spool) -> Result<(), String> {
+    let Counts { uploads, parts, bytes } = spool.state.uploads().counts();
+    let mut expected = Amount::of(uploads + parts, bytes);
+    spool.list(0, usize::MAX).iter().for_each(|(_, entry)| expected.add(weight(entry)));
+    let stored = limits::lock(&spool.state.account).stored();
+    if stored == expected { Ok(()) } else { Err(format!("{stored:?} instead of {expected:?}")) }
+}
+
 /// Opens a disk after a crash, and compares. Gives what is there.
 fn check(image: Image, known: &BTreeMap<u64, Known>) -> Result<BTreeMap<u64, Known>, String> {
     let disk = Simulated::new(image);
@@ -109,6 +118,7 @@ fn check(image: Image, known: &BTreeMap<u64, Known>) -> Result<BTreeMap<u64, Kno
         }
         now.insert(*tag, Known { sure: there, or: None });
     }
+    is_accounted_for(&spool)?;
     let totals = spool.totals();
     let amount = (totals.uploads, totals.parts, totals.entries);
     let sum = now.values().fold((0, 0, 0), |sum, one| match &one.sure {
@@ -211,6 +221,8 @@ async fn live(teller: &Teller, spool: &Arc<Spool>, next: &mut u64, random: &mut 
         while let Some(task) = tasks.join_next().await {
             task.unwrap();
         }
+        // What was done in this process, and not only what a start makes of it.
+        is_accounted_for(spool).unwrap();
     }
 }
 
