@@ -568,7 +568,6 @@ async fn abandoned_uploads_are_removed() {
     let upload = |key: &str, initiated| ClientUpload {
         bucket: "uploads".to_owned(),
         key: key.to_owned(),
-        owner: "tester".to_owned(),
         principal: "tester".to_owned(),
         initiated,
         token: 7,

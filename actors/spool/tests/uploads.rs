@@ -9,7 +9,6 @@ pub(super) fn upload(tag: u64) -> ClientUpload {
     ClientUpload {
         bucket: "bucket".to_owned(),
         key: format!("key{}", tag % 3),
-        owner: "owner".to_owned(),
         principal: tag.to_string(),
         initiated: 1,
         token: tag,

@@ -54,8 +54,6 @@ pub struct ClientUpload {
     pub bucket: String,
     /// The key at the backend, prefix included.
     pub key: String,
-    /// What its sealed id is bound to.
-    pub owner: String,
     /// Who began it.
     pub principal: String,
     /// When it was begun.
@@ -303,17 +301,17 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_written_is_read_back(
-            names in (any::<String>(), any::<String>(), any::<String>(), any::<String>()),
+            names in (any::<String>(), any::<String>(), any::<String>()),
             numbers in any::<(u64, u64, u64)>(),
             headers in prop::collection::vec((any::<String>(), any::<Vec<u8>>()), 0..3),
             algorithm in prop::option::of(prop::sample::select(ChecksumAlgorithm::ALL.to_vec())),
             value in any::<String>(),
         ) {
-            let ((bucket, key, owner, principal), (initiated, token, upload)) = (names, numbers);
+            let ((bucket, key, principal), (initiated, token, upload)) = (names, numbers);
             let kind = ChecksumType::Composite;
             let checksum = algorithm.map(|algorithm| ChecksumRule { algorithm, kind });
             let record = ClientUpload {
-                bucket, key, owner, principal, initiated, token, headers, checksum,
+                bucket, key, principal, initiated, token, headers, checksum,
             };
             prop_assert_eq!(decode::<ClientUpload>(&encode(&record).unwrap()).unwrap(), record);
             let checksum = algorithm.map(|algorithm| WholeChecksum { algorithm, kind, value });
@@ -348,7 +346,6 @@ mod tests {
         let upload = ClientUpload {
             bucket: "b".to_owned(),
             key: "k".to_owned(),
-            owner: "o".to_owned(),
             principal: "p".to_owned(),
             initiated: 1,
             token: 2,
@@ -359,7 +356,7 @@ mod tests {
             }),
         };
         let text = concat!(
-            r#"{"bucket":"b","key":"k","owner":"o","principal":"p","initiated":1,"token":2,"#,
+            r#"{"bucket":"b","key":"k","principal":"p","initiated":1,"token":2,"#,
             r#""headers":[["a","/w=="]],"checksum":{"algorithm":"CRC32C","type":"FULL_OBJECT"}}"#
         );
         assert_eq!(encode(&upload).unwrap(), of(text));

@@ -123,7 +123,6 @@ impl MultipartJob {
         let upload = ClientUpload {
             bucket: bucket.name.clone(),
             key: request.key,
-            owner: authorized.owner.to_string(),
             principal: authorized.principal.to_string(),
             initiated: wall_clock(),
             token: rand::random(),

@@ -7,7 +7,6 @@ fn upload(initiated: u64, token: u64) -> Arc<ClientUpload> {
     Arc::new(ClientUpload {
         bucket: "b".to_owned(),
         key: "k".to_owned(),
-        owner: "o".to_owned(),
         principal: "p".to_owned(),
         initiated,
         token,
