@@ -1,11 +1,12 @@
 //! What is on record of a client's multipart upload whose parts stand here, and of one that was
 //! completed.
 //!
-//! A record is one byte, the format of what follows, the CRC-32C of the JSON that ends it (big-endian), and
-//! the JSON: a bit that flips in it must not put a part into another place, or an object under another key.
+//! A record is framed (framing.rs): a bit that flips in it must not put a part into another place, or an object
+//! under another key.
 
 use super::super::entry::{Body, BodyId, PartBody, Place, header_list};
-use crate::payload::{ChecksumAlgorithm, ChecksumType, Hasher};
+use super::super::framing;
+use crate::payload::{ChecksumAlgorithm, ChecksumType};
 use crate::s3::error::{ErrorCode, S3Error};
 use crate::s3::xml::WholeChecksum;
 use serde::de::{DeserializeOwned, Error as _};
@@ -151,30 +152,12 @@ pub struct Completed {
 
 /// The record.
 pub(crate) fn encode<T: Serialize>(record: &T) -> io::Result<Vec<u8>> {
-    let json = serde_json::to_vec(record).map_err(io::Error::other)?;
-    Ok([&[FORMAT], &crc(&json)[..], &json].concat())
+    framing::encode(FORMAT, record)
 }
 
 /// Reads a record. Errors: it is not one, or one of another format.
 pub(crate) fn decode<T: DeserializeOwned>(record: &[u8]) -> io::Result<T> {
-    let rest = match record.split_first() {
-        Some((&FORMAT, rest)) => rest,
-        Some((format, _)) => return Err(io::Error::other(format!("unknown format {format}"))),
-        None => return Err(io::Error::other("empty")),
-    };
-    match rest.split_first_chunk::<4>() {
-        Some((found, json)) if crc(json) == found => {
-            serde_json::from_slice(json).map_err(io::Error::other)
-        }
-        _ => Err(io::Error::other("it is damaged: its CRC is another")),
-    }
-}
-
-/// CRC-32C, big-endian.
-fn crc(json: &[u8]) -> Vec<u8> {
-    let mut hasher = Hasher::new(ChecksumAlgorithm::Crc32c);
-    hasher.update(json);
-    hasher.finish()
+    framing::decode(FORMAT, record)
 }
 
 mod algorithm {
@@ -342,7 +325,7 @@ mod tests {
     /// The format of what is on disks already must not change unnoticed.
     #[test]
     fn the_first_format_stays_as_it_is() {
-        let of = |json: &str| [&[1], &crc(json.as_bytes())[..], json.as_bytes()].concat();
+        let of = |json: &str| [&[1], &framing::crc(json.as_bytes())[..], json.as_bytes()].concat();
         let upload = ClientUpload {
             bucket: "b".to_owned(),
             key: "k".to_owned(),
