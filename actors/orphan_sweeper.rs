@@ -61,7 +61,8 @@ impl OrphanSweeper {
         self.expiring = true;
         let engine = Arc::clone(&self.engine);
         let expire = async move {
-            let ended = spool.expire_uploads(wall_clock(), engine.spool_multipart_ttl).await;
+            let ttl = engine.spool_multipart_ttl;
+            let ended = spool.expire_uploads(wall_clock(), Instant::now(), ttl).await;
             let ended = ended.unwrap_or_else(|error| {
                 log::warn!("spool: abandoned multipart uploads could not be ended: {error}");
                 Vec::new()

@@ -57,6 +57,7 @@ pub mod check;
 mod claim;
 mod disk;
 mod entry;
+mod framing;
 mod index;
 mod ingest;
 mod janitor;

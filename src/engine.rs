@@ -103,6 +103,11 @@ pub(crate) async fn engine(
         longest: settings.sts.max_duration,
     });
     let spool = open_spool(settings).await?;
+    if let Some(spool) = &spool
+        && let Err(error) = spool.hand_over_uploads(&ledger).await
+    {
+        log::error!("spool: multipart uploads of what is in quarantine are not aborted: {error}");
+    }
     let batches = open_batches(settings).await?;
     Ok(Engine {
         buckets,

@@ -568,7 +568,6 @@ async fn abandoned_uploads_are_removed() {
     let upload = |key: &str, initiated| ClientUpload {
         bucket: "uploads".to_owned(),
         key: key.to_owned(),
-        owner: "tester".to_owned(),
         principal: "tester".to_owned(),
         initiated,
         token: 7,
@@ -588,14 +587,21 @@ async fn abandoned_uploads_are_removed() {
     }
     ledger.flush().await.unwrap();
     drop((spool, ledger));
-    let rig = gateway(state.path(), "", "      client_uploads_ttl: 1h\n").await;
-    eventually("one is left", async || rig.metric("mizuchi_spool_multipart_uploads").await == 1.0)
-        .await;
-    assert_eq!(rig.metric("mizuchi_spool_multipart_expired_total").await, 1.0);
-    rig.log_with("of \"old\" was abandoned: removed").await;
+    let mut rig = gateway(state.path(), "", "      client_uploads_ttl: 1h\n").await;
+    let open = async |rig: &Gateway| rig.metric("mizuchi_spool_multipart_uploads").await;
+    eventually("two are left", async || open(&rig).await == 2.0).await;
     eventually("it was swept", async || {
         rig.metric("mizuchi_orphan_sweeps_total{result=\"aborted\"}").await == 1.0
     })
     .await;
     assert_eq!(rig.metric("mizuchi_orphan_sweeps_total{result=\"failed\"}").await, 0.0);
+    // The gateway was stopped when the old one became too old: its client may still go on.
+    assert_eq!(rig.metric("mizuchi_spool_multipart_expired_total").await, 0.0);
+    rig.signal("KILL");
+    rig.ended().await;
+    let rig = gateway(state.path(), "  multipart_ttl: 1s\n", "").await;
+    let expired = "mizuchi_spool_multipart_expired_total";
+    eventually("both were removed", async || rig.metric(expired).await == 2.0).await;
+    assert_eq!(open(&rig).await, 0.0);
+    rig.log_with("of \"old\" was abandoned: removed").await;
 }

@@ -1,10 +1,9 @@
 //! What is on record of one acknowledged upload, and how it is written.
 //!
-//! A record is one byte, the format of what follows, the CRC-32C of the JSON that ends it (big-endian; not
-//! in format 1), and the JSON. Bytes that need not be text (the values of headers) are base64 in it, so that
-//! they come back as they were. The database does not look at its checksums whenever it reads: a bit that
-//! flips in a record must not have a body delivered under another key.
+//! A record is framed (framing.rs), but for the CRC, which format 1 does not have. Bytes that need not be text
+//! (the values of headers) are base64 in it, so that they come back as they were.
 
+use super::framing;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
@@ -213,31 +212,16 @@ impl Entry {
 
     /// The record.
     pub(super) fn encode(&self) -> io::Result<Vec<u8>> {
-        let json = serde_json::to_vec(self).map_err(io::Error::other)?;
-        Ok([&[FORMAT], &crc(&json)[..], &json].concat())
+        framing::encode(FORMAT, self)
     }
 
     /// Reads a record. Errors: it is not one, or one of another format.
     pub(super) fn decode(record: &[u8]) -> io::Result<Entry> {
-        let json = match record.split_first() {
-            Some((&FORMAT, rest)) => match rest.split_first_chunk() {
-                Some((found, json)) if *found == crc(json) => json,
-                _ => return Err(io::Error::other("it is damaged: its CRC is another")),
-            },
-            Some((&UNCHECKED, json)) => json,
-            Some((format, _)) => return Err(io::Error::other(format!("unknown format {format}"))),
-            None => return Err(io::Error::other("empty")),
-        };
-        serde_json::from_slice(json).map_err(io::Error::other)
+        match record.split_first() {
+            Some((&UNCHECKED, json)) => serde_json::from_slice(json).map_err(io::Error::other),
+            _ => framing::decode(FORMAT, record),
+        }
     }
-}
-
-/// CRC-32C (RFC 9260, appendix A), big-endian.
-fn crc(json: &[u8]) -> [u8; 4] {
-    let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
-    digest.update(json);
-    // The other half is for CRC-64.
-    (digest.finalize() as u32).to_be_bytes()
 }
 
 /// Headers as pairs of a name and base64.
@@ -403,7 +387,7 @@ mod tests {
         let mut record = small().encode().unwrap();
         let json = std::str::from_utf8(&record[5..]).unwrap();
         let more = json.replace("{\"bucket", "{\"new\":1,\"bucket");
-        let more = [&[2], &crc(more.as_bytes())[..], more.as_bytes()].concat();
+        let more = [&[2], &framing::crc(more.as_bytes())[..], more.as_bytes()].concat();
         assert!(Entry::decode(&more).unwrap_err().to_string().contains("new"));
         record[0] = 3;
         assert!(Entry::decode(&record).unwrap_err().to_string().contains("format 3"));

@@ -21,6 +21,17 @@ pub struct Limits {
     pub free_files: u64,
 }
 
+/// Of the places, one in so many is for open multipart uploads and their parts at the most: no delivery
+/// frees what they take, so that whoever may begin them could keep everybody else out.
+const OPEN_SHARE: u64 = 2;
+
+impl Limits {
+    /// Open multipart uploads and their parts at most; one upload with one part always.
+    pub(super) fn open(&self) -> u64 {
+        (self.entries / OPEN_SHARE).max(2)
+    }
+}
+
 /// What a disk has left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Free {
@@ -63,7 +74,7 @@ impl Amount {
         Amount { entries: bodies, bytes }
     }
 
-    fn add(&mut self, more: Amount) {
+    pub(super) fn add(&mut self, more: Amount) {
         self.entries = self.entries.saturating_add(more.entries);
         self.bytes = self.bytes.saturating_add(more.bytes);
     }
@@ -78,6 +89,7 @@ impl Amount {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Full {
     Entries,
+    Open,
     Bytes,
     FreeBytes,
     FreeFiles,
@@ -90,6 +102,10 @@ impl From<Full> for S3Error {
             match full {
                 Full::Entries => {
                     "As many uploads as may be wait for their delivery; try again later."
+                }
+                Full::Open => {
+                    "As many multipart uploads and parts as may be are open; complete or abort some, or \
+                     try again later."
                 }
                 Full::Bytes => "As many bytes as may be wait for their delivery; try again later.",
                 Full::FreeBytes => "The gateway's disk has no room for this now; try again later.",
@@ -110,6 +126,11 @@ impl Account {
             unseen: Amount::default(),
             settling: Amount::default(),
         }
+    }
+
+    /// Whether one more open upload or part may be, where there are so many.
+    pub(super) fn may_open(&self, open: u64) -> Result<(), Full> {
+        if open < self.limits.open() { Ok(()) } else { Err(Full::Open) }
     }
 
     /// Whether one more entry and as many bytes find a place; takes it then.
@@ -143,6 +164,12 @@ impl Account {
     /// This is on record: its place was promised before, or it was found at the start.
     pub(super) fn store(&mut self, amount: Amount) {
         self.stored.add(amount);
+    }
+
+    /// What is on record.
+    #[cfg(test)]
+    pub(super) fn stored(&self) -> Amount {
+        self.stored
     }
 
     /// This is gone.

@@ -2,13 +2,55 @@
 
 use super::disk::Disk;
 use super::entry::{BodyId, Entry, Place, Quarantine};
-use super::journal::{Opened, UploadRecords};
+use super::journal::{Change, Opened, UploadRecords, wait};
 use super::uploads::{StoredPart, Uploads};
-use super::{Body, janitor, sane};
-use crate::orphans::wall_clock;
+use super::{Body, Spool, janitor, sane};
+use crate::orphans::{Ledger, wall_clock};
 use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
+
+/// Entries that are looked at in one go.
+const PAGE: usize = 256;
+
+impl Spool {
+    /// Has the multipart uploads ended that entries in quarantine have begun at their backend: at the
+    /// start, before anything is delivered or tried again. Who sets an entry aside while it is delivered
+    /// ends them itself; one that [`recover`] has set aside names its still. First they stand in the
+    /// ledger, whose sweeper aborts them, and only then the entries forget them: a crash in between has
+    /// it done twice.
+    ///
+    /// Errors: the ledger's or the spool's journal has failed; what is left keeps its id until the next
+    /// start.
+    pub async fn hand_over_uploads(&self, ledger: &Arc<Ledger>) -> io::Result<()> {
+        let mut after = 0;
+        loop {
+            let page = self.list(after, PAGE);
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            after = *last;
+            for (seq, entry) in page {
+                let Some(id) = entry.upload_id.as_ref().filter(|_| entry.quarantined.is_some())
+                else {
+                    continue;
+                };
+                let own = ledger.begin_own(&entry.bucket, &entry.key, wall_clock()).await?;
+                own.named(id).await?;
+                log::warn!(
+                    "bucket {}: the multipart upload {id} of entry {seq}, which is in quarantine, is \
+                     to be aborted",
+                    entry.bucket
+                );
+                // The sweeper's from here on.
+                drop(own);
+                let entry = Arc::new(Entry { upload_id: None, ..Entry::clone(&entry) });
+                let (state, record) = (Arc::clone(&self.state), entry.encode()?);
+                let applied = move || state.replace(seq, entry);
+                wait(self.journal.change(seq, Change::Replace { record }, applied)?).await?;
+            }
+        }
+    }
+}
 
 /// What [`recover`] finds.
 pub(super) struct Found {
@@ -67,11 +109,11 @@ fn recover_uploads(
     records: UploadRecords,
     unreadable: &mut u64,
 ) -> io::Result<Uploads> {
-    let mut uploads = Uploads::default();
+    let (mut uploads, now) = (Uploads::default(), Instant::now());
     let mut unknown = HashSet::new();
     for (number, record) in records.uploads {
         match record {
-            Ok(upload) => uploads.insert(number, Arc::new(upload)),
+            Ok(upload) => uploads.insert(number, Arc::new(upload), now),
             Err(error) => {
                 log::error!("spool: upload {number} cannot be read, and is kept: {error}");
                 *unreadable += 1;
@@ -103,7 +145,7 @@ fn recover_uploads(
         if let Some(problem) = &problem {
             log::error!("spool: part {part} of upload {number} is dropped: {problem}");
         }
-        if problem.is_some() || uploads.place(number, stored).is_none() {
+        if problem.is_some() || uploads.place(number, stored, now).is_none() {
             lost.push((number, part));
         }
     }

@@ -13,9 +13,9 @@ pub use record::{ChecksumRule, ClientUpload, Completed, StoredPart, UploadId};
 pub use table::OpenUpload;
 
 pub(super) use record::decode;
-pub(super) use table::{COMPLETED, Counts, Uploads};
+pub(super) use table::{COMPLETED, Counts, Idle, Uploads};
 
-use super::journal::{Change, wait};
+use super::journal::{Change, Done, wait};
 use super::limits::{self, Amount};
 use super::{Doubt, Entry, EntryContent, Reservation, Spool, State, weight};
 use crate::s3::error::{ErrorCode, S3Error};
@@ -23,21 +23,27 @@ use crate::s3::xml::{CompleteRequest, ListedPart, PartsPage};
 use record::encode;
 use std::collections::HashSet;
 use std::io;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use table::{Look, Placed, Snapshot};
 use tokio::sync::watch;
 
 /// Parts of the largest page, and of one that says nothing (S3's own).
 const MAX_LISTED: usize = 1000;
 
-/// How often a Complete is decided anew because parts came meanwhile: who sends parts beside it cannot
-/// keep it here for ever.
+/// How often a Complete or an Abort is decided anew because others were first: who sends parts beside it
+/// cannot keep it here for ever.
 const TRIES: usize = 16;
 
-/// Uploads that are ended for their age at a time: they share commits.
+/// Uploads that are ended for their age at a time: they are queued together, and share commits.
 const MOST_EXPIRED: usize = 64;
+
+/// How long the process that ends an upload for its age must have heard nothing of it itself, where the
+/// age is not shorter. A wall clock that is set forward, and a gateway that was stopped, make all uploads
+/// old at once: their clients, if they are there, go on within this time.
+const QUIET: Duration = Duration::from_secs(3600);
 
 /// Why an upload was not completed.
 #[derive(Debug)]
@@ -49,6 +55,17 @@ pub enum CompleteError {
 }
 
 impl Spool {
+    /// Whether there may be one more multipart upload, or one more part of one: before a place for it is
+    /// taken, or its body read. What comes at the same moment is not counted: it is no more than was
+    /// admitted.
+    ///
+    /// Errors: 503 SlowDown: half of the places are taken by those that are open.
+    pub fn may_open(&self) -> Result<(), S3Error> {
+        let Counts { uploads, parts, .. } = self.state.uploads().counts();
+        let account = limits::lock(&self.state.account);
+        account.may_open(uploads.saturating_add(parts)).map_err(S3Error::from)
+    }
+
     /// Puts a new multipart upload on record; it is durable when this returns. The reservation is for its
     /// record.
     ///
@@ -62,7 +79,7 @@ impl Spool {
         let (state, token) = (Arc::clone(&self.state), upload.token);
         let applied = move |number| {
             reservation.store(Amount::one(0));
-            state.uploads().insert(number, Arc::new(upload));
+            state.uploads().insert(number, Arc::new(upload), Instant::now());
         };
         let (number, done) = self.journal.submit(None, change, applied)?;
         wait(done).await?;
@@ -77,6 +94,12 @@ impl Spool {
     /// Whether an upload was begun and not ended, also if that is under way.
     pub fn has_upload(&self, id: UploadId) -> bool {
         self.state.uploads().has(id)
+    }
+
+    /// Whether nobody knows what becomes of this upload: its end was queued, and the journal has failed.
+    /// The next start may find it.
+    pub fn upload_in_doubt(&self, id: UploadId) -> bool {
+        self.state.latch.reason().is_some() && self.state.uploads().is_closing(id)
     }
 
     /// Puts a part on record, instead of what had its number; it is durable when this returns. Its file
@@ -115,7 +138,10 @@ impl Spool {
             return None;
         };
         let most = most.map_or(MAX_LISTED, |most| most as usize).min(MAX_LISTED);
-        let mut behind = parts.values().filter(|part| u32::from(part.part.number) > marker);
+        // Behind a greater one there is none either.
+        let marker_number = u16::try_from(marker).unwrap_or(u16::MAX);
+        let range = (Bound::Excluded(marker_number), Bound::Unbounded);
+        let mut behind = parts.range(range).map(|(_, part)| part);
         let mut listed: Vec<ListedPart> = behind.by_ref().take(most).map(listed).collect();
         if upload.checksum.is_none() {
             listed.iter_mut().for_each(|part| part.checksum = None);
@@ -170,6 +196,10 @@ impl Spool {
                     return Err(CompleteError::Refused(no_such_upload()));
                 }
             };
+            if let Some(reason) = self.state.latch.reason() {
+                // Before there is a doubt: nothing would be queued.
+                return Err(CompleteError::Failed(io::Error::other(reason.to_owned())));
+            }
             let made = check::complete((id, &found.upload), &found.parts, asked, headers.clone());
             let (parts, completed) = made.map_err(CompleteError::Refused)?;
             let upload = &found.upload;
@@ -213,62 +243,89 @@ impl Spool {
     ///
     /// Errors: the journal has failed.
     pub async fn abort_upload(&self, id: UploadId) -> io::Result<bool> {
-        for waited in [false, true] {
+        let mut waited = false;
+        for _ in 0..TRIES {
             let looked = match self.state.uploads().look(id) {
                 Look::Open(_) => None,
                 Look::Closing(ended) => Some(ended),
                 Look::Completed(_) | Look::Unknown => return Ok(false),
             };
-            if let Some(mut ended) = looked {
-                if waited {
-                    break;
+            match looked {
+                Some(mut ended) => {
+                    if std::mem::replace(&mut waited, true) {
+                        break;
+                    }
+                    let _ = ended.changed().await;
                 }
-                let _ = ended.changed().await;
-                continue;
-            }
-            if self.end_upload(id).await? {
-                return Ok(true);
+                // Else somebody was first since the look: the next one shows what they do.
+                None => {
+                    if self.end_upload(id).await? {
+                        return Ok(true);
+                    }
+                }
             }
         }
         Err(io::Error::other("it cannot be ended"))
     }
 
-    /// Ends uploads that gave no sign of life for `ttl`: neither begun nor sent a part since. `now`:
-    /// milliseconds since 1970. Gives those that were ended, at most 64 of them.
+    /// Ends uploads that gave no sign of life for `ttl`: neither begun nor sent a part since; nor that, for
+    /// an hour of the monotonic clock at the most, since the spool was opened. `wall`: milliseconds since
+    /// 1970. Gives those that were ended, at most 64 of them.
     ///
     /// Errors: the journal has failed.
     pub async fn expire_uploads(
         &self,
-        now: u64,
+        wall: u64,
+        now: Instant,
         ttl: Duration,
     ) -> io::Result<Vec<(UploadId, Arc<ClientUpload>)>> {
         if self.state.latch.reason().is_some() {
             return Ok(Vec::new());
         }
+        // Nothing was heard before the clock began.
+        let Some(heard) = now.checked_sub(ttl.min(QUIET)) else { return Ok(Vec::new()) };
         let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-        let idle = self.state.uploads().idle(now.saturating_sub(ttl), MOST_EXPIRED);
-        let mut ended = Vec::new();
-        for (id, upload) in idle {
-            if self.end_upload(id).await? {
-                ended.push((id, upload));
+        let idle = self.state.uploads().idle(wall.saturating_sub(ttl), heard, MOST_EXPIRED);
+        self.end_idle(idle).await
+    }
+
+    /// Ends those of them that nobody ends and that got no part since they were found idle: whoever was
+    /// told that a part is there would be told at the Complete that it is not.
+    pub(super) async fn end_idle(
+        &self,
+        idle: Vec<Idle>,
+    ) -> io::Result<Vec<(UploadId, Arc<ClientUpload>)>> {
+        let mut queued = Vec::with_capacity(idle.len());
+        for Idle { id, upload, version } in idle {
+            if let Some(done) = self.queue_end(id, Some(version))? {
+                queued.push((id, upload, done));
             }
+        }
+        let mut ended = Vec::with_capacity(queued.len());
+        for (id, upload, done) in queued {
+            wait(done).await?;
+            ended.push((id, upload));
         }
         Ok(ended)
     }
 
     /// Ends an upload unless somebody else does.
     async fn end_upload(&self, id: UploadId) -> io::Result<bool> {
-        let done = self.end_by(id, None, |ended| {
+        let Some(done) = self.queue_end(id, None)? else { return Ok(false) };
+        wait(done).await?;
+        Ok(true)
+    }
+
+    /// Queues the end of an upload without an entry: as [`Spool::end_by`].
+    fn queue_end(&self, id: UploadId, version: Option<u64>) -> io::Result<Option<Done>> {
+        self.end_by(id, version, |ended| {
             let state = Arc::clone(&self.state);
             let applied = move |number| {
                 state.ended(number);
                 drop(ended);
             };
             Ok(self.journal.submit(Some(id.number), Change::End, applied)?.1)
-        })?;
-        let Some(done) = done else { return Ok(false) };
-        wait(done).await?;
-        Ok(true)
+        })
     }
 
     /// Queues the end of an upload, unless somebody else ends it or it has other parts than at this
@@ -297,7 +354,7 @@ impl State {
     fn part_stored(&self, number: u64, part: StoredPart, reservation: Reservation) -> bool {
         reservation.store(Amount::one(part.body().length));
         let orphan = part.file();
-        let placed = self.uploads().place(number, part.clone());
+        let placed = self.uploads().place(number, part.clone(), Instant::now());
         match placed {
             Some(Placed::Kept(before)) => {
                 self.give_back(before.into_iter().collect(), &HashSet::new());

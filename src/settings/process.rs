@@ -13,7 +13,7 @@ use std::time::Duration;
 const MAX_QUEUE_WAIT: Duration = Duration::from_secs(60);
 
 const MILLISECOND: Duration = Duration::from_millis(1);
-const MINUTE: Duration = Duration::from_secs(60);
+const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// STS's shortest session and its longest.
@@ -161,7 +161,7 @@ pub(super) fn read_spool(
         s.fail("backoff_base", "must not be longer than backoff_cap");
     }
     let wait = s.required("wait", duration(MILLISECOND..=HOUR));
-    let multipart_ttl = s.required("multipart_ttl", duration(MINUTE..=365 * 24 * HOUR));
+    let multipart_ttl = s.required("multipart_ttl", duration(SECOND..=365 * 24 * HOUR));
     let directory = match directory? {
         Some(directory) => directory,
         None => state_directory?.join("spool"),

@@ -4,6 +4,7 @@
 use super::uploads::{asked, md5, upload};
 use super::*;
 use crate::spool::simulated::{Crash, Event, Synced};
+use crate::spool::uploads::{Counts, Idle};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::BTreeMap;
@@ -61,7 +62,7 @@ fn look(disk: &Simulated, spool: &Spool) -> Result<BTreeMap<u64, There>, String>
     let mut found = BTreeMap::new();
     let mut named = Vec::new();
     let uploads = spool.state.uploads();
-    for (id, upload) in uploads.idle(u64::MAX, usize::MAX) {
+    for Idle { id, upload, .. } in uploads.idle(u64::MAX, Instant::now(), usize::MAX) {
         found.insert(upload.token, There::Open(BTreeMap::new()));
         assert_eq!(id.token, upload.token);
     }
@@ -94,6 +95,15 @@ fn look(disk: &Simulated, spool: &Spool) -> Result<BTreeMap<u64, There>, String>
     Ok(found)
 }
 
+/// Whether the account holds what is there, and nothing else.
+fn is_accounted_for(spool: &Spool) -> Result<(), String> {
+    let Counts { uploads, parts, bytes } = spool.state.uploads().counts();
+    let mut expected = Amount::of(uploads + parts, bytes);
+    spool.list(0, usize::MAX).iter().for_each(|(_, entry)| expected.add(weight(entry)));
+    let stored = limits::lock(&spool.state.account).stored();
+    if stored == expected { Ok(()) } else { Err(format!("{stored:?} instead of {expected:?}")) }
+}
+
 /// Opens a disk after a crash, and compares. Gives what is there.
 fn check(image: Image, known: &BTreeMap<u64, Known>) -> Result<BTreeMap<u64, Known>, String> {
     let disk = Simulated::new(image);
@@ -108,6 +118,7 @@ fn check(image: Image, known: &BTreeMap<u64, Known>) -> Result<BTreeMap<u64, Kno
         }
         now.insert(*tag, Known { sure: there, or: None });
     }
+    is_accounted_for(&spool)?;
     let totals = spool.totals();
     let amount = (totals.uploads, totals.parts, totals.entries);
     let sum = now.values().fold((0, 0, 0), |sum, one| match &one.sure {
@@ -135,8 +146,8 @@ fn learn(known: &mut BTreeMap<u64, Known>, note: &Note) {
 async fn act(teller: Teller, spool: Arc<Spool>, tag: u64, now: There, what: (u32, Vec<u8>)) {
     let (what, bytes) = what;
     let id = {
-        let uploads = spool.state.uploads().idle(u64::MAX, usize::MAX);
-        uploads.iter().find(|(id, _)| id.token == tag).map(|(id, _)| *id)
+        let uploads = spool.state.uploads().idle(u64::MAX, Instant::now(), usize::MAX);
+        uploads.iter().map(|idle| idle.id).find(|id| id.token == tag)
     };
     let doing = |next| teller.note(Note::Doing(tag, next));
     match (now, id) {
@@ -210,6 +221,8 @@ async fn live(teller: &Teller, spool: &Arc<Spool>, next: &mut u64, random: &mut 
         while let Some(task) = tasks.join_next().await {
             task.unwrap();
         }
+        // What was done in this process, and not only what a start makes of it.
+        is_accounted_for(spool).unwrap();
     }
 }
 

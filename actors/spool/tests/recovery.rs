@@ -33,6 +33,38 @@ async fn an_entry_without_its_file_is_in_quarantine_and_blocks_nobody() {
     }
 }
 
+/// A multipart delivery whose entry is in quarantine from the start on is nobody's to go on with: whoever
+/// ends such uploads has it on record, and the entry names it no more.
+#[tokio::test]
+async fn what_an_entry_in_quarantine_began_at_its_backend_is_handed_over() {
+    let (disk, spool) = spool();
+    for key in ["missing", "sound"] {
+        put(&spool, key, b"in a file", true).await.unwrap();
+    }
+    let mut claims: Vec<Claim> = (0..2).map(|_| spool.claim(Instant::now()).unwrap()).collect();
+    for claim in &mut claims {
+        let id = format!("of {}", claim.entry().key);
+        claim.note_upload(Some(id)).await.unwrap();
+    }
+    drop(claims);
+    let files: Vec<BodyId> = spool.list(0, 9).iter().flat_map(|(_, entry)| entry.files()).collect();
+    drop(spool);
+    let mut image = disk.image();
+    image.bodies.remove(&files[0]).unwrap();
+    let disk = Simulated::new(image);
+    let ledger = crate::orphans::Ledger::in_memory();
+    for _ in 0..2 {
+        let spool = open(&disk);
+        spool.hand_over_uploads(&ledger).await.unwrap();
+        let ids = spool.list(0, 9).into_iter().map(|(_, entry)| entry.upload_id.clone());
+        assert_eq!(ids.collect::<Vec<_>>(), [None, Some("of sound".to_owned())]);
+        assert_eq!(ledger.own_count(), 1);
+    }
+    let due = ledger.claim(Instant::now(), crate::orphans::wall_clock(), |_| None).unwrap();
+    let record = (&*due.record.bucket, &*due.record.key, due.record.upload_id.as_deref());
+    assert_eq!(record, ("bucket", "missing", Some("of missing")));
+}
+
 /// "Removes body files that no entry names."
 #[tokio::test]
 async fn files_that_nobody_names_are_gone_after_the_start() {

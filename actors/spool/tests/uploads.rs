@@ -9,7 +9,6 @@ pub(super) fn upload(tag: u64) -> ClientUpload {
     ClientUpload {
         bucket: "bucket".to_owned(),
         key: format!("key{}", tag % 3),
-        owner: "owner".to_owned(),
         principal: tag.to_string(),
         initiated: 1,
         token: tag,
@@ -114,6 +113,29 @@ async fn each_part_takes_a_place() {
     assert_eq!(spool.totals(), Totals::default());
 }
 
+/// "Open uploads take max_entries, which deliveries do not drain": they leave half of it to the others.
+#[tokio::test]
+async fn open_uploads_leave_half_of_the_places() {
+    let disk = Simulated::new(Image::default());
+    let limits = Limits { entries: 6, ..LIMITS };
+    let spool = Spool::open(Arc::new(disk.clone()), limits).unwrap();
+    let (one, other) = (begin(&spool, 1).await, begin(&spool, 2).await);
+    spool.may_open().unwrap();
+    assert!(send(&spool, one, 1, b"x").await);
+    let error = spool.may_open().unwrap_err();
+    assert_eq!((error.status, &*error.code), (503, "SlowDown"));
+    let others: Vec<_> = (0..3).map(|_| spool.reserve(1).unwrap()).collect();
+    assert!(spool.reserve(1).is_err());
+    drop((others, spool));
+    let spool = Spool::open(Arc::new(disk.clone()), limits).unwrap();
+    assert!(spool.may_open().is_err(), "a start forgets them");
+    spool.complete_upload(one, &asked(1, b"x"), Vec::new(), 3).await.unwrap();
+    spool.may_open().unwrap();
+    assert!(spool.abort_upload(other).await.unwrap());
+    let small = Limits { entries: 1, ..LIMITS };
+    assert_eq!((small.open(), limits.open()), (2, 3));
+}
+
 /// "spool.multipart_ttl: no part/complete for so long -> removed with files."
 #[tokio::test]
 async fn what_gives_no_sign_of_life_is_ended() {
@@ -133,7 +155,7 @@ async fn what_gives_no_sign_of_life_is_ended() {
     };
     assert!(spool.put_part(alive, part(1500), spool.reserve(1).unwrap()).await.unwrap());
     let ended = async |now| {
-        let ended = spool.expire_uploads(now, ttl).await.unwrap();
+        let ended = spool.expire_uploads(now, Instant::now() + ttl, ttl).await.unwrap();
         ended.into_iter().map(|(id, _)| id).collect::<Vec<_>>()
     };
     assert_eq!(ended(2000).await, []);
@@ -144,6 +166,87 @@ async fn what_gives_no_sign_of_life_is_ended() {
     drop(spool);
     assert_eq!(disk.bodies().unwrap(), []);
     assert_eq!(open(&disk).totals(), Totals::default());
+}
+
+/// "NTP stepping forward by more than the ttl, or a gateway that was stopped for longer than the ttl" ends
+/// nothing that a client may still go on with.
+#[tokio::test]
+async fn the_wall_clock_alone_ends_nothing() {
+    let (disk, spool) = spool();
+    let id = begin(&spool, 1).await;
+    let (hour, day) = (Duration::from_secs(3600), Duration::from_secs(86_400));
+    let ended = async |spool: &Spool, now| {
+        !spool.expire_uploads(u64::MAX, now, day).await.unwrap().is_empty()
+    };
+    assert!(!ended(&spool, Instant::now()).await, "the clock has leapt");
+    drop(spool);
+    let spool = open(&disk);
+    assert!(!ended(&spool, Instant::now()).await, "the gateway was stopped");
+    let opened = Instant::now();
+    assert!(send(&spool, id, 1, b"it goes on").await);
+    let sent = Instant::now();
+    assert!(opened < sent && !ended(&spool, opened + hour).await, "it was sent a part");
+    assert!(ended(&spool, sent + hour).await && !spool.has_upload(id));
+}
+
+/// "An upload that got a part (200) meanwhile" has given a sign of life: it stays.
+#[tokio::test]
+async fn one_that_got_a_part_after_it_was_found_idle_stays() {
+    let (_disk, spool) = spool();
+    let (alive, idle) = (begin(&spool, 1).await, begin(&spool, 2).await);
+    let found = spool.state.uploads().idle(u64::MAX, Instant::now(), 9);
+    assert_eq!(found.len(), 2);
+    assert!(send(&spool, alive, 1, b"meanwhile").await);
+    let ended = spool.end_idle(found).await.unwrap();
+    assert_eq!(ended.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [idle]);
+    assert!(spool.has_upload(alive) && !spool.has_upload(idle));
+    spool.complete_upload(alive, &asked(1, b"meanwhile"), Vec::new(), 3).await.unwrap();
+}
+
+/// "They share commits."
+#[tokio::test]
+async fn those_that_are_ended_for_their_age_share_commits() {
+    let (disk, spool) = spool();
+    for tag in 0..20 {
+        begin(&spool, tag).await;
+    }
+    let before = disk.syncs();
+    begin(&spool, 20).await;
+    let commit = disk.syncs() - before;
+    let before = disk.syncs();
+    let (second, later) = (Duration::from_secs(1), Instant::now() + Duration::from_secs(1));
+    let ended = spool.expire_uploads(u64::MAX, later, second).await.unwrap();
+    assert_eq!(ended.len(), 21);
+    // Each could have had its own.
+    assert!(disk.syncs() - before < 21 * commit, "{} of {commit}", disk.syncs() - before);
+}
+
+/// What is not even queued is in no doubt: its key does not count as pending.
+#[tokio::test]
+async fn a_complete_after_the_journal_failed_leaves_no_doubt() {
+    let (_disk, spool) = spool();
+    let id = begin(&spool, 1).await;
+    assert!(send(&spool, id, 1, b"x").await);
+    spool.latch("a test");
+    let refused = spool.complete_upload(id, &asked(1, b"x"), Vec::new(), 3).await;
+    assert!(matches!(refused, Err(CompleteError::Failed(_))), "{refused:?}");
+    assert!(!spool.is_pending("bucket", &upload(1).key));
+}
+
+/// Of Aborts that come at once one ends it, and the others hear that there is none: no race is a failure.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_loses_a_race_hears_of_no_failure() {
+    let (_disk, spool) = spool();
+    for tag in 0..500 {
+        let id = begin(&spool, tag).await;
+        let mut aborts = tokio::task::JoinSet::new();
+        for _ in 0..4 {
+            let spool = Arc::clone(&spool);
+            aborts.spawn(async move { spool.abort_upload(id).await });
+        }
+        let ended = aborts.join_all().await.into_iter().map(Result::unwrap);
+        assert_eq!(ended.filter(|ended| *ended).count(), 1);
+    }
 }
 
 /// What fails is told, ends all acknowledgements, and leaves nobody waiting.
@@ -165,6 +268,9 @@ async fn a_journal_that_fails_keeps_nobody_waiting() {
     assert!(matches!(one, Err(CompleteError::Failed(_))), "{one:?}");
     assert!(matches!(other, Err(CompleteError::Failed(_))), "{other:?}");
     abort.unwrap_err();
+    // "SDKs give up on 404": what takes no parts may be there after the next start.
+    assert!(spool.upload(id).is_none() && spool.upload_in_doubt(id));
+    assert!(!spool.upload_in_doubt(UploadId { token: 9, ..id }));
     drop(spool);
     let spool = open(&disk);
     // Nobody knows whether the journal has it; either way the client can go on.

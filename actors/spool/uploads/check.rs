@@ -216,7 +216,6 @@ mod tests {
         ClientUpload {
             bucket: String::new(),
             key: String::new(),
-            owner: String::new(),
             principal: String::new(),
             initiated: 0,
             token: 2,
@@ -288,8 +287,7 @@ mod tests {
         let (made, completed) = made.unwrap();
         let numbers: Vec<u16> = made.parts.iter().map(|part| part.number).collect();
         assert_eq!((numbers, made.headers), (vec![2, 7], headers));
-        let etags = [7u8, 2].map(|_| ()).len();
-        assert!(completed.etag.ends_with(&format!("-{etags}")));
+        assert!(completed.etag.ends_with("-2"), "{}", completed.etag);
         let expected = multipart_etag(["02".repeat(16).as_str(), "07".repeat(16).as_str()]);
         assert_eq!((completed.etag, completed.checksum), (expected.unwrap(), None));
         let wrong = header("x-amz-mp-object-size", "7");

@@ -1,11 +1,12 @@
 //! What is on record of a client's multipart upload whose parts stand here, and of one that was
 //! completed.
 //!
-//! A record is one byte, the format of what follows, the CRC-32C of the JSON that ends it (big-endian), and
-//! the JSON: a bit that flips in it must not put a part into another place, or an object under another key.
+//! A record is framed (framing.rs): a bit that flips in it must not put a part into another place, or an object
+//! under another key.
 
 use super::super::entry::{Body, BodyId, PartBody, Place, header_list};
-use crate::payload::{ChecksumAlgorithm, ChecksumType, Hasher};
+use super::super::framing;
+use crate::payload::{ChecksumAlgorithm, ChecksumType};
 use crate::s3::error::{ErrorCode, S3Error};
 use crate::s3::xml::WholeChecksum;
 use serde::de::{DeserializeOwned, Error as _};
@@ -54,8 +55,6 @@ pub struct ClientUpload {
     pub bucket: String,
     /// The key at the backend, prefix included.
     pub key: String,
-    /// What its sealed id is bound to.
-    pub owner: String,
     /// Who began it.
     pub principal: String,
     /// When it was begun.
@@ -153,30 +152,12 @@ pub struct Completed {
 
 /// The record.
 pub(crate) fn encode<T: Serialize>(record: &T) -> io::Result<Vec<u8>> {
-    let json = serde_json::to_vec(record).map_err(io::Error::other)?;
-    Ok([&[FORMAT], &crc(&json)[..], &json].concat())
+    framing::encode(FORMAT, record)
 }
 
 /// Reads a record. Errors: it is not one, or one of another format.
 pub(crate) fn decode<T: DeserializeOwned>(record: &[u8]) -> io::Result<T> {
-    let rest = match record.split_first() {
-        Some((&FORMAT, rest)) => rest,
-        Some((format, _)) => return Err(io::Error::other(format!("unknown format {format}"))),
-        None => return Err(io::Error::other("empty")),
-    };
-    match rest.split_first_chunk::<4>() {
-        Some((found, json)) if crc(json) == found => {
-            serde_json::from_slice(json).map_err(io::Error::other)
-        }
-        _ => Err(io::Error::other("it is damaged: its CRC is another")),
-    }
-}
-
-/// CRC-32C, big-endian.
-fn crc(json: &[u8]) -> Vec<u8> {
-    let mut hasher = Hasher::new(ChecksumAlgorithm::Crc32c);
-    hasher.update(json);
-    hasher.finish()
+    framing::decode(FORMAT, record)
 }
 
 mod algorithm {
@@ -303,17 +284,17 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_written_is_read_back(
-            names in (any::<String>(), any::<String>(), any::<String>(), any::<String>()),
+            names in (any::<String>(), any::<String>(), any::<String>()),
             numbers in any::<(u64, u64, u64)>(),
             headers in prop::collection::vec((any::<String>(), any::<Vec<u8>>()), 0..3),
             algorithm in prop::option::of(prop::sample::select(ChecksumAlgorithm::ALL.to_vec())),
             value in any::<String>(),
         ) {
-            let ((bucket, key, owner, principal), (initiated, token, upload)) = (names, numbers);
+            let ((bucket, key, principal), (initiated, token, upload)) = (names, numbers);
             let kind = ChecksumType::Composite;
             let checksum = algorithm.map(|algorithm| ChecksumRule { algorithm, kind });
             let record = ClientUpload {
-                bucket, key, owner, principal, initiated, token, headers, checksum,
+                bucket, key, principal, initiated, token, headers, checksum,
             };
             prop_assert_eq!(decode::<ClientUpload>(&encode(&record).unwrap()).unwrap(), record);
             let checksum = algorithm.map(|algorithm| WholeChecksum { algorithm, kind, value });
@@ -344,11 +325,10 @@ mod tests {
     /// The format of what is on disks already must not change unnoticed.
     #[test]
     fn the_first_format_stays_as_it_is() {
-        let of = |json: &str| [&[1], &crc(json.as_bytes())[..], json.as_bytes()].concat();
+        let of = |json: &str| [&[1], &framing::crc(json.as_bytes())[..], json.as_bytes()].concat();
         let upload = ClientUpload {
             bucket: "b".to_owned(),
             key: "k".to_owned(),
-            owner: "o".to_owned(),
             principal: "p".to_owned(),
             initiated: 1,
             token: 2,
@@ -359,7 +339,7 @@ mod tests {
             }),
         };
         let text = concat!(
-            r#"{"bucket":"b","key":"k","owner":"o","principal":"p","initiated":1,"token":2,"#,
+            r#"{"bucket":"b","key":"k","principal":"p","initiated":1,"token":2,"#,
             r#""headers":[["a","/w=="]],"checksum":{"algorithm":"CRC32C","type":"FULL_OBJECT"}}"#
         );
         assert_eq!(encode(&upload).unwrap(), of(text));

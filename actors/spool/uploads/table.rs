@@ -8,11 +8,16 @@ use super::super::entry::PartBody;
 use super::record::{ClientUpload, Completed, StoredPart, UploadId};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::watch;
 
 /// Completed uploads that are remembered, for clients that did not hear their answer; the oldest go.
 /// Each is under 512 bytes, in memory and in the journal.
 pub(crate) const COMPLETED: usize = 4096;
+
+/// Uploads that [`Uploads::idle`] looks at, at most: where the wall clock has leapt, all of them are old
+/// by it, and none by the other.
+const MOST_LOOKED_AT: usize = 4096;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -30,11 +35,14 @@ pub(crate) struct Uploads {
 #[derive(Debug)]
 struct Open {
     upload: Arc<ClientUpload>,
-    parts: BTreeMap<u16, StoredPart>,
+    /// Shared with snapshots: copied when one is held while a part comes.
+    parts: Arc<BTreeMap<u16, StoredPart>>,
     /// Changes with the parts.
     version: u64,
     /// The last sign of life, milliseconds since 1970.
     life: u64,
+    /// When this process heard of it first, or of a part of it last.
+    heard: Instant,
     /// Set: it is closing. Closed when it is ended, or when that has failed.
     closing: Option<watch::Receiver<()>>,
     /// Parts that are not it any more, or were never, and whose files wait for its end.
@@ -81,7 +89,16 @@ pub(crate) enum Look {
 #[derive(Debug, Clone)]
 pub(crate) struct Snapshot {
     pub(crate) upload: Arc<ClientUpload>,
-    pub(crate) parts: BTreeMap<u16, StoredPart>,
+    pub(crate) parts: Arc<BTreeMap<u16, StoredPart>>,
+    /// See [`Uploads::close`].
+    pub(crate) version: u64,
+}
+
+/// An upload without a sign of life.
+#[derive(Debug)]
+pub(crate) struct Idle {
+    pub(crate) id: UploadId,
+    pub(crate) upload: Arc<ClientUpload>,
     /// See [`Uploads::close`].
     pub(crate) version: u64,
 }
@@ -97,10 +114,10 @@ pub(crate) enum Placed {
 
 impl Uploads {
     /// Adds an upload without parts.
-    pub(crate) fn insert(&mut self, number: u64, upload: Arc<ClientUpload>) {
+    pub(crate) fn insert(&mut self, number: u64, upload: Arc<ClientUpload>, now: Instant) {
         let life = upload.initiated;
-        let (parts, late) = (BTreeMap::new(), Vec::new());
-        let open = Open { upload, parts, version: 0, life, closing: None, late };
+        let (parts, late) = (Arc::default(), Vec::new());
+        let open = Open { upload, parts, version: 0, life, heard: now, closing: None, late };
         if self.open.insert(number, open).is_none() {
             self.counts.uploads += 1;
             self.by_life.insert((life, number));
@@ -108,7 +125,7 @@ impl Uploads {
     }
 
     /// A part is on record. None: there is no such upload.
-    pub(crate) fn place(&mut self, number: u64, part: StoredPart) -> Option<Placed> {
+    pub(crate) fn place(&mut self, number: u64, part: StoredPart, now: Instant) -> Option<Placed> {
         let open = self.open.get_mut(&number)?;
         self.counts.parts += 1;
         self.counts.bytes = self.counts.bytes.saturating_add(part.body().length);
@@ -116,13 +133,14 @@ impl Uploads {
             open.late.push(part);
             return Some(Placed::Late);
         }
+        open.heard = now;
         if part.stored > open.life {
             self.by_life.remove(&(open.life, number));
             open.life = part.stored;
             self.by_life.insert((open.life, number));
         }
         open.version += 1;
-        let before = open.parts.insert(part.part.number, part);
+        let before = Arc::make_mut(&mut open.parts).insert(part.part.number, part);
         if let Some(before) = &before {
             self.counts.take(before);
         }
@@ -132,6 +150,11 @@ impl Uploads {
     /// Whether it takes parts.
     pub(crate) fn is_open(&self, id: UploadId) -> bool {
         self.of(id).is_some_and(|open| open.closing.is_none())
+    }
+
+    /// Whether somebody ends it.
+    pub(crate) fn is_closing(&self, id: UploadId) -> bool {
+        self.of(id).is_some_and(|open| open.closing.is_some())
     }
 
     /// Whether there is such an upload, also if somebody ends it.
@@ -146,7 +169,7 @@ impl Uploads {
                 Some(ended) => Look::Closing(ended.clone()),
                 None => Look::Open(Snapshot {
                     upload: Arc::clone(&open.upload),
-                    parts: open.parts.clone(),
+                    parts: Arc::clone(&open.parts),
                     version: open.version,
                 }),
             };
@@ -196,7 +219,8 @@ impl Uploads {
     pub(crate) fn end(&mut self, number: u64) -> Option<Vec<StoredPart>> {
         let open = self.open.remove(&number)?;
         self.by_life.remove(&(open.life, number));
-        let parts: Vec<StoredPart> = open.parts.into_values().chain(open.late).collect();
+        let parts: Vec<StoredPart> =
+            Arc::unwrap_or_clone(open.parts).into_values().chain(open.late).collect();
         parts.iter().for_each(|part| self.counts.take(part));
         self.counts.uploads = self.counts.uploads.saturating_sub(1);
         Some(parts)
@@ -213,14 +237,17 @@ impl Uploads {
         }
     }
 
-    /// At most `most` uploads without a sign of life since `before`, the oldest first, that nobody ends.
-    pub(crate) fn idle(&self, before: u64, most: usize) -> Vec<(UploadId, Arc<ClientUpload>)> {
+    /// At most `most` uploads without a sign of life since `before`, the oldest first, that nobody ends
+    /// and that this process has not heard of after `heard`: the wall clock may leap.
+    pub(crate) fn idle(&self, before: u64, heard: Instant, most: usize) -> Vec<Idle> {
         let idle = self.by_life.iter().take_while(|(life, _)| *life < before);
+        let idle = idle.take(MOST_LOOKED_AT);
         let open = idle.filter_map(|(_, number)| Some((number, self.open.get(number)?)));
-        open.filter(|(_, open)| open.closing.is_none())
-            .map(|(number, open)| {
-                let id = UploadId { number: *number, token: open.upload.token };
-                (id, Arc::clone(&open.upload))
+        open.filter(|(_, open)| open.closing.is_none() && open.heard <= heard)
+            .map(|(number, open)| Idle {
+                id: UploadId { number: *number, token: open.upload.token },
+                upload: Arc::clone(&open.upload),
+                version: open.version,
             })
             .take(most)
             .collect()

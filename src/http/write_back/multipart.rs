@@ -123,7 +123,6 @@ impl MultipartJob {
         let upload = ClientUpload {
             bucket: bucket.name.clone(),
             key: request.key,
-            owner: authorized.owner.to_string(),
             principal: authorized.principal.to_string(),
             initiated: wall_clock(),
             token: rand::random(),
@@ -135,7 +134,7 @@ impl MultipartJob {
 
     /// An UploadPart.
     ///
-    /// Errors: 404 NoSuchUpload, 411 MissingContentLength, 400 EntityTooLarge, and those of the headers
+    /// Errors: 404 NoSuchUpload, 503 SlowDown, 503 ServiceUnavailable where nobody knows whether there is one, 411 MissingContentLength, 400 EntityTooLarge, and those of the headers
     /// that the body is held to.
     pub(in crate::http) fn part(
         id: UploadId,
@@ -143,13 +142,14 @@ impl MultipartJob {
         incoming: Incoming<'_>,
     ) -> Result<MultipartJob, S3Error> {
         let Incoming { route, spool, bucket, head, request, authorized, body, .. } = incoming;
-        let upload = spool.upload(id).ok_or_else(no_such_upload)?;
+        let upload = spool.upload(id).ok_or_else(|| absent(spool, id))?;
         let length = incoming.length.ok_or_else(parts::missing_length)?;
         if length > parts::MAX_SINGLE {
             return Err(too_large());
         }
         let given = prepare::announced_checksum(head, &request.headers)?;
         part_checksum(upload.checksum, given)?;
+        spool.may_open()?;
         let measure = upload.checksum.map(|rule| rule.algorithm).filter(|_| given.is_none());
         let exactly = PayloadLength::Exactly(length);
         let (intake, _) =
@@ -210,7 +210,7 @@ impl MultipartJob {
             },
             Work::List { id, marker, most } => match spool.list_parts(id, marker, most) {
                 Some(page) => Ok(answer(Vec::new(), list_parts_document(&page))),
-                None => Err(no_such_upload()),
+                None => Err(absent(&spool, id)),
             },
         };
         UploadEnd { result, volume: Volume::default(), restarts: 0, body_taken: true }
@@ -234,6 +234,7 @@ async fn begin(
     route: &Route,
     upload: ClientUpload,
 ) -> Result<BackendAnswer, S3Error> {
+    spool.may_open()?;
     let reservation = spool.reserve(0)?;
     let mut headers = vec![mode()];
     if let Some(rule) = upload.checksum {
@@ -273,7 +274,7 @@ impl Part {
         let timer = route.engine.metrics.spool_commit.start_timer();
         let result = match spool.put_part(id, part, reservation).await {
             Ok(true) => Ok(BackendAnswer { status: 200, headers, body: Bytes::new() }),
-            Ok(false) => Err(no_such_upload()),
+            Ok(false) => Err(absent(spool, id)),
             Err(error) => Err(failed("recorded", &error)),
         };
         timer.observe_duration();
@@ -314,6 +315,12 @@ fn mode() -> (String, Bytes) {
 
 fn answer(headers: Vec<(String, Bytes)>, document: String) -> BackendAnswer {
     BackendAnswer { status: 200, headers, body: document.into() }
+}
+
+/// What is said of an upload that takes no parts. SDKs take a 404 for the end of it: one that may be there
+/// after the next start is a 503.
+fn absent(spool: &Spool, id: UploadId) -> S3Error {
+    if spool.upload_in_doubt(id) { unstored() } else { no_such_upload() }
 }
 
 fn failed(what: &str, error: &std::io::Error) -> S3Error {

@@ -1,12 +1,12 @@
 use super::super::super::entry::{Body, BodyId, PartBody, Place};
 use super::*;
 use proptest::prelude::*;
+use std::time::Duration;
 
 fn upload(initiated: u64, token: u64) -> Arc<ClientUpload> {
     Arc::new(ClientUpload {
         bucket: "b".to_owned(),
         key: "k".to_owned(),
-        owner: "o".to_owned(),
         principal: "p".to_owned(),
         initiated,
         token,
@@ -61,6 +61,8 @@ fn run(steps: Vec<Step>) {
     let mut table = Uploads::default();
     let mut model: HashMap<u8, Modelled> = HashMap::new();
     let mut completed: HashMap<u64, u64> = HashMap::new();
+    let begun = Instant::now();
+    let at = |now| begun + Duration::from_millis(now);
     let (mut now, mut next, mut senders) = (1000, 1, HashMap::new());
     // Every file that was given is in the table, or was given back, once.
     let (mut given, mut back) = (BTreeSet::new(), BTreeSet::new());
@@ -72,16 +74,17 @@ fn run(steps: Vec<Step>) {
                 if model.contains_key(&which) {
                     continue;
                 }
-                table.insert(next, upload(now, next * 7));
+                table.insert(next, upload(now, next * 7), at(now));
                 model.insert(which, Modelled { number: next, life: now, ..Modelled::default() });
             }
             Step::Part(which, number) => {
                 let Some(modelled) = model.get_mut(&which) else {
-                    assert_eq!(table.place(u64::MAX, part(number, next, now)), None);
+                    assert_eq!(table.place(u64::MAX, part(number, next, now), at(now)), None);
                     continue;
                 };
                 given.insert(next);
-                let placed = table.place(modelled.number, part(number, next, now)).unwrap();
+                let placed =
+                    table.place(modelled.number, part(number, next, now), at(now)).unwrap();
                 if modelled.closing {
                     modelled.late.push(next);
                     assert_eq!(placed, Placed::Late);
@@ -143,7 +146,7 @@ fn run(steps: Vec<Step>) {
                 }
             }
         }
-        look_at(&table, &model, &completed, now);
+        look_at(&table, &model, &completed, (now, at(now)));
         let there: BTreeSet<u64> = table.all_parts().map(|(_, part)| part.body().length).collect();
         assert!(there.is_disjoint(&back), "given back and kept");
         assert_eq!(there.union(&back).copied().collect::<BTreeSet<u64>>(), given);
@@ -154,7 +157,7 @@ fn look_at(
     table: &Uploads,
     model: &HashMap<u8, Modelled>,
     completed: &HashMap<u64, u64>,
-    now: u64,
+    (now, clock): (u64, Instant),
 ) {
     let mut counts = Counts { uploads: model.len() as u64, ..Counts::default() };
     for modelled in model.values() {
@@ -162,6 +165,7 @@ fn look_at(
         counts.bytes += modelled.parts.values().chain(&modelled.late).sum::<u64>();
         let id = UploadId { number: modelled.number, token: modelled.number * 7 };
         assert_eq!(table.is_open(id), !modelled.closing);
+        assert_eq!(table.is_closing(id), modelled.closing);
         assert_eq!(table.upload(id).is_some(), !modelled.closing);
         assert!(table.has(id));
         assert!(matches!(table.look(UploadId { token: 1, ..id }), Look::Unknown));
@@ -181,10 +185,17 @@ fn look_at(
         assert_eq!(found.etag, number.to_string());
         assert!(!table.has(id));
     }
-    let idle: Vec<u64> = table.idle(now, 100).iter().map(|(id, _)| id.number).collect();
+    let idle = table.idle(now, clock, 100);
+    for one in &idle {
+        let Look::Open(found) = table.look(one.id) else { panic!("it is being ended") };
+        assert_eq!(one.version, found.version);
+    }
+    let idle: Vec<u64> = idle.iter().map(|one| one.id.number).collect();
     let open = model.values().filter(|one| !one.closing && one.life < now);
     let mut expected: Vec<(u64, u64)> = open.map(|one| (one.life, one.number)).collect();
     expected.sort();
+    let early = clock - Duration::from_secs(3600);
+    assert!(table.idle(u64::MAX, early, 100).is_empty(), "all were heard of since");
     assert_eq!(idle, expected.iter().map(|(_, number)| *number).collect::<Vec<_>>());
 }
 
