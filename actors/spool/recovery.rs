@@ -17,7 +17,7 @@ const PAGE: usize = 256;
 impl Spool {
     /// Has the multipart uploads ended that entries in quarantine have begun at their backend: at the
     /// start, before anything is delivered or tried again. Who sets an entry aside while it is delivered
-    /// ends them itself; one that [`recover`] has set aside names its still. First they stand in the
+    /// ends them itself; one that recovery has set aside names its still. First they stand in the
     /// ledger, whose sweeper aborts them, and only then the entries forget them: a crash in between has
     /// it done twice.
     ///

@@ -277,6 +277,7 @@ impl Publication {
                 (PartSource::stored(file, 0, size, replay), Before::First)
             }
         };
+        let key = request.key.clone();
         let conditional = request.headers.iter().any(|(name, _)| name == "if-none-match");
         let job = Box::new(UploadJob {
             bucket_index: self.bucket_index,
@@ -296,6 +297,9 @@ impl Publication {
         })?;
         *restarts = end.restarts;
         let answer = end.result?;
+        if let Err(error) = self.spool.written_through(&bucket.name, &key).await {
+            log::error!("bucket {}: what is set aside of {key:?} is older: {error}", bucket.name);
+        }
         let etag = answer.headers.iter().find(|(name, _)| name == "etag");
         let etag = etag.map(|(_, value)| String::from_utf8_lossy(value).into_owned());
         Ok(Stored { etag: etag.unwrap_or_default() })
