@@ -334,8 +334,8 @@ async fn no_secret_is_seen_whatever_is_asked() {
         format!("    session_tokens: {WRONG}\n"),
         format!("    session_token: \"{WRONG}\n"),
     ] {
-        credentials_file(at, &rest);
         let before = refused(&gateway).await;
+        credentials_file(at, &rest);
         eventually("the file is refused", async || refused(&gateway).await > before).await;
     }
 
