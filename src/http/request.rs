@@ -279,10 +279,8 @@ impl Upload {
         account.restarts = end.restarts;
         let close = !end.body_taken;
         let answer = end.result.map_err(|error| Failed { error, close })?;
-        if let Some((spool, key)) = through
-            && let Err(error) = spool.written_through(&bucket.name, &key).await
-        {
-            log::error!("bucket {}: what is set aside of {key:?} is older: {error}", bucket.name);
+        if let Some((spool, key)) = through {
+            write_back::went_through(spool, &bucket.name, &key).await;
         }
         if let Some(parts) = account.parts {
             route.engine.metrics.multipart_parts.observe(parts as f64);
@@ -506,8 +504,22 @@ fn body_job(
         prepare::upstream(bucket, operation, &mut authorized, PayloadHash::Unsigned, length);
     // The checks are read from the headers that pass on.
     authorized.headers.clone_from(&request.headers);
-    if let (Some(spooled), Operation::UploadPart { part_number, .. }) = (&spooled, operation) {
-        let (spool, most) = (spooled.spool(), parts::MAX_SINGLE);
+    let here = match (&spooled, operation) {
+        (Some(spooled), Operation::UploadPart { part_number, .. }) => {
+            let part = (spooled.id(), part_number.get());
+            Some((spooled.spool(), parts::MAX_SINGLE, Some(part)))
+        }
+        _ => {
+            let mode = write_back::mode(bucket, head).map_err(close)?;
+            let spool = route.engine.spool.as_ref().filter(|_| {
+                let (key, headers) = (&request.key, &request.headers);
+                mode == Mode::WriteBack
+                    && write_back::can_wait(bucket, operation, key, headers, length)
+            });
+            spool.map(|spool| (spool, rules.most, None))
+        }
+    };
+    if let Some((spool, most, part)) = here {
         let incoming = Incoming {
             route,
             spool,
@@ -520,27 +532,13 @@ fn body_job(
             most,
             permit,
         };
-        let job = MultipartJob::part(spooled.id(), part_number.get(), incoming).map_err(close)?;
-        return Ok(Job::Multipart(Box::new(job)));
-    }
-    let mode = write_back::mode(bucket, head).map_err(close)?;
-    if let (Mode::WriteBack, Some(spool)) = (mode, &route.engine.spool)
-        && write_back::can_wait(bucket, operation, &request.key, &request.headers, length)
-    {
-        let most = rules.most;
-        let incoming = Incoming {
-            route,
-            spool,
-            bucket,
-            head,
-            request,
-            authorized,
-            body,
-            length,
-            most,
-            permit,
+        let job = match part {
+            Some((id, number)) => {
+                MultipartJob::part(id, number, incoming).map(|job| Job::Multipart(Box::new(job)))
+            }
+            None => StoreJob::new(incoming).map(|job| Job::Store(Box::new(job))),
         };
-        return Ok(Job::Store(Box::new(StoreJob::new(incoming).map_err(close)?)));
+        return job.map_err(close);
     }
     let way = way(&rules.split, operation, &authorized, length).map_err(close)?;
     let most = match (operation, way) {

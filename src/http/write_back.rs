@@ -192,6 +192,14 @@ fn answer_headers(sent: &[(String, Vec<u8>)], body: &Body) -> Vec<(String, Bytes
     headers
 }
 
+/// A write to this key has gone through: what is set aside of it is older, and says so from now on. The
+/// client has its object whether or not that could be recorded.
+pub(super) async fn went_through(spool: &Spool, bucket: &str, key: &str) {
+    if let Err(error) = spool.written_through(bucket, key).await {
+        log::error!("bucket {bucket}: what is set aside of {key:?} is older: {error}");
+    }
+}
+
 /// Waits until what waits of this key now has been delivered: a write that goes through must not be
 /// overtaken by one that was acknowledged before it.
 ///

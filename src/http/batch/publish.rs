@@ -2,7 +2,7 @@
 //! the UploadSupervisor's, or an entry of the spool.
 
 use super::super::route::Route;
-use super::super::write_back::{can_wait, wait_for_older};
+use super::super::write_back::{can_wait, wait_for_older, went_through};
 use super::Wanted;
 use super::witness::Witness;
 use base64::Engine as _;
@@ -297,9 +297,7 @@ impl Publication {
         })?;
         *restarts = end.restarts;
         let answer = end.result?;
-        if let Err(error) = self.spool.written_through(&bucket.name, &key).await {
-            log::error!("bucket {}: what is set aside of {key:?} is older: {error}", bucket.name);
-        }
+        went_through(&self.spool, &bucket.name, &key).await;
         let etag = answer.headers.iter().find(|(name, _)| name == "etag");
         let etag = etag.map(|(_, value)| String::from_utf8_lossy(value).into_owned());
         Ok(Stored { etag: etag.unwrap_or_default() })
