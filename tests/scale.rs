@@ -12,6 +12,9 @@ use tokio::io::AsyncWriteExt as _;
 
 const MIB: u64 = 1 << 20;
 
+/// `replay.memory` of these gateways.
+const REPLAY: u64 = 256 * MIB;
+
 /// Sends a PUT of `length` zeros.
 async fn put_zeros(gateway: &Gateway, key: &str, length: u64) -> u16 {
     let mut client = Client::connect(gateway).await;
@@ -34,7 +37,7 @@ async fn eight_uploads(zero_copy: bool, length: u64, rounds: usize) -> (u64, f64
     let s3 = LedgerS3::start(false).await;
     let gateway = Setup::over(s3.address)
         .env("MIZUCHI__SERVER__ZERO_COPY__ENABLED", if zero_copy { "true" } else { "false" })
-        .env("MIZUCHI__REPLAY__MEMORY", "256MiB")
+        .env("MIZUCHI__REPLAY__MEMORY", &REPLAY.to_string())
         .start()
         .await;
     let gateway = Arc::new(gateway);
@@ -78,6 +81,7 @@ async fn eight_uploads(zero_copy: bool, length: u64, rounds: usize) -> (u64, f64
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory_is_flat_against_the_size_of_an_object() {
     let large = times(256, 2048) as u64 * MIB;
+    let mut spliced = 0;
     for zero_copy in [true, false] {
         let (small_rss, small_pages) =
             eight_uploads(zero_copy, 64 * MIB, (large / (64 * MIB)) as usize).await;
@@ -90,10 +94,18 @@ async fn memory_is_flat_against_the_size_of_an_object() {
             large_rss / MIB
         );
         for pages in [small_pages, large_pages] {
-            assert!(pages * 4096.0 <= 256.0 * MIB as f64, "{pages} pages kept");
+            assert!(pages * 4096.0 <= REPLAY as f64, "{pages} pages kept");
         }
-        // Two pages of slack: what is not splice's is the allocator's.
-        assert!(large_rss as f64 <= small_rss as f64 * 1.1 + 2.0 * MIB as f64);
+        // Two MiB of slack: what is not splice's is the allocator's. What is copied is kept in RSS
+        // as far as the backend's pace asks for it, which differs from run to run, up to the bound;
+        // beside it stands what the allocator has not given back yet, for 16 GiB as for 512 MiB.
+        let most = if zero_copy {
+            small_rss as f64 * 1.1 + 2.0 * MIB as f64
+        } else {
+            (spliced + REPLAY) as f64 * 1.3
+        };
+        assert!(large_rss as f64 <= most, "{large_rss} bytes, against {most}");
+        spliced = spliced.max(large_rss);
     }
 }
 
