@@ -298,6 +298,7 @@ impl Courier {
 fn unreadable(error: io::Error) -> Verdict {
     match error.kind() {
         io::ErrorKind::NotFound => Verdict::Never(format!("its body is gone: {error}")),
+        io::ErrorKind::InvalidData => Verdict::Never(format!("its body is damaged: {error}")),
         _ => Verdict::Local(error.to_string()),
     }
 }

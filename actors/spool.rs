@@ -32,14 +32,14 @@
 //! Who ends an upload is decided in memory (uploads.rs), under the lock under which its change is
 //! queued: so the queue has no part of an upload behind its end.
 //!
-//! On disk, format 2 (1, which has no multipart uploads, becomes 2; an unknown one is refused):
+//! On disk, format 3 (any other is refused):
 //!
 //! ```text
 //!  <spool>/                      0700; one process (the journal is locked)
 //!  ├── journal.redb              redb 4, checksummed; commits are atomic
-//!  │   ├── meta      str → u64     "version" = 2; "run" = how often it was opened
+//!  │   ├── meta      str → u64     "version" = 3; "run" = how often it was opened
 //!  │   ├── entries   u64 → bytes   number → format (1 byte), JSON (entry.rs)
-//!  │   ├── bodies    u64 → bytes   number → the body of a small PutObject
+//!  │   ├── bodies    u64 → bytes   number → the bodies of small PutObjects (journal/groups.rs)
 //!  │   ├── uploads   u64 → bytes   number → format, CRC, JSON (uploads/record.rs): open uploads
 //!  │   ├── parts     (u64, u16) → bytes   number of the upload, of the part → the same
 //!  │   └── completed u64 → bytes   number of the entry → what the client was told; the last 4096

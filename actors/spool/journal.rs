@@ -4,21 +4,24 @@
 //! and call the next sync a success.
 
 mod fenced;
+mod groups;
+mod writer;
 
 use super::disk::Disk;
 use super::entry::Entry;
-use super::uploads::{COMPLETED, ClientUpload, Completed, StoredPart, decode};
+use super::uploads::{ClientUpload, Completed, StoredPart, decode};
 use bytes::Bytes;
 use fenced::Fenced;
+use groups::Groups;
 use redb::{
-    Builder, Database, DatabaseError, Durability, ReadableDatabase, ReadableTable,
-    ReadableTableMetadata, StorageBackend, TableDefinition, WriteTransaction,
+    Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend,
+    TableDefinition,
 };
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
+use writer::Writer;
 
 /// What is known of the whole: [`VERSION_KEY`] and [`RUN_KEY`].
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
@@ -26,7 +29,7 @@ const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 /// Number to record ([`Entry::encode`]).
 const ENTRIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("entries");
 
-/// Number to the bytes of a body that is in no file.
+/// The bodies that are in no file ([`groups`]).
 const BODIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("bodies");
 
 /// Number to the record of an open multipart upload ([`ClientUpload`]).
@@ -40,11 +43,7 @@ const PARTS: TableDefinition<'_, (u64, u16), &[u8]> = TableDefinition::new("part
 const DONE: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("completed");
 
 /// The format of the tables, and of what lies beside the journal.
-const VERSION: u64 = 2;
-
-/// The one before: without multipart uploads. It becomes this one when it is opened: who knows only that
-/// one would take the files of parts for nobody's.
-const WITHOUT_UPLOADS: u64 = 1;
+const VERSION: u64 = 3;
 const VERSION_KEY: &str = "version";
 
 /// How often the spool was opened.
@@ -56,16 +55,6 @@ const RUN_SHIFT: u32 = 40;
 
 /// Runs that there are numbers for.
 const MAX_RUN: u64 = (1 << (64 - RUN_SHIFT)) - 1;
-
-/// Changes that one commit takes at most.
-const MAX_BATCH: usize = 1024;
-
-/// Bytes of bodies after which a commit takes no further change: they are in memory twice until it has
-/// ended.
-const BATCH_BYTES: usize = 16 << 20;
-
-/// How long a removal waits for company: half of what a sync takes on a good disk.
-const LINGER: Duration = Duration::from_millis(1);
 
 /// Memory for redb's pages. Each record is read once, so that keeping more helps nobody.
 const CACHE: usize = 32 << 20;
@@ -251,9 +240,21 @@ impl Opened {
     pub(super) fn start(self, disk: Arc<dyn Disk>, latch: Arc<Latch>) -> io::Result<Journal> {
         let next = self.first() + 1;
         let database = Arc::new(self.database);
+        let load = || -> Result<Groups, redb::Error> {
+            let begun = database.begin_read()?;
+            let entries = begun.open_table(ENTRIES)?;
+            let wanted = |number| Ok(entries.get(number)?.is_some());
+            Ok(Groups::load(&begun.open_table(BODIES)?, wanted)?)
+        };
+        let groups = load().map_err(unusable)?;
         let (sender, incoming) = mpsc::channel();
-        let writer =
-            Writer { database: Arc::clone(&database), disk, latch: Arc::clone(&latch), incoming };
+        let writer = Writer {
+            database: Arc::clone(&database),
+            groups,
+            disk,
+            latch: Arc::clone(&latch),
+            incoming,
+        };
         let thread = std::thread::Builder::new()
             .name("spool-journal".to_owned())
             .spawn(move || writer.run())?;
@@ -310,7 +311,7 @@ fn begin_run(database: &Database) -> io::Result<u64> {
             let version = meta.get(VERSION_KEY)?.map(|version| version.value());
             match version {
                 Some(VERSION) => {}
-                None | Some(WITHOUT_UPLOADS) => drop(meta.insert(VERSION_KEY, VERSION)?),
+                None => drop(meta.insert(VERSION_KEY, VERSION)?),
                 Some(version) => return Ok(Err(other_version(version))),
             }
             run = meta.get(RUN_KEY)?.map_or(0, |run| run.value()) + 1;
@@ -450,164 +451,12 @@ impl Drop for Journal {
 pub(super) struct Reader(Arc<Database>);
 
 impl Reader {
-    /// The inline body of an entry. Errors: `NotFound`.
+    /// The inline body of an entry. Errors: `NotFound`; `InvalidData`: it is damaged.
     pub(super) fn inline(&self, seq: u64) -> io::Result<Bytes> {
-        let read = || -> Result<Option<Bytes>, redb::Error> {
-            let table = self.0.begin_read()?.open_table(BODIES)?;
-            Ok(table.get(seq)?.map(|bytes| Bytes::copy_from_slice(bytes.value())))
+        let read = || -> Result<io::Result<Bytes>, redb::Error> {
+            Ok(groups::read(&self.0.begin_read()?.open_table(BODIES)?, seq)?)
         };
-        read().map_err(io::Error::other)?.ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-}
-
-/// What the thread has.
-struct Writer {
-    database: Arc<Database>,
-    disk: Arc<dyn Disk>,
-    latch: Arc<Latch>,
-    incoming: mpsc::Receiver<Submitted>,
-}
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.latch.set("the journal's thread has panicked".to_owned());
-        }
-    }
-}
-
-impl Writer {
-    fn run(self) {
-        while let Ok(first) = self.incoming.recv() {
-            let batch = self.batch(first);
-            let result = match self.latch.error() {
-                Some(error) => Err(error),
-                None => self.commit(&batch).inspect_err(|error| self.latch.set(error.to_string())),
-            };
-            for Submitted { applied, done, .. } in batch {
-                let result = match &result {
-                    Ok(()) => {
-                        applied();
-                        Ok(())
-                    }
-                    Err(error) => {
-                        // What it leaves undone is known before anybody is told.
-                        drop(applied);
-                        Err(io::Error::new(error.kind(), error.to_string()))
-                    }
-                };
-                // Whoever asked may be gone.
-                let _ = done.send(result);
-            }
-        }
-    }
-
-    /// What has come together. No client waits for a removal: one that comes alone waits a little for
-    /// somebody who would sync anyway.
-    fn batch(&self, first: Submitted) -> Vec<Submitted> {
-        let mut bytes = first.change.bytes();
-        let mut until = first.change.is_removal().then(|| Instant::now() + LINGER);
-        let mut batch = vec![first];
-        while batch.len() < MAX_BATCH && bytes < BATCH_BYTES {
-            let next = match until {
-                None => self.incoming.try_recv().ok(),
-                Some(until) => {
-                    let left = until.saturating_duration_since(Instant::now());
-                    self.incoming.recv_timeout(left).ok()
-                }
-            };
-            let Some(next) = next else { break };
-            bytes += next.change.bytes();
-            until = until.filter(|_| next.change.is_removal());
-            batch.push(next);
-        }
-        batch
-    }
-
-    fn commit(&self, batch: &[Submitted]) -> io::Result<()> {
-        if batch.iter().any(|submitted| submitted.change.names_new_files()) {
-            self.disk.sync_folder()?;
-        }
-        self.write(batch).map_err(|error| match error {
-            redb::Error::Io(error) => error,
-            error => io::Error::other(error),
-        })
-    }
-
-    fn write(&self, batch: &[Submitted]) -> Result<(), redb::Error> {
-        let mut begun = self.database.begin_write()?;
-        begun.set_durability(Durability::Immediate)?;
-        {
-            let mut entries = begun.open_table(ENTRIES)?;
-            let mut bodies = begun.open_table(BODIES)?;
-            for Submitted { seq, change, .. } in batch {
-                match change {
-                    Change::Add { record, inline, .. } => {
-                        entries.insert(seq, record.as_slice())?;
-                        if let Some(inline) = inline {
-                            bodies.insert(seq, inline.as_ref())?;
-                        }
-                    }
-                    Change::Replace { record } => drop(entries.insert(seq, record.as_slice())?),
-                    Change::Remove { others } => {
-                        entries.remove(seq)?;
-                        bodies.remove(seq)?;
-                        for (other, record) in others {
-                            entries.insert(other, record.as_slice())?;
-                        }
-                    }
-                    Change::Begin { record } => {
-                        begun.open_table(UPLOADS)?.insert(seq, record.as_slice())?;
-                    }
-                    Change::Part { number, record } => {
-                        begun.open_table(PARTS)?.insert((*seq, *number), record.as_slice())?;
-                    }
-                    Change::End => end_upload(&begun, *seq)?,
-                    Change::Complete { upload, record, completed } => {
-                        entries.insert(seq, record.as_slice())?;
-                        end_upload(&begun, *upload)?;
-                        let mut done = begun.open_table(DONE)?;
-                        done.insert(seq, completed.as_slice())?;
-                        while done.len()? > COMPLETED as u64 {
-                            done.pop_first()?;
-                        }
-                    }
-                }
-            }
-        }
-        Ok(begun.commit()?)
-    }
-}
-
-/// Takes a multipart upload and its parts off.
-fn end_upload(begun: &WriteTransaction, upload: u64) -> Result<(), redb::Error> {
-    begun.open_table(UPLOADS)?.remove(upload)?;
-    begun.open_table(PARTS)?.retain_in((upload, 0)..=(upload, u16::MAX), |_, _| false)?;
-    Ok(())
-}
-
-impl Change {
-    /// One that nobody waits for.
-    fn is_removal(&self) -> bool {
-        matches!(self, Change::Remove { .. })
-    }
-
-    fn names_new_files(&self) -> bool {
-        matches!(self, Change::Add { files: true, .. } | Change::Part { .. })
-    }
-
-    fn bytes(&self) -> usize {
-        match self {
-            Change::Add { record, inline, .. } => {
-                record.len() + inline.as_ref().map_or(0, Bytes::len)
-            }
-            Change::Replace { record }
-            | Change::Begin { record }
-            | Change::Part { record, .. }
-            | Change::Complete { record, .. } => record.len(),
-            Change::Remove { others } => others.iter().map(|(_, record)| record.len()).sum(),
-            Change::End => 0,
-        }
+        read().map_err(io::Error::other)?
     }
 }
 

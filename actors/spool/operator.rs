@@ -145,10 +145,11 @@ impl Spool {
                 Ok(opened) => opened.check(body).await,
                 // It was delivered while it was looked for.
                 Err(_) if self.entry(seq).is_none() => return Verified::Unknown,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    Checked::Rotten("its body is missing".to_owned())
-                }
-                Err(error) => Checked::Io(error),
+                Err(error) => match error.kind() {
+                    io::ErrorKind::NotFound => Checked::Rotten("its body is missing".to_owned()),
+                    io::ErrorKind::InvalidData => Checked::Rotten(error.to_string()),
+                    _ => Checked::Io(error),
+                },
             };
             match checked {
                 Checked::Sound => {}
