@@ -16,6 +16,13 @@ pub const MAX_METADATA: usize = 2 * 1024;
 /// The header in which a request says when it wants to be acknowledged (`buckets[].upload.mode`).
 pub const MODE: &str = "x-mizuchi-mode";
 
+/// The header that makes an archive of a PUT (AWS Snowball Edge Developer Guide, "Batching small files"),
+/// whose entries MinIO would store by no decision but its own.
+pub const EXTRACT: &str = "x-amz-meta-snowball-auto-extract";
+
+/// Its options are MinIO's, and begin so.
+pub const EXTRACT_OPTIONS: &str = "x-amz-meta-minio-snowball-";
+
 /// `upload.allow`: the headers with power over others' data.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Permissions {
@@ -131,7 +138,8 @@ fn fate(name: &str) -> Fate {
         | "x-amz-trailer"
         | "x-amz-user-agent"
         | "x-amz-te" => Fate::Consume,
-        MODE => Fate::Own,
+        MODE | EXTRACT => Fate::Own,
+        _ if name.starts_with(EXTRACT_OPTIONS) => Fate::Own,
         _ if ChecksumAlgorithm::from_header(name).is_some() => Fate::Pass(Scope::Checksum),
         _ if name.starts_with("x-amz-meta-") => Fate::Pass(Scope::Object),
         _ if name.starts_with("x-amz-grant-") => Fate::With(|allow| allow.acl),
@@ -387,6 +395,22 @@ mod tests {
             assert_eq!(code(line), "AccessDenied", "{line}");
             assert_eq!(planned("put", line, all).unwrap().len(), 1, "{line}");
         }
+    }
+
+    /// MinIO unpacks a PUT if any value of the header has "true" somewhere in it: none goes on.
+    #[test]
+    fn no_backend_is_asked_to_unpack() {
+        for operation in ["put", "create", "part", "complete"] {
+            for value in ["true", "untrue", "false", "TRUE ", ""] {
+                let lines = format!(
+                    "x-amz-meta-SNOWBALL-auto-extract: {value}\r\n{EXTRACT}: true\r\n\
+                     {EXTRACT_OPTIONS}prefix: p\r\n"
+                );
+                let planned = planned(operation, &lines, Permissions::default()).unwrap();
+                assert_eq!(planned, [], "{operation} {value}");
+            }
+        }
+        assert!(passes_on(EXTRACT) && passes_on("x-amz-meta-minio-snowball-prefix"));
     }
 
     /// An `x-amz-*` that S3 would act on, moved into the query by a presigner, is never dropped.

@@ -153,7 +153,7 @@ pub(super) async fn begin(
     let mut authorized = decided.result?;
     account.principal = Arc::clone(&authorized.principal);
 
-    let extract = snowball::is_asked(head) && makes_object(&operation);
+    let extract = makes_object(&operation) && snowball::is_asked(head)?;
     if extract {
         snowball::check(&bucket, &operation, form.is_some())?;
         account.operation = snowball::NAME;
@@ -174,7 +174,10 @@ pub(super) async fn begin(
         }
         Operation::PutObject { .. } | Operation::UploadPart { .. } => {
             let Some(taken) = body.take() else { return Err(no_body().into()) };
-            if let (true, Some(identity)) = (extract, decided.decision.identity) {
+            if extract {
+                let Some(identity) = decided.decision.identity else {
+                    return Err(S3Error::new(ErrorCode::AccessDenied, "Access Denied").into());
+                };
                 let incoming = BatchIncoming {
                     route,
                     bucket_index: address.bucket,

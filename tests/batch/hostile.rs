@@ -4,6 +4,8 @@
 use super::archives::{Tar, gnu, gzip, zstd};
 use super::{ALLOW, Rig};
 use crate::support::client::{Client, Request, signer_with};
+use crate::support::eventually;
+use crate::support::form::Form;
 use crate::support::opa::Opa;
 use crate::support::service::Fault;
 use crate::support::times;
@@ -218,6 +220,64 @@ async fn no_entry_goes_where_its_sender_may_not() {
     assert_eq!(send("own/x.tar", &archive, &[prefix]).await.status, 200);
     assert_eq!(rig.keys(), ["own/a", "own/others/b", "own/own/a"]);
     rig.left_nothing().await;
+}
+
+/// MinIO unpacks what it is sent if "true" stands somewhere in any value of the header, under keys that nobody
+/// has decided over. So no value of it, and none of its options, goes on to a backend: not by a PUT, a form, a
+/// multipart upload, nor with a delivery; what is neither true nor false is refused.
+#[tokio::test]
+async fn no_backend_is_asked_to_unpack_an_archive() {
+    const EXTRACT: &str = "x-amz-meta-snowball-auto-extract";
+    const PREFIX: &str = "x-amz-meta-minio-snowball-prefix";
+    let archive = Tar::new().file("a", b"x").end();
+    for bucket in ["", "    upload:\n      mode: write_back\n", ALLOW] {
+        let rig = Rig::with(bucket, |setup| setup).await;
+        let send = async |request: Request, body: &[u8]| {
+            Client::connect(&rig.gateway).await.send(request, body).await
+        };
+        let put = || Request::put("k.tar", archive.len()).header(PREFIX, "p");
+        for value in ["untrue", "true,", "xtrue", "1", "truefalse", "", "\u{e9}true"] {
+            let answer = send(put().header(EXTRACT, value), &archive).await;
+            assert_eq!(
+                (answer.status, answer.code().as_str()),
+                (400, "InvalidArgument"),
+                "{value}"
+            );
+            let create = Request::method("POST", "k").query("uploads", "").header(EXTRACT, value);
+            assert_eq!(send(create, b"").await.code(), "InvalidArgument", "{value}");
+            let form = Form::new("k").field(EXTRACT, value);
+            let answer = form.send(&mut Client::connect(&rig.gateway).await, &archive).await;
+            assert_eq!(answer.code(), "InvalidArgument", "{value}");
+        }
+        let both = put().header(EXTRACT, "false").header(EXTRACT, "true");
+        let answer = send(both, &archive).await;
+        let status = if bucket == ALLOW { 200 } else { 403 };
+        assert_eq!(answer.status, status, "{}", answer.text());
+        rig.s3.books(|books| books.objects.clear());
+        // What asks for nothing is an object, without a word of it.
+        let owner = put().header(EXTRACT, "False").header("x-amz-meta-owner", "me");
+        assert_eq!(send(owner, &archive).await.status, 200);
+        let form = Form::new("form.tar").field(EXTRACT, "false").field(PREFIX, "p");
+        let answer = form.send(&mut Client::connect(&rig.gateway).await, &archive).await;
+        assert_eq!(answer.status, 204, "{}", answer.text());
+        eventually("both are at the backend", async || rig.keys() == ["form.tar", "k.tar"]).await;
+        rig.s3.books(|books| {
+            for object in books.objects.values() {
+                let names: Vec<_> =
+                    object.headers.keys().filter(|n| n.contains("snowball")).collect();
+                assert!(names.is_empty(), "{names:?}");
+            }
+            assert_eq!(books.objects["k.tar"].headers["x-amz-meta-owner"], "me");
+        });
+        let create = Request::method("POST", "parts").query("uploads", "").header(EXTRACT, "false");
+        let answer = send(create.header(PREFIX, "p"), b"").await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        rig.s3.books(|books| {
+            for upload in books.uploads.values() {
+                assert!(!upload.headers.keys().any(|name| name.contains("snowball")));
+            }
+        });
+    }
 }
 
 /// The policy engine is asked about each final key, with the entry's own size; where it does not answer

@@ -16,12 +16,9 @@ use mizuchi_actors::batch::{Index, Prefix, Refusal};
 use mizuchi_actors::config::{Bucket, Mode};
 use mizuchi_actors::http::RequestHead;
 use mizuchi_actors::s3::error::{ErrorCode, S3Error};
-use mizuchi_actors::s3::headers::MODE;
+use mizuchi_actors::s3::headers::{EXTRACT, MODE};
 use mizuchi_actors::s3::operation::Operation;
 use std::sync::Arc;
-
-/// The header that makes an archive of a PUT (AWS Snowball Edge Developer Guide, "Batching small files").
-const EXTRACT: &str = "x-amz-meta-snowball-auto-extract";
 
 /// MinIO's: a folder for all objects.
 const PREFIX: &str = "x-amz-meta-minio-snowball-prefix";
@@ -42,9 +39,20 @@ pub(in crate::http) const NAME: &str = "PutObjectExtract";
 /// Bytes of an entry's name in an error.
 const SHOWN: usize = 200;
 
-/// Whether a request asks for it: MinIO looks for `true`.
-pub(in crate::http) fn is_asked(head: &RequestHead) -> bool {
-    head.header(EXTRACT).is_some_and(|value| value.trim().eq_ignore_ascii_case("true"))
+/// Whether a request asks for it.
+///
+/// Errors: 400 InvalidArgument: it says neither `true` nor `false`, where another server might read one.
+pub(in crate::http) fn is_asked(head: &RequestHead) -> Result<bool, S3Error> {
+    let mut asked = false;
+    for value in head.values(EXTRACT) {
+        if value.eq_ignore_ascii_case(b"true") {
+            asked = true;
+        } else if !value.eq_ignore_ascii_case(b"false") {
+            let message = "x-amz-meta-snowball-auto-extract must be true or false.";
+            return Err(S3Error::new(ErrorCode::InvalidArgument, message));
+        }
+    }
+    Ok(asked)
 }
 
 /// Errors: 403 AccessDenied: the bucket takes no archives; 501 NotImplemented: a form, or a multipart
@@ -204,8 +212,18 @@ mod tests {
             let text = format!("PUT /b/k HTTP/1.1\r\nHost: h\r\n{lines}\r\n");
             RequestHead::parse(Bytes::from(text)).unwrap()
         };
-        assert!(is_asked(&head("X-Amz-Meta-Snowball-Auto-Extract: TRUE\r\n")));
-        assert!(!is_asked(&head("X-Amz-Meta-Snowball-Auto-Extract: false\r\n")));
+        let asked = |values: &[&str]| {
+            let line = |value: &&str| format!("X-Amz-Meta-Snowball-Auto-Extract: {value}\r\n");
+            is_asked(&head(&values.iter().map(line).collect::<String>())).map_err(|e| e.code)
+        };
+        assert_eq!(asked(&[]), Ok(false));
+        assert_eq!(asked(&["false"]), Ok(false));
+        for values in [&["TRUE"][..], &[" true "], &["false", "true"], &["true", "false"]] {
+            assert_eq!(asked(values), Ok(true), "{values:?}");
+        }
+        for values in [&["untrue"][..], &[""], &["true", "untrue"], &["true\u{e9}"], &["1"]] {
+            assert_eq!(asked(values).unwrap_err(), "InvalidArgument", "{values:?}");
+        }
         let plain = Options::of(&head("")).unwrap();
         assert!(plain.folders && plain.strict && plain.prefix == Prefix::default());
         let lines = "X-Amz-Meta-Minio-Snowball-Prefix: /a/b\r\n\

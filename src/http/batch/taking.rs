@@ -165,9 +165,7 @@ fn of_each(headers: &[(String, Vec<u8>)]) -> Result<Vec<(String, Vec<u8>)>, S3Er
                 | "content-disposition"
                 | "content-md5"
                 | "x-amz-sdk-checksum-algorithm"
-                | "x-amz-meta-snowball-auto-extract"
-        ) || name.starts_with("x-amz-meta-minio-snowball-")
-            || ChecksumAlgorithm::from_header(name).is_some();
+        ) || ChecksumAlgorithm::from_header(name).is_some();
         if name == "if-match" || name == "if-none-match" && value != b"*" {
             let message = "The objects of a batch have no ETag in common: of conditions only \
                            If-None-Match: * can be asked.";
@@ -196,8 +194,6 @@ mod tests {
             header("content-encoding", "gzip"),
             header("content-md5", "x"),
             header("x-amz-checksum-crc32", "x"),
-            header("x-amz-meta-snowball-auto-extract", "true"),
-            header("x-amz-meta-minio-snowball-prefix", "p"),
             header("x-amz-meta-owner", "me"),
             header("cache-control", "no-store"),
             header("if-none-match", "*"),
