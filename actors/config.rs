@@ -150,6 +150,8 @@ pub struct BatchRules {
     pub limits: BatchLimits,
     /// Batches of this bucket that are looked through and published at a time; a further one waits.
     pub places: Arc<Semaphore>,
+    /// How long it waits.
+    pub queue_wait: Duration,
     /// Entries of one batch that are on their way at a time.
     pub concurrency: usize,
     /// As many, of all batches of this bucket together.
@@ -165,6 +167,7 @@ impl BatchRules {
             remembered: Duration::ZERO,
             limits: BatchLimits { entries: 0, entry_size: 0, total_size: 0, ratio: 0 },
             places: Arc::new(Semaphore::new(0)),
+            queue_wait: Duration::ZERO,
             concurrency: 0,
             uploads: Arc::new(Semaphore::new(0)),
         }

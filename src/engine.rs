@@ -308,6 +308,7 @@ pub(crate) fn engine_bucket(
                     ratio: upload.batch.max_ratio,
                 },
                 places: Arc::new(Semaphore::new(upload.batch.max_batches)),
+                queue_wait: upload.batch.queue_wait,
                 concurrency: upload.batch.concurrency,
                 uploads: Arc::new(Semaphore::new(upload.batch.concurrency)),
             },

@@ -13,13 +13,16 @@ use mizuchi_actors::batch::{Archive, Index, Prefix, Refusal, scan};
 use mizuchi_actors::config::Bucket;
 use mizuchi_actors::http::RequestHead;
 use mizuchi_actors::identity::Identity;
+use mizuchi_actors::metrics::Counted;
 use mizuchi_actors::s3::error::{ErrorCode, S3Error};
 use mizuchi_actors::s3::names::ObjectKey;
 use mizuchi_actors::spool::{Draft, Ingested, Reservation, Spool};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use witness::Witness;
 
 /// Told when nobody waits any more: what is read on the blocking pool ends then.
@@ -34,6 +37,26 @@ impl Wanted {
 impl Drop for Wanted {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+/// A place among the batches of its bucket that are looked through and published.
+struct InPlace {
+    _place: OwnedSemaphorePermit,
+    _counted: Counted,
+}
+
+impl InPlace {
+    /// Errors: 503 SlowDown: none came free in time.
+    async fn take(route: &Route, bucket: &Bucket) -> Result<InPlace, S3Error> {
+        let rules = &bucket.upload.batch;
+        let place = timeout(rules.queue_wait, Arc::clone(&rules.places).acquire_owned()).await;
+        let Ok(Ok(place)) = place else {
+            let message = "Too many batches are under way here. Please reduce your request rate.";
+            return Err(S3Error::new(ErrorCode::SlowDown, message));
+        };
+        let counted = Counted::new(&route.engine.metrics.batches_in_flight);
+        Ok(InPlace { _place: place, _counted: counted })
     }
 }
 
@@ -74,10 +97,7 @@ impl Spooled {
             spawn_blocking(move || scan(&archive, limits, &prefix, (folders, sha256), is_wanted));
         scanned.await.unwrap_or_else(|error| {
             log::error!("a look through an archive died: {error}");
-            Err(S3Error::new(
-                ErrorCode::InternalError,
-                "We encountered an internal error. Please try again.",
-            ))
+            Err(internal())
         })
     }
 }
@@ -85,6 +105,11 @@ impl Spooled {
 fn unavailable() -> S3Error {
     let message = "The gateway cannot store uploads at the moment. Please try again.";
     S3Error::new(ErrorCode::ServiceUnavailable, message)
+}
+
+fn internal() -> S3Error {
+    let message = "We encountered an internal error. Please try again.";
+    S3Error::new(ErrorCode::InternalError, message)
 }
 
 /// Who sent a batch, as the AuthActor is asked about its entries.
@@ -129,12 +154,10 @@ impl Sender {
             };
             let decisions = route.auth.ask(asked).await.map_err(|error| {
                 log::error!("{error}");
-                let message = "We encountered an internal error. Please try again.";
-                S3Error::new(ErrorCode::InternalError, message)
+                internal()
             })?;
             if decisions.len() != numbers.len() {
-                let message = "We encountered an internal error. Please try again.";
-                return Err(S3Error::new(ErrorCode::InternalError, message));
+                return Err(internal());
             }
             for (number, decision) in numbers.into_iter().zip(decisions) {
                 let key = index.get(number).map_or("", |entry| entry.key);

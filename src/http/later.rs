@@ -3,6 +3,7 @@
 use actix_web::body::{BodySize, MessageBody};
 use bytes::Bytes;
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -19,8 +20,9 @@ pub enum Later {
         /// The time between one space and the next.
         every: Duration,
     },
-    /// With whole lines, as they come. A line says which is the last.
-    Lines(mpsc::Receiver<Vec<u8>>),
+    /// With whole lines, as they come, and of each whether it is the last. When their sender dies before that
+    /// the body is cut off.
+    Lines(mpsc::Receiver<(Vec<u8>, bool)>),
 }
 
 /// The body: its beginning, then what comes later.
@@ -32,7 +34,7 @@ pub(super) struct LaterBody<G> {
 
 enum Rest {
     End(oneshot::Receiver<Vec<u8>>, Interval),
-    Lines(mpsc::Receiver<Vec<u8>>),
+    Lines(mpsc::Receiver<(Vec<u8>, bool)>),
     Ended,
 }
 
@@ -49,7 +51,7 @@ impl<G> LaterBody<G> {
 }
 
 impl<G: Unpin> MessageBody for LaterBody<G> {
-    type Error = oneshot::error::RecvError;
+    type Error = io::Error;
 
     fn size(&self) -> BodySize {
         BodySize::Stream
@@ -68,17 +70,19 @@ impl<G: Unpin> MessageBody for LaterBody<G> {
             Rest::End(end, spaces) => {
                 if let Poll::Ready(end) = Pin::new(end).poll(cx) {
                     self.rest = Rest::Ended;
-                    return Poll::Ready(Some(end.map(Bytes::from)));
+                    return Poll::Ready(Some(end.map(Bytes::from).map_err(io::Error::other)));
                 }
                 ready!(spaces.poll_tick(cx));
                 Poll::Ready(Some(Ok(Bytes::from_static(b" "))))
             }
             Rest::Lines(lines) => {
-                let next = ready!(lines.poll_recv(cx));
-                if next.is_none() {
-                    self.rest = Rest::Ended;
-                }
-                Poll::Ready(next.map(|line| Ok(line.into())))
+                let line = match ready!(lines.poll_recv(cx)) {
+                    Some((line, false)) => return Poll::Ready(Some(Ok(line.into()))),
+                    Some((line, true)) => Ok(line.into()),
+                    None => Err(io::Error::other("the last line is missing")),
+                };
+                self.rest = Rest::Ended;
+                Poll::Ready(Some(line))
             }
         }
     }

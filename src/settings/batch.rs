@@ -31,6 +31,8 @@ pub struct BatchSettings {
     pub concurrency: usize,
     /// Batches at a time.
     pub max_batches: usize,
+    /// How long a further one waits.
+    pub queue_wait: Duration,
 }
 
 impl BatchSettings {
@@ -51,6 +53,7 @@ pub(super) fn read(s: &mut Section<'_>) -> Option<BatchSettings> {
     let max_ratio = s.required("max_ratio", integer(1..=1_000_000));
     let concurrency = s.required("concurrency", count(1..=1024));
     let max_batches = s.required("max_batches", count(1..=256));
+    let queue_wait = s.required("queue_wait", duration(Duration::ZERO..=10 * MINUTE));
     Some(BatchSettings {
         snowball: snowball?,
         post: post?,
@@ -61,5 +64,6 @@ pub(super) fn read(s: &mut Section<'_>) -> Option<BatchSettings> {
         max_ratio: max_ratio?,
         concurrency: concurrency?,
         max_batches: max_batches?,
+        queue_wait: queue_wait?,
     })
 }

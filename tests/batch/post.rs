@@ -271,6 +271,33 @@ async fn lines_are_streamed_and_a_client_that_goes_ends_the_batch() {
     assert!(stored < 100, "{stored} of 400 were stored for nobody");
 }
 
+/// A batch for which no place comes free is 503 SlowDown, and keeps nothing of what was taken for it.
+#[tokio::test]
+async fn a_batch_too_many_does_not_wait_for_ever() {
+    let one = format!("{ALLOW}        max_batches: 1\n        queue_wait: 100ms\n");
+    let rig =
+        Rig::with(&one, |setup| setup.env("MIZUCHI__BUCKETS__0__S3__TIMEOUTS__FIRST_BYTE", "1h"))
+            .await;
+    rig.s3.script([("Put", Twist::Blackhole)]);
+    let tar = Tar::new().file("a", b"x").end();
+    let mut first = Client::connect(&rig.gateway).await;
+    let head = request("application/x-tar", tar.len());
+    let head = head.sign(&first.host, &signer(), OffsetDateTime::now_utc());
+    use tokio::io::AsyncWriteExt as _;
+    first.socket.write_all(&[&head[..], &tar].concat()).await.unwrap();
+    assert_eq!(first.head().await.status, 200);
+    let more = gnu(&[("b".to_owned(), payload(100_000))]);
+    for answer in [rig.post("application/x-tar", &more).await, rig.put(&more).await] {
+        assert_eq!((answer.status, answer.code().as_str()), (503, "SlowDown"));
+    }
+    assert_eq!(rig.gateway.metric("mizuchi_batches_in_flight").await, 1.0);
+    eventually("their files are gone", async || {
+        std::fs::read_dir(rig.spool.path().join("bodies")).unwrap().count() == 0
+    })
+    .await;
+    assert_eq!(rig.keys(), [""; 0]);
+}
+
 /// Write-back: a line means stable storage.
 #[tokio::test]
 async fn in_write_back_mode_a_line_means_stable_storage() {

@@ -11,6 +11,7 @@ use super::super::later::Later;
 use super::super::reply::Reply;
 use super::super::request::Failed;
 use super::super::route::Route;
+use super::InPlace;
 use super::publish::EntryEnd;
 use super::snowball::count_refused;
 use super::taking::{Incoming, Taken, Taking};
@@ -22,11 +23,13 @@ use mizuchi_actors::http::RequestHead;
 use mizuchi_actors::orphans::wall_clock;
 use mizuchi_actors::s3::error::{ErrorCode, S3Error};
 use serde::Serialize;
+use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use std::time::Duration;
+use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
+use tokio::time::Instant;
 
 /// Lines that wait for the client: it reads as fast as it likes, and then the batch waits.
 const LINES: usize = 256;
@@ -34,6 +37,9 @@ const LINES: usize = 256;
 /// How long a batch waits for a client that takes no line, before it is taken for gone: SDKs give a server
 /// as long.
 const LINE_WAIT: Duration = Duration::from_secs(60);
+
+/// How long it does in all: a client that takes a line a minute would keep a batch's place for days.
+const PATIENCE: Duration = Duration::from_secs(5 * 60);
 
 /// Bytes of the longest Idempotency-Key.
 const MAX_IDEMPOTENCY_KEY: usize = 255;
@@ -57,7 +63,7 @@ struct Ready {
     index: Index,
     witness: Witness,
     running: Option<Arc<RunningBatch>>,
-    _place: OwnedSemaphorePermit,
+    _place: InPlace,
 }
 
 #[derive(Serialize)]
@@ -146,15 +152,16 @@ impl PostJob {
             Ok(ready) => ready,
             Err(failed) => return conclude(&route, &account, Err(failed), close, None).await,
         };
-        let (to, lines) = mpsc::channel(LINES);
+        let (to, told) = mpsc::channel(LINES);
         let kind = ("content-type".to_owned(), b"application/x-ndjson".to_vec());
         let early = account.dress(Reply::empty(EARLY_STATUS, vec![kind]));
+        let lines = Lines { to, patience: Cell::new(PATIENCE) };
         actix_web::rt::spawn(async move {
-            ready.run(&route, &to).await;
+            ready.run(&route, &lines).await;
             let done = Ok(Reply::empty(EARLY_STATUS, Vec::new()));
             conclude(&route, &account, done, close, Some(EARLY_STATUS)).await;
         });
-        Reply { later: Some(Later::Lines(lines)), close, ..early }
+        Reply { later: Some(Later::Lines(told)), close, ..early }
     }
 
     async fn look(self, route: &Route, account: &mut Account) -> Result<Ready, Failed> {
@@ -166,8 +173,7 @@ impl PostJob {
         if let Some(boundary) = boundary {
             taken.spooled.archive = taken.spooled.archive.as_form(&boundary);
         }
-        let place = Arc::clone(&bucket.upload.batch.places).acquire_owned().await;
-        let place = place.map_err(|_| unavailable())?;
+        let place = InPlace::take(route, &bucket).await?;
         let mut index = taken.spooled.scan(&bucket, prefix, false).await?;
         if let Some(running) = &running {
             index = skip_stored(running, index, bucket.upload.batch.remembered).await?;
@@ -231,7 +237,7 @@ fn under_way() -> S3Error {
 }
 
 impl Ready {
-    async fn run(self, route: &Route, to: &mpsc::Sender<Vec<u8>>) {
+    async fn run(self, route: &Route, lines: &Lines) {
         let Ready { taken, index, witness, running, _place } = self;
         let entries = index.len() as u64;
         let mut summary = Summary { entries, stored: 0, skipped: 0, failed: 0 };
@@ -241,10 +247,10 @@ impl Ready {
             let gone = if why == Refusal::Stored {
                 summary.skipped += 1;
                 let etag = format!("\"{:032x}\"", u128::from_be_bytes(entry.md5));
-                !tell(to, &Line { skipped: true, ..line(entry, Ok(&etag)) }).await
+                !lines.tell(&Line { skipped: true, ..line(entry, Ok(&etag)) }).await
             } else {
                 summary.failed += 1;
-                !tell(to, &line(entry, Err(&why.error()))).await
+                !lines.tell(&line(entry, Err(&why.error()))).await
             };
             if gone {
                 return;
@@ -254,27 +260,25 @@ impl Ready {
         let publication = taken.publication(route, witness);
         let each = async |end: &EntryEnd| {
             if let (Some(running), Ok(_)) = (&running, &end.result)
-                && running.note(end.number, Instant::now())
+                && running.note(end.number, std::time::Instant::now())
             {
-                flush(running).await;
+                flush(Some(running)).await;
             }
             let Some(entry) = index.get(end.number) else { return true };
             let result = end.result.as_ref().map(|stored| stored.etag.as_str());
-            tell(to, &line(entry, result)).await
+            lines.tell(&line(entry, result)).await
         };
         let archive = &taken.spooled.archive;
         let totals = publication.run(archive, Arc::clone(&index), false, each).await;
-        if let Some(running) = &running {
-            flush(running).await;
-        }
+        flush(running.as_ref()).await;
         summary.stored = totals.stored;
         summary.failed += totals.failed;
-        tell(to, &Last { summary }).await;
+        lines.last(&Last { summary }).await;
     }
 }
 
-async fn flush(running: &Arc<RunningBatch>) {
-    let running = Arc::clone(running);
+async fn flush(running: Option<&Arc<RunningBatch>>) {
+    let Some(running) = running.map(Arc::clone) else { return };
     if let Err(error) = spawn_blocking(move || running.flush(wall_clock())).await {
         log::error!("what is stored of a batch could not be written down: {error}");
     }
@@ -292,9 +296,57 @@ fn line<'a>(entry: Entry<'a>, result: Result<&'a str, &'a S3Error>) -> Line<'a> 
     }
 }
 
-/// False: the client is gone.
-async fn tell(to: &mpsc::Sender<Vec<u8>>, line: &impl Serialize) -> bool {
-    let Ok(mut line) = serde_json::to_vec(line) else { return true };
-    line.push(b'\n');
-    to.send_timeout(line, LINE_WAIT).await.is_ok()
+/// The way of the lines to the client.
+struct Lines {
+    to: mpsc::Sender<(Vec<u8>, bool)>,
+    /// What is left of [`PATIENCE`].
+    patience: Cell<Duration>,
+}
+
+impl Lines {
+    /// False: the client is gone.
+    async fn tell(&self, line: &impl Serialize) -> bool {
+        self.send(line, false).await
+    }
+
+    async fn last(&self, line: &impl Serialize) {
+        self.send(line, true).await;
+    }
+
+    async fn send(&self, line: &impl Serialize, last: bool) -> bool {
+        let Ok(mut line) = serde_json::to_vec(line) else { return true };
+        line.push(b'\n');
+        let (began, patience) = (Instant::now(), self.patience.get());
+        let sent = self.to.send_timeout((line, last), LINE_WAIT.min(patience)).await;
+        self.patience.set(patience.saturating_sub(began.elapsed()));
+        sent.is_ok()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    /// A client that takes its lines, each in good time, and yet too slowly, is gone in the end.
+    #[tokio::test]
+    async fn a_batch_waits_for_its_client_so_long_in_all() {
+        let (to, mut told) = mpsc::channel(1);
+        let lines = Lines { to, patience: Cell::new(Duration::from_millis(50)) };
+        let reading = async {
+            while told.recv().await.is_some() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let telling = async {
+            let mut lines_told = 0;
+            while lines.tell(&"line").await {
+                lines_told += 1;
+            }
+            drop(lines);
+            lines_told
+        };
+        let ((), lines_told) = tokio::join!(reading, telling);
+        assert!((1..20).contains(&lines_told), "{lines_told}");
+    }
 }

@@ -9,7 +9,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use mizuchi_actors::batch::{Archive, EntryBody, Index, Produced, produce};
 use mizuchi_actors::config::Bucket;
-use mizuchi_actors::metrics::Counted;
 use mizuchi_actors::orphans::wall_clock;
 use mizuchi_actors::s3::error::{ErrorCode, S3Error};
 use mizuchi_actors::s3::names::ObjectKey;
@@ -80,7 +79,6 @@ impl Publication {
         strict: bool,
         on_end: impl AsyncFn(&EntryEnd) -> bool,
     ) -> Totals {
-        let _counted = Counted::new(&self.route.engine.metrics.batches_in_flight);
         let (to, mut produced) = mpsc::channel(AHEAD);
         let wanted = Wanted::new();
         self.start_reading(archive, &index, &wanted, to);

@@ -8,9 +8,9 @@ use super::super::http_actor::Account;
 use super::super::reply::Reply;
 use super::super::request::Failed;
 use super::super::route::Route;
+use super::InPlace;
 use super::publish::{EntryEnd, Totals};
 use super::taking::{Incoming, Taking};
-use super::unavailable;
 use super::witness::Witness;
 use mizuchi_actors::batch::{Index, Prefix, Refusal};
 use mizuchi_actors::config::{Bucket, Mode};
@@ -124,21 +124,19 @@ impl SnowballJob {
         let witness = Witness::new(account);
         let bucket = Arc::clone(&taking.bucket);
         let taken = taking.take(route, &mut account.bytes).await?;
-        let place = Arc::clone(&bucket.upload.batch.places).acquire_owned().await;
-        let _place = place.map_err(|_| unavailable())?;
+        let _place = InPlace::take(route, &bucket).await?;
         let mut index = taken.spooled.scan(&bucket, options.prefix, options.folders).await?;
         if options.strict
             && let Some(error) = first_refused(&index)
         {
+            count_refused(route, &index);
             return Err(error.into());
         }
         let denied = taken.sender.authorize(route, &witness, &mut index, options.strict).await?;
+        let passed_over = count_refused(route, &index);
         if let Some((number, error)) = denied {
-            let entries = &route.engine.metrics.batch_entries;
-            entries.with_label_values(&["denied"]).inc();
             return Err(about(&index, number, error, 0).into());
         }
-        let passed_over = count_refused(route, &index);
         let publication = taken.publication(route, witness);
         let index = Arc::new(index);
         let archive = &taken.spooled.archive;
@@ -174,18 +172,18 @@ fn first_refused(index: &Index) -> Option<S3Error> {
 
 /// Counts those that are passed over; entries whose name comes again are none.
 pub(super) fn count_refused(route: &Route, index: &Index) -> u64 {
-    let entries = &route.engine.metrics.batch_entries;
-    let mut refused = 0;
+    let (mut denied, mut refused) = (0, 0);
     for why in index.iter().filter_map(|entry| entry.refused) {
-        let label = match why {
-            Refusal::Replaced | Refusal::Stored => continue,
-            Refusal::Denied | Refusal::Undecided => "denied",
-            _ => "refused",
-        };
-        entries.with_label_values(&[label]).inc();
-        refused += 1;
+        match why {
+            Refusal::Replaced | Refusal::Stored => {}
+            Refusal::Denied | Refusal::Undecided => denied += 1,
+            _ => refused += 1,
+        }
     }
-    refused
+    let entries = &route.engine.metrics.batch_entries;
+    entries.with_label_values(&["denied"]).inc_by(denied);
+    entries.with_label_values(&["refused"]).inc_by(refused);
+    denied + refused
 }
 
 /// An entry's error as that of the whole: which one it was, and what is stored all the same.

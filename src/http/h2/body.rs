@@ -12,7 +12,6 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 /// Frames smaller than this are copied: each would keep the buffer alive that it came in, for as long
@@ -115,7 +114,7 @@ impl AnswerBody {
 
 impl Body for AnswerBody {
     type Data = Bytes;
-    type Error = oneshot::error::RecvError;
+    type Error = std::io::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,

@@ -127,6 +127,7 @@ fn the_defaults_are_those_of_the_documentation() {
         max_ratio: 200,
         concurrency: 64,
         max_batches: 4,
+        queue_wait: 30 * SECOND,
     };
     assert_eq!(upload.batch, batch);
     assert!(!upload.list_multipart_uploads && upload.client_uploads_ttl.is_none());
