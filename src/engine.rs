@@ -303,7 +303,7 @@ pub(crate) fn engine_bucket(
                 post: upload.batch.post,
                 limits: BatchLimits {
                     entries: upload.batch.max_entries,
-                    entry_size: upload.batch.max_entry_size,
+                    entry_size: upload.batch.max_entry_size.min(upload.max_object_size),
                     total_size: upload.batch.max_total_size,
                     ratio: upload.batch.max_ratio,
                 },

@@ -51,6 +51,7 @@ pub(super) struct Input {
     compressed: bool,
     position: u64,
     wanted: Arc<AtomicBool>,
+    broken: bool,
 }
 
 impl Input {
@@ -73,7 +74,7 @@ impl Input {
             }
         };
         let compressed = archive.format != Format::Plain;
-        Ok(Input { inner, shared, limits, compressed, position: 0, wanted })
+        Ok(Input { inner, shared, limits, compressed, position: 0, wanted, broken: false })
     }
 
     /// Unpacked bytes that were read.
@@ -86,7 +87,13 @@ impl Input {
         self.shared.stopped.get()
     }
 
-    fn stop(&self, why: Stopped) -> io::Error {
+    /// Whether a read has failed: where it would go on nobody knows.
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    fn stop(&mut self, why: Stopped) -> io::Error {
+        self.broken = true;
         self.shared.stopped.set(Some(why));
         io::Error::other("the archive is not read any further")
     }
@@ -97,7 +104,9 @@ impl Read for Input {
         if !self.wanted.load(Ordering::Relaxed) {
             return Err(self.stop(Stopped::Unwanted));
         }
-        let read = self.inner.read(space)?;
+        let read = self.inner.read(space).inspect_err(|error| {
+            self.broken |= error.kind() != io::ErrorKind::Interrupted;
+        })?;
         self.position = self.position.saturating_add(read as u64);
         if self.position > self.limits.total_size {
             return Err(self.stop(Stopped::TooLarge));

@@ -143,6 +143,22 @@ async fn what_is_too_much_is_refused_and_memory_stays_bounded() {
     rig.left_nothing().await;
 }
 
+/// "The largest PutObject": what a batch unpacks to is no way around it.
+#[tokio::test]
+async fn an_entry_is_no_larger_than_any_other_object() {
+    let rig = Rig::with(&format!("{ALLOW}      max_object_size: 1MiB\n"), |setup| setup).await;
+    let fits = vec![0; MIB as usize];
+    let over = vec![0; MIB as usize + 1];
+    let answer = rig.put(&gzip(&Tar::new().file("fits", &fits).end())).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let archive = gzip(&Tar::new().file("a", b"x").file("over", &over).end());
+    assert_eq!(rig.put(&archive).await.code(), "EntityTooLarge");
+    assert_eq!(rig.keys(), ["fits"]);
+    assert_eq!(rig.put_with(&archive, ignoring).await.status, 200);
+    assert_eq!(rig.keys(), ["a", "fits"]);
+    rig.left_nothing().await;
+}
+
 /// A packed tar of so many empty files.
 fn empties(count: usize) -> Vec<u8> {
     let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();

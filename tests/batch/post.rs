@@ -271,6 +271,81 @@ async fn lines_are_streamed_and_a_client_that_goes_ends_the_batch() {
     assert!(stored < 100, "{stored} of 400 were stored for nobody");
 }
 
+/// "One bad entry does not hurt the rest": larger entries of a packed archive stand in the spool while they
+/// are sent, and wait where it has no room for more of them; one that never finds room is its own error.
+#[tokio::test]
+async fn a_spool_without_room_fails_no_other_entry() {
+    let rig = Rig::with(ALLOW, |setup| setup.env("MIZUCHI__SPOOL__MAX_BYTES", "1MiB")).await;
+    let entries: Vec<_> = (0..20)
+        .map(|i| match i {
+            7 => ("n07".to_owned(), vec![7; 2 << 20]),
+            i => (format!("n{i:02}"), vec![i; 300 << 10]),
+        })
+        .collect();
+    let tar = gzip(&gnu(&entries));
+    let (lines, summary) = lines(&rig.post("application/gzip", &tar).await);
+    assert_eq!(
+        summary,
+        json!({"entries": 20, "stored": 19, "skipped": 0, "failed": 1}),
+        "{lines:?}"
+    );
+    assert_eq!(of(&lines, "n07")["error"]["code"], "SlowDown");
+    for (key, body) in entries.iter().filter(|(key, _)| key != "n07") {
+        rig.assert_is(key, body);
+    }
+    rig.s3.books(|books| books.objects.clear());
+    let ignore =
+        |request: Request| request.header("x-amz-meta-minio-snowball-ignore-errors", "true");
+    let answer = rig.put_with(&tar, ignore).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(answer.header("x-mizuchi-batch-failed").as_deref(), Some("1"));
+    assert_eq!(rig.keys().len(), 19);
+    assert_eq!(rig.put(&tar).await.code(), "SlowDown");
+    rig.left_nothing().await;
+}
+
+/// "answers with one line of JSON for each entry": also for those that could not be read any more.
+#[tokio::test]
+async fn an_archive_that_is_lost_in_the_middle_leaves_no_entry_out() {
+    let slow = format!("{ALLOW}        concurrency: 1\n      restart:\n        max: 0\n");
+    let rig =
+        Rig::with(&slow, |setup| setup.env("MIZUCHI__BUCKETS__0__S3__TIMEOUTS__FIRST_BYTE", "2s"))
+            .await;
+    rig.s3.script([("Put", Twist::Blackhole)]);
+    let entries: Vec<_> = (0..60).map(|i| (format!("n{i:02}"), payload(60_000 + i))).collect();
+    let tar = gzip(&gnu(&entries));
+    let mut client = Client::connect(&rig.gateway).await;
+    let head = request("application/gzip", tar.len());
+    let head = head.sign(&client.host, &signer(), OffsetDateTime::now_utc());
+    use tokio::io::AsyncWriteExt as _;
+    client.socket.write_all(&[&head[..], &tar].concat()).await.unwrap();
+    assert_eq!(client.head().await.status, 200);
+    let bodies = std::fs::read_dir(rig.spool.path().join("bodies")).unwrap();
+    let files: Vec<_> = bodies.map(|file| file.unwrap().path()).collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    std::fs::OpenOptions::new().write(true).open(&files[0]).unwrap().set_len(0).unwrap();
+    let mut lines = Vec::new();
+    while let Some(line) = client.chunk().await {
+        lines.push(serde_json::from_slice::<Value>(&line).unwrap());
+    }
+    let summary = lines.pop().unwrap()["summary"].clone();
+    assert_eq!(lines.len(), 60, "{lines:?}");
+    let stored = lines.iter().filter(|line| line["status"] == 200).count();
+    assert!(stored < 40, "{stored}");
+    assert_eq!(
+        summary,
+        json!({"entries": 60, "stored": stored, "skipped": 0, "failed": 60 - stored})
+    );
+    assert_eq!(rig.keys().len(), stored);
+    for (key, body) in &entries {
+        match of(&lines, key)["status"].as_u64() {
+            Some(200) => rig.assert_is(key, body),
+            status => assert_eq!(status, Some(503), "{key}"),
+        }
+    }
+    rig.left_nothing().await;
+}
+
 /// A batch for which no place comes free is 503 SlowDown, and keeps nothing of what was taken for it.
 #[tokio::test]
 async fn a_batch_too_many_does_not_wait_for_ever() {

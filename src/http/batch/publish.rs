@@ -3,14 +3,14 @@
 
 use super::super::route::Route;
 use super::super::write_back::{can_wait, wait_for_older, went_through};
-use super::Wanted;
 use super::witness::Witness;
+use super::{Wanted, internal, unavailable};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use mizuchi_actors::batch::{Archive, EntryBody, Index, Produced, produce};
 use mizuchi_actors::config::Bucket;
 use mizuchi_actors::orphans::wall_clock;
-use mizuchi_actors::s3::error::{ErrorCode, S3Error};
+use mizuchi_actors::s3::error::S3Error;
 use mizuchi_actors::s3::names::ObjectKey;
 use mizuchi_actors::s3::operation::Operation;
 use mizuchi_actors::s3::upstream::UpstreamTemplate;
@@ -23,9 +23,9 @@ use mizuchi_actors::upload::machine::Kind;
 use mizuchi_actors::upload::prepare;
 use mizuchi_actors::upload_supervisor::BeginUpload;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::JoinSet;
 
 /// Bodies that are unpacked ahead of the uploads: one of each is being read while others wait for their
 /// turn. Each is at most [`mizuchi_actors::batch::MEMORY`] bytes of memory.
@@ -87,7 +87,8 @@ impl Publication {
         // Dropped in the middle, what is on its way ends by itself, and nothing else is begun.
         let mut under_way: JoinSet<EntryEnd> = JoinSet::new();
         let mut reading = true;
-        let (mut begun, mut gone) = (0, false);
+        // The reader has not come to the entries from `next` on.
+        let (mut next, mut gone) = (0, false);
         while reading || !under_way.is_empty() {
             let has_place = under_way.len() < this.bucket.upload.batch.concurrency;
             let ended = tokio::select! {
@@ -96,40 +97,39 @@ impl Publication {
                     log::error!("an entry of a batch died: {error}");
                     EntryEnd { number: index.len(), size: 0, restarts: 0, result: Err(internal()) }
                 }),
-                next = produced.recv(), if reading && has_place => match next {
-                    None => {
+                read = produced.recv(), if reading && has_place => {
+                    let Some((number, body)) = read else {
                         reading = false;
                         continue;
+                    };
+                    next = number + 1;
+                    match body {
+                        Ok(body) => {
+                            let (this, index) = (Arc::clone(&this), Arc::clone(&index));
+                            under_way.spawn_local(this.entry(index, number, body));
+                            continue;
+                        }
+                        Err(error) => this.unread(&index, number, error).await,
                     }
-                    Some((number, Ok(body))) => {
-                        begun += 1;
-                        let permit = Arc::clone(&this.bucket.upload.batch.uploads).acquire_owned();
-                        // Never closed; without a permit nothing is sent.
-                        let Ok(permit) = permit.await else { continue };
-                        let (this, index) = (Arc::clone(&this), Arc::clone(&index));
-                        under_way.spawn_local(this.entry(index, number, body, permit));
-                        continue;
-                    }
-                    Some((number, Err(error))) => {
-                        begun += 1;
-                        let size = index.get(number).map_or(0, |entry| entry.size);
-                        EntryEnd { number, size, restarts: 0, result: Err(error) }
-                    }
-                },
+                }
             };
-            let go_on = on_end(&ended).await;
-            gone |= !go_on;
+            gone |= !on_end(&ended).await;
             this.count(&mut totals, ended);
             if gone || strict && totals.first.is_some() {
                 reading = false;
                 produced.close();
             }
         }
-        let all = index.iter().filter(|entry| entry.refused.is_none()).count();
-        if begun < all && totals.first.is_none() && !gone {
-            // Its reader died.
-            totals.first = Some((index.len(), internal()));
-            totals.failed += (all - begun) as u64;
+        // Where nobody has ended it, its reader came to the last entry, or died.
+        for number in next..index.len() {
+            if gone || strict && totals.first.is_some() {
+                break;
+            }
+            if index.get(number).is_some_and(|entry| entry.refused.is_none()) {
+                let ended = this.unread(&index, number, unavailable()).await;
+                gone |= !on_end(&ended).await;
+                this.count(&mut totals, ended);
+            }
         }
         totals
     }
@@ -144,10 +144,23 @@ impl Publication {
         let (archive, index, spool) = (archive.clone(), Arc::clone(index), Arc::clone(&self.spool));
         let (limits, own) = (self.bucket.upload.batch.limits, self.write_back);
         let wanted = Arc::clone(&wanted.0);
-        // It ends when nobody takes what it reads.
-        drop(spawn_blocking(move || {
+        // Not of the blocking pool: it waits for uploads, which need that. It ends when nobody takes what it
+        // reads; there are `max_batches` of them.
+        let thread = std::thread::Builder::new().name("batch-read".to_owned());
+        let started = thread.spawn(move || {
             produce(&archive, limits, &index, &spool, (own, wanted), &to);
-        }));
+        });
+        if let Err(error) = started {
+            log::error!("an archive cannot be read: {error}");
+        }
+    }
+
+    /// The end of an entry that there are no bytes of.
+    async fn unread(&self, index: &Index, number: usize, error: S3Error) -> EntryEnd {
+        let (key, size) = index.get(number).map_or(("", 0), |entry| (entry.key, entry.size));
+        let end = EntryEnd { number, size, restarts: 0, result: Err(error) };
+        self.witness.end(&self.route, key, &end, Duration::ZERO).await;
+        end
     }
 
     fn count(&self, totals: &mut Totals, ended: EntryEnd) {
@@ -165,15 +178,11 @@ impl Publication {
         }
     }
 
-    async fn entry(
-        self: Arc<Self>,
-        index: Arc<Index>,
-        number: usize,
-        body: EntryBody,
-        permit: OwnedSemaphorePermit,
-    ) -> EntryEnd {
+    async fn entry(self: Arc<Self>, index: Arc<Index>, number: usize, body: EntryBody) -> EntryEnd {
         let started = Instant::now();
-        let Some(entry) = index.get(number) else {
+        let permit = Arc::clone(&self.bucket.upload.batch.uploads).acquire_owned().await;
+        // Never closed; without a permit nothing is sent.
+        let (Some(entry), Ok(permit)) = (index.get(number), permit) else {
             return EntryEnd { number, size: 0, restarts: 0, result: Err(internal()) };
         };
         let payload = entry.sha256.map_or(PayloadHash::Unsigned, PayloadHash::Hash);
@@ -214,7 +223,7 @@ impl Publication {
         let etag = format!("\"{}\"", recorded.md5_hex());
         let (inline, reservation) = match body {
             EntryBody::Bytes(bytes) => (Some(bytes), self.spool.reserve(size)?),
-            EntryBody::Draft(draft, reservation) => {
+            EntryBody::Draft(draft, reservation, _) => {
                 draft.keep();
                 (None, reservation)
             }
@@ -237,7 +246,7 @@ impl Publication {
             Err(error) => {
                 let bucket = &self.bucket.name;
                 log::error!("bucket {bucket}: an entry could not be recorded: {error}");
-                Err(super::unavailable())
+                Err(unavailable())
             }
         }
     }
@@ -265,13 +274,13 @@ impl Publication {
             EntryBody::Range(file, offset) => {
                 (PartSource::stored(file, offset, size, replay), Before::First)
             }
-            EntryBody::Draft(draft, reservation) => {
+            EntryBody::Draft(draft, reservation, leaves) => {
                 let opened = spool::check::open(self.spool.disk(), draft.id()).await;
                 let file = opened.map_err(|error| {
                     log::error!("an entry's file in the spool cannot be opened: {error}");
-                    super::unavailable()
+                    unavailable()
                 })?;
-                own = Some((draft, reservation));
+                own = Some((draft, reservation, leaves));
                 (PartSource::stored(file, 0, size, replay), Before::First)
             }
         };
@@ -300,9 +309,4 @@ impl Publication {
         let etag = etag.map(|(_, value)| String::from_utf8_lossy(value).into_owned());
         Ok(Stored { etag: etag.unwrap_or_default() })
     }
-}
-
-fn internal() -> S3Error {
-    let message = "We encountered an internal error. Please try again.";
-    S3Error::new(ErrorCode::InternalError, message)
 }
