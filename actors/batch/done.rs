@@ -4,17 +4,17 @@
 //!
 //! A redb file of its own in the state directory. Of each batch a fingerprint over the keys and contents
 //! of all entries, and one bit for each entry: what it costs does not depend on what was stored. A bit is
-//! set after its entry was stored, and is on disk at most [`FLUSH_EVERY`] later: what a crash forgets is
+//! set after its entry was stored, and written down at most [`FLUSH_EVERY`] later: what a crash forgets is
 //! stored once more, which harms nobody.
 
 use super::index::Index;
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 use sha2::{Digest as _, Sha256};
 use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// End of its time (milliseconds since 1970), fingerprint, bits.
 type Row = (u64, [u8; 32], &'static [u8]);
@@ -28,6 +28,9 @@ const ENDS: TableDefinition<'_, (u64, [u8; 32]), ()> = TableDefinition::new("end
 /// Batches that are remembered: with a million entries each 1.2 GB of disk, with a thousand 2 MB. Past it
 /// those go that would be forgotten next.
 const MAX_BATCHES: u64 = 10_000;
+
+/// Memory for redb's pages (1 GiB by default): a row is read once and written every [`FLUSH_EVERY`].
+const CACHE: usize = 8 << 20;
 
 /// How often what was stored is written down while a batch goes on.
 pub const FLUSH_EVERY: Duration = Duration::from_millis(500);
@@ -70,7 +73,6 @@ struct Progress {
     bits: Vec<u8>,
     /// Bits that are not written down.
     fresh: bool,
-    flushed: Option<Instant>,
 }
 
 /// The batch had another content when it was sent first.
@@ -86,7 +88,8 @@ impl DoneBatches {
             let what = "Move it away to start with an empty one: batches that were sent are then forgotten";
             io::Error::other(format!("{} cannot be used: {error}. {what}", path.display()))
         };
-        let database = Database::create(path).map_err(|error| match error {
+        let opened = Builder::new().set_cache_size(CACHE).create(path);
+        let database = opened.map_err(|error| match error {
             DatabaseError::DatabaseAlreadyOpen => io::ErrorKind::ResourceBusy.into(),
             error => damaged(&error),
         })?;
@@ -118,8 +121,7 @@ impl DoneBatches {
         let found = reading.open_table(BATCHES)?.get(id.0)?;
         Ok(found.and_then(|row| {
             let (end, fingerprint, bits) = row.value();
-            let (fresh, flushed) = (false, None);
-            (end > now).then(|| Progress { end, fingerprint, bits: bits.to_vec(), fresh, flushed })
+            (end > now).then(|| Progress { end, fingerprint, bits: bits.to_vec(), fresh: false })
         }))
     }
 
@@ -175,29 +177,23 @@ impl RunningBatch {
             end: now.saturating_add(kept),
             fingerprint,
             bits: vec![0; index.len().div_ceil(8)],
-            ..Progress::default()
+            fresh: false,
         };
         self.of.write(self.id, &progress, now).map_err(io::Error::other)?;
         *self.state() = progress;
         Ok(Ok(Vec::new()))
     }
 
-    /// This entry is stored. True: it is time to write that down ([`RunningBatch::flush`]).
-    pub fn note(&self, number: usize, at: Instant) -> bool {
+    /// This entry is stored.
+    pub fn note(&self, number: usize) {
         let mut state = self.state();
         if let Some(byte) = state.bits.get_mut(number / 8) {
             *byte |= 1 << (number % 8);
             state.fresh = true;
         }
-        let flushed = *state.flushed.get_or_insert(at);
-        let due = at.saturating_duration_since(flushed) >= FLUSH_EVERY;
-        if due {
-            state.flushed = Some(at);
-        }
-        due
     }
 
-    /// Writes down what was stored so far. Blocks.
+    /// Writes down what was stored so far: every [`FLUSH_EVERY`], and at the end; one at a time. Blocks.
     pub fn flush(&self, now: u64) {
         let progress = {
             let mut state = self.state();
@@ -205,7 +201,7 @@ impl RunningBatch {
                 return;
             }
             let (end, fingerprint, bits) = (state.end, state.fingerprint, state.bits.clone());
-            Progress { end, fingerprint, bits, ..Progress::default() }
+            Progress { end, fingerprint, bits, fresh: false }
         };
         if let Err(error) = self.of.write(self.id, &progress, now) {
             log::error!("what is stored of a batch could not be written down: {error}");
@@ -270,15 +266,13 @@ mod tests {
         let running = batches.run(id).unwrap();
         assert!(batches.run(id).is_none(), "it is under way");
         assert_eq!(running.begin(&entries, 1000, DAY).unwrap(), Ok(vec![]));
-        let at = Instant::now();
-        assert!(!running.note(0, at) && !running.note(8, at));
-        assert!(running.note(3, at + FLUSH_EVERY));
+        [0, 8, 3].map(|number| running.note(number));
         running.flush(2000);
         drop((running, batches));
         let batches = DoneBatches::open(&directory.path().join("batches.redb")).unwrap();
         let again = batches.run(id).unwrap();
         assert_eq!(again.begin(&entries, 3000, DAY).unwrap(), Ok(vec![0, 3, 8]));
-        again.note(1, at);
+        again.note(1);
         again.flush(3000);
         drop(again);
         let other = index(&["a", "b"]);
@@ -299,7 +293,7 @@ mod tests {
         let running = batches.run(id).unwrap();
         let entries = index(&["a"]);
         running.begin(&entries, 1000, Duration::from_secs(1)).unwrap().unwrap();
-        running.note(0, Instant::now());
+        running.note(0);
         running.flush(1000);
         let rows = || {
             let reading = batches.database.begin_read().unwrap();

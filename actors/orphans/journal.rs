@@ -3,7 +3,9 @@
 //! wait for a few fsyncs and not for a thousand.
 
 use super::record::Record;
-use redb::{Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{
+    Builder, Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition,
+};
 use std::io;
 use std::path::Path;
 use std::sync::mpsc;
@@ -14,6 +16,9 @@ const UPLOADS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("uploads/1
 
 /// Changes that one commit takes at most: bounds its memory, not its time.
 const MAX_BATCH: usize = 1024;
+
+/// Memory for redb's pages (1 GiB by default): records are read once, at the start.
+const CACHE: usize = 8 << 20;
 
 /// One change.
 #[derive(Debug)]
@@ -36,7 +41,8 @@ impl Journal {
     ///
     /// Errors: another process has it open; the file is damaged.
     pub(super) fn open(path: &Path) -> io::Result<(Journal, Vec<(u64, Record)>)> {
-        let database = Database::create(path).map_err(|error| match error {
+        let opened = Builder::new().set_cache_size(CACHE).create(path);
+        let database = opened.map_err(|error| match error {
             DatabaseError::DatabaseAlreadyOpen => io::Error::new(
                 io::ErrorKind::ResourceBusy,
                 format!(

@@ -439,6 +439,57 @@ async fn a_batch_that_is_sent_again_stores_only_its_rest() {
     rig.left_nothing().await;
 }
 
+/// Whether the file, as it is now, has one entry of a batch as stored.
+fn knows_one(file: &std::path::Path) -> bool {
+    type Row = (u64, [u8; 32], &'static [u8]);
+    const BATCHES: redb::TableDefinition<'_, [u8; 32], Row> =
+        redb::TableDefinition::new("batches/1");
+    let copied = tempfile::tempdir().unwrap();
+    let copy = copied.path().join("copy");
+    std::fs::copy(file, &copy).unwrap();
+    // It may have been copied in the middle of a write.
+    let Ok(database) = redb::Database::create(&copy) else { return false };
+    let reading = redb::ReadableDatabase::begin_read(&database).unwrap();
+    let Ok(table) = reading.open_table(BATCHES) else { return false };
+    let first = redb::ReadableTable::first(&table).unwrap();
+    first.is_some_and(|(_, row)| row.value().2.iter().any(|byte| *byte != 0))
+}
+
+/// "written down at most half a second later", whether or not another entry ends: what a crash in the middle
+/// finds is skipped.
+#[tokio::test]
+async fn after_a_crash_in_the_middle_only_the_rest_is_stored() {
+    let state = tempfile::tempdir().unwrap();
+    let directory = state.path().to_str().unwrap().to_owned();
+    let slow = format!("{ALLOW}        concurrency: 1\n");
+    let with = |setup: Setup| {
+        let setup = setup.env("MIZUCHI__SERVER__STATE_DIRECTORY", &directory);
+        setup.env("MIZUCHI__BUCKETS__0__S3__TIMEOUTS__FIRST_BYTE", "1h")
+    };
+    let mut rig = Rig::with(&slow, with).await;
+    rig.s3.script([("Put", Twist::Trickle), ("Put", Twist::Blackhole)]);
+    let entries: Vec<_> = (0..20).map(|i| (format!("n{i:02}"), vec![i])).collect();
+    let tar = gnu(&entries);
+    let keyed = || request("application/x-tar", tar.len()).header("idempotency-key", "k");
+    let mut first = Client::connect(&rig.gateway).await;
+    let head = keyed().sign(&first.host, &signer(), OffsetDateTime::now_utc());
+    use tokio::io::AsyncWriteExt as _;
+    first.socket.write_all(&[&head[..], &tar].concat()).await.unwrap();
+    assert_eq!(first.head().await.status, 200);
+    let line: Value = serde_json::from_slice(&first.chunk().await.unwrap()).unwrap();
+    assert_eq!((line["key"].as_str(), line["status"].as_u64()), (Some("n00"), Some(200)));
+    let file = state.path().join("batches.redb");
+    eventually("it is written down", async || knows_one(&file)).await;
+    rig.gateway.signal("KILL");
+    rig.gateway.ended().await;
+    rig.s3.script([]);
+    rig.gateway = start(&rig.s3, rig.spool.path(), &slow, with).await;
+    let (found, summary) = lines(&Client::connect(&rig.gateway).await.send(keyed(), &tar).await);
+    assert_eq!(summary, json!({"entries": 20, "stored": 19, "skipped": 1, "failed": 0}));
+    assert_eq!(of(&found, "n00")["skipped"], true);
+    assert_eq!(rig.keys().len(), 20);
+}
+
 /// "If the request is retried, while the original request is still being processed": 409.
 #[tokio::test]
 async fn a_batch_that_is_under_way_is_not_begun_again() {

@@ -17,7 +17,9 @@ use super::snowball::count_refused;
 use super::taking::{Incoming, Taken, Taking};
 use super::unavailable;
 use super::witness::Witness;
-use mizuchi_actors::batch::{BatchId, Entry, Index, OtherContent, Prefix, Refusal, RunningBatch};
+use mizuchi_actors::batch::{
+    BatchId, Entry, FLUSH_EVERY, Index, OtherContent, Prefix, Refusal, RunningBatch,
+};
 use mizuchi_actors::form::boundary;
 use mizuchi_actors::http::RequestHead;
 use mizuchi_actors::orphans::wall_clock;
@@ -25,11 +27,12 @@ use mizuchi_actors::s3::error::{ErrorCode, S3Error};
 use serde::Serialize;
 use std::cell::Cell;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 /// Lines that wait for the client: it reads as fast as it likes, and then the batch waits.
 const LINES: usize = 256;
@@ -259,17 +262,23 @@ impl Ready {
         let index = Arc::new(index);
         let publication = taken.publication(route, witness);
         let each = async |end: &EntryEnd| {
-            if let (Some(running), Ok(_)) = (&running, &end.result)
-                && running.note(end.number, std::time::Instant::now())
-            {
-                flush(Some(running)).await;
+            if let (Some(running), Ok(_)) = (&running, &end.result) {
+                running.note(end.number);
             }
             let Some(entry) = index.get(end.number) else { return true };
             let result = end.result.as_ref().map(|stored| stored.etag.as_str());
             lines.tell(&line(entry, result)).await
         };
         let archive = &taken.spooled.archive;
-        let totals = publication.run(archive, Arc::clone(&index), false, each).await;
+        let mut publishing = pin!(publication.run(archive, Arc::clone(&index), false, each));
+        let mut ticks = interval_at(Instant::now() + FLUSH_EVERY, FLUSH_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let totals = loop {
+            tokio::select! {
+                totals = &mut publishing => break totals,
+                _ = ticks.tick() => flush(running.as_ref()).await,
+            }
+        };
         flush(running.as_ref()).await;
         summary.stored = totals.stored;
         summary.failed += totals.failed;
