@@ -12,6 +12,7 @@ use mizuchi_actors::http::RequestHead;
 use mizuchi_actors::identity::Identity;
 use mizuchi_actors::payload::{ChecksumAlgorithm, PayloadLength};
 use mizuchi_actors::s3::error::{ErrorCode, S3Error};
+use mizuchi_actors::s3::names::ObjectKey;
 use mizuchi_actors::s3::operation::Operation;
 use mizuchi_actors::sigv4::PayloadHash;
 use mizuchi_actors::spool::{Spool, ingest};
@@ -88,7 +89,12 @@ impl Taking {
         let request = prepare::upstream(bucket, operation, &mut authorized, hash, length);
         authorized.headers.clone_from(&request.headers);
         let headers = of_each(&request.headers)?;
-        let mode = write_back::mode(bucket, head)?;
+        let mut mode = write_back::mode(bucket, head)?;
+        // What goes through for the headers of all does so from the beginning.
+        let any = Operation::PutObject { key: ObjectKey::new("any".to_owned())? };
+        if !write_back::can_wait(bucket, &any, "", &headers, Some(0)) {
+            mode = Mode::WriteThrough;
+        }
         if mode == Mode::WriteThrough {
             has_keys(bucket)?;
         }
