@@ -1,7 +1,7 @@
 //! An archive as it stands in the spool, and the first look at it.
 
 use super::form;
-use super::index::{Index, Refusal, TooManyNames};
+use super::index::{Index, Refusal, TooManyNames, TooManyTypes};
 use super::input::{Input, Place, Stopped};
 use super::names::{Prefix, key_of};
 use super::tar::{self, Kind, Member};
@@ -190,6 +190,9 @@ impl Scan<'_> {
                 self.index
                     .push(&[self.prefix.as_str(), key, slash], member.offset)
                     .map_err(names)?;
+                if let Some(content_type) = member.content_type {
+                    self.index.typed(content_type).map_err(types)?;
+                }
                 self.digest(body)
             }
             Err(why) => self.index.push_refused(member.name, why).map_err(names),
@@ -250,6 +253,11 @@ impl Scan<'_> {
 
 fn names(_: TooManyNames) -> tar::WalkError {
     let message = "The names in the archive are longer than they may be together.";
+    S3Error::new(ErrorCode::InvalidRequest, message).into()
+}
+
+fn types(_: TooManyTypes) -> tar::WalkError {
+    let message = "The batch has more different Content-Types than one may have.";
     S3Error::new(ErrorCode::InvalidRequest, message).into()
 }
 

@@ -15,6 +15,9 @@ const MAX_HEADERS: usize = 8 * 1024;
 /// Bytes of one read.
 const READ: usize = 64 * 1024;
 
+/// Bytes of the longest Content-Type: RFC 6838, 4.2, 127 for each half of its name, and the slash.
+const MAX_TYPE: usize = 255;
+
 /// The field whose key is the name of its file.
 const FILE: &str = "file";
 
@@ -42,10 +45,11 @@ pub(super) fn walk(
             _ => return Err(WalkError::Damaged("a boundary does not end its line")),
         }
         let headers = form.headers()?;
-        let (name, kind) = disposition(&headers)?;
+        let Described { name, kind, content_type } = described(&headers)?;
         let offset = form.position();
         let mut part = Part { form: &mut form, done: false };
-        visit(Member { name: name.as_bytes(), kind, size: 0, offset }, &mut part)?;
+        let name = name.as_bytes();
+        visit(Member { name, kind, content_type, size: 0, offset }, &mut part)?;
         part.pass_over()?;
     }
 }
@@ -173,16 +177,31 @@ impl Read for Part<'_, '_> {
     }
 }
 
-/// What a part's Content-Disposition says: its key's name, and whether it is a file.
-fn disposition(headers: &[u8]) -> Result<(String, Kind), WalkError> {
+/// What a part's headers say.
+struct Described<'h> {
+    /// Its key's.
+    name: String,
+    /// Whether it is a file.
+    kind: Kind,
+    content_type: Option<&'h str>,
+}
+
+fn described(headers: &[u8]) -> Result<Described<'_>, WalkError> {
     const BAD: WalkError = WalkError::Damaged("a part has no Content-Disposition of a form");
     let text =
         std::str::from_utf8(headers).map_err(|_| WalkError::Damaged("a name is not UTF-8"))?;
-    let mut found = None;
+    let (mut found, mut content_type) = (None, None);
     for line in text.split("\r\n").filter(|line| !line.is_empty()) {
         let (name, value) = line.split_once(':').ok_or(BAD)?;
         if name.eq_ignore_ascii_case("content-disposition") && found.replace(value).is_some() {
             return Err(BAD);
+        }
+        if name.eq_ignore_ascii_case("content-type") {
+            let value = value.trim_matches([' ', '\t']);
+            let plain = value.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\t'));
+            if !plain || value.len() > MAX_TYPE || content_type.replace(value).is_some() {
+                return Err(WalkError::Damaged("a part's Content-Type is none, or too long"));
+            }
         }
         if name.eq_ignore_ascii_case("content-transfer-encoding") {
             let plain = ["binary", "8bit", "7bit"];
@@ -213,11 +232,12 @@ fn disposition(headers: &[u8]) -> Result<(String, Kind), WalkError> {
         return Err(BAD);
     }
     let name = name.ok_or(BAD)?;
-    Ok(match filename {
+    let (name, kind) = match filename {
         Some(filename) if name == FILE => (filename, Kind::File),
         Some(_) => (name, Kind::File),
         None => (name, Kind::Special),
-    })
+    };
+    Ok(Described { name, kind, content_type: content_type.filter(|value| !value.is_empty()) })
 }
 
 /// A quoted string's value, and what follows it. `%22`, `%0D` and `%0A` are what browsers write for a
@@ -317,6 +337,20 @@ mod tests {
         }
     }
 
+    /// RFC 7578, 4.4: "Each part MAY have an (optional) Content-Type header field".
+    #[test]
+    fn a_part_may_say_what_it_is() {
+        let of = |line: &str| {
+            let headers = format!("Content-Disposition: form-data; name=\"a\"\r\n{line}\r\n\r\n");
+            described(headers.as_bytes()).unwrap().content_type.map(str::to_owned)
+        };
+        assert_eq!(of("X: y"), None);
+        assert_eq!(of("CONTENT-TYPE:"), None);
+        let text = "text/plain; charset=utf-8";
+        assert_eq!(of(&format!("content-type: \t{text} ")).as_deref(), Some(text));
+        assert!(of(&format!("Content-Type: {}", "t".repeat(MAX_TYPE))).is_some());
+    }
+
     #[test]
     fn what_is_no_form_is_refused() {
         let good = part("name=\"a\"; filename=\"a\"", "x");
@@ -338,6 +372,10 @@ mod tests {
             disposition("name=\"a\"; filename=\"a\"; filename*=UTF-8''b"),
             disposition("name=\"a\" evil"),
             disposition("name=\"a\"\r\nContent-Transfer-Encoding: base64"),
+            disposition("name=\"a\"\r\nContent-Type: a/b\r\nContent-Type: a/b"),
+            disposition("name=\"a\"\r\nContent-Type: a/\u{e9}"),
+            disposition("name=\"a\"\r\nContent-Type: a\nX-Amz-Acl: public-read"),
+            disposition(&format!("name=\"a\"\r\nContent-Type: {}", "t".repeat(MAX_TYPE + 1))),
             disposition("name=\"a\"\r\nContent-Disposition: form-data; name=\"b\""),
             disposition(&format!("name=\"{}\"", "n".repeat(MAX_HEADERS))),
         ] {

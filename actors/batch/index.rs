@@ -5,6 +5,9 @@ use crate::s3::error::{ErrorCode, S3Error};
 /// Bytes of all names of one archive: with a million entries 64 bytes for each, and no index is larger.
 pub const MAX_NAMES: usize = 64 * 1024 * 1024;
 
+/// Different Content-Types of one archive: as many as a byte tells apart. Each has at most 255 bytes.
+const MAX_TYPES: usize = 256;
+
 /// Bytes of a name that no key can be made of, as it is shown.
 const SHOWN: usize = 256;
 
@@ -75,6 +78,8 @@ impl Refusal {
 struct Slot {
     /// Where its name ends; it begins where the one before ends.
     name_end: u32,
+    /// Its Content-Type's place among them.
+    content_type: Option<u8>,
     /// Bytes of what was unpacked before it.
     offset: u64,
     size: u64,
@@ -98,6 +103,8 @@ pub struct Entry<'i> {
     pub sha256: Option<[u8; 32]>,
     /// Why it does not become an object.
     pub refused: Option<Refusal>,
+    /// Its Content-Type, where it has one of its own.
+    pub content_type: Option<&'i str>,
 }
 
 /// All entries of an archive, in its order.
@@ -112,6 +119,10 @@ pub struct Index {
 /// The archive's names take more than [`MAX_NAMES`].
 #[derive(Debug)]
 pub(super) struct TooManyNames;
+
+/// The archive's entries have more than [`MAX_TYPES`] different Content-Types.
+#[derive(Debug)]
+pub(super) struct TooManyTypes;
 
 impl Index {
     /// How many there are, those that were refused included.
@@ -138,6 +149,9 @@ impl Index {
             md5: slot.md5,
             sha256: self.hashes.get(number).copied(),
             refused: slot.refused,
+            content_type: slot
+                .content_type
+                .and_then(|at| Some(&**self.types.get(usize::from(at))?)),
         })
     }
 
@@ -161,7 +175,8 @@ impl Index {
         }
         key.iter().for_each(|part| self.names.push_str(part));
         let name_end = u32::try_from(self.names.len()).map_err(|_| TooManyNames)?;
-        self.slots.push(Slot { name_end, offset, size: 0, md5: [0; 16], refused: None });
+        let (content_type, refused) = (None, None);
+        self.slots.push(Slot { name_end, content_type, offset, size: 0, md5: [0; 16], refused });
         Ok(())
     }
 
@@ -177,6 +192,22 @@ impl Index {
     /// [`Index::refuse`], of the entry that was added last.
     pub(super) fn refuse_last(&mut self, why: Refusal) {
         self.refuse(self.slots.len().saturating_sub(1), why);
+    }
+
+    /// Notes the Content-Type of the entry that was added last.
+    pub(super) fn typed(&mut self, name: &str) -> Result<(), TooManyTypes> {
+        let known = self.types.iter().position(|known| **known == *name);
+        let at = known.unwrap_or(self.types.len());
+        if at == MAX_TYPES {
+            return Err(TooManyTypes);
+        }
+        if known.is_none() {
+            self.types.push(name.into());
+        }
+        if let Some(slot) = self.slots.last_mut() {
+            slot.content_type = u8::try_from(at).ok();
+        }
+        Ok(())
     }
 
     /// Notes the length and the digests of the entry that was added last.
@@ -244,6 +275,21 @@ mod tests {
         index.digested(1, [2; 16], Some([2; 32]));
         assert_eq!(index.get(1).unwrap().sha256, Some([1; 32]));
         assert_eq!(index.get(3).unwrap().sha256, Some([2; 32]));
+    }
+
+    #[test]
+    fn content_types_are_shared_and_bounded() {
+        let mut index = Index::default();
+        for number in 0..2 * MAX_TYPES {
+            index.push(&["a"], 0).unwrap();
+            index.typed(&format!("a/{}", number % MAX_TYPES)).unwrap();
+        }
+        index.push(&["b"], 0).unwrap();
+        assert_eq!(index.get(MAX_TYPES + 7).unwrap().content_type, Some("a/7"));
+        assert_eq!(index.get(2 * MAX_TYPES - 1).unwrap().content_type, Some("a/255"));
+        assert_eq!(index.get(2 * MAX_TYPES).unwrap().content_type, None);
+        assert!(index.typed("a/more").is_err());
+        assert!(size_of::<Slot>() <= 40, "what the settings promise");
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub(super) enum Kind {
 pub(super) struct Member<'n> {
     pub(super) name: &'n [u8],
     pub(super) kind: Kind,
+    /// What it says it is: only a form's parts do.
+    pub(super) content_type: Option<&'n str>,
     pub(super) size: u64,
     /// Where its body begins.
     pub(super) offset: u64,
@@ -153,7 +155,8 @@ fn member(
     }
     let offset = input.position();
     let end = offset.checked_add(size).ok_or(WalkError::Damaged("a length is none"))?;
-    visit(Member { name, kind, size, offset }, &mut Body { input, left: size })?;
+    let content_type = None;
+    visit(Member { name, kind, content_type, size, offset }, &mut Body { input, left: size })?;
     let padding = (BLOCK as u64 - size % BLOCK as u64) % BLOCK as u64;
     skip(input, end.saturating_add(padding))
 }

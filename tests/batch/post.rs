@@ -170,6 +170,46 @@ async fn a_form_s_files_become_objects() {
     rig.left_nothing().await;
 }
 
+/// RFC 7578, 4.4: "Each part MAY have an (optional) Content-Type header field": it is the object's, and no part
+/// has that of another, or of the batch.
+#[tokio::test]
+async fn a_part_s_content_type_is_its_object_s() {
+    let types =
+        [("a", "image/png"), ("b", ""), ("c", "text/plain; charset=utf-8"), ("d", "image/png")];
+    let mut body = Vec::new();
+    for (name, kind) in types {
+        let part = part(&format!("name=\"{name}\"; filename=\"f\""), b"x");
+        let part = String::from_utf8(part).unwrap();
+        let line =
+            if kind.is_empty() { String::new() } else { format!("Content-Type: {kind}\r\n") };
+        body.extend(part.replace("Content-Type: a/b\r\n", &line).into_bytes());
+    }
+    body.extend(format!("--{BOUNDARY}--\r\n").into_bytes());
+    for mode in ["write_through", "write_back"] {
+        let rig = Rig::with(&format!("{ALLOW}      mode: {mode}\n"), |setup| setup).await;
+        let (_, summary) = lines(&rig.post(&form_type(), &body).await);
+        assert_eq!(summary["stored"], 4);
+        eventually("all are at the backend", async || rig.keys().len() == 4).await;
+        for (name, kind) in types {
+            let object = rig.s3.books(|books| books.objects[name].clone());
+            let found = object.headers.get("content-type").map_or("", String::as_str);
+            assert_eq!(found, kind, "{mode} {name}");
+        }
+        let many: Vec<u8> = (0..257)
+            .flat_map(|i| {
+                let part = part(&format!("name=\"{i}\"; filename=\"f\""), b"x");
+                let part = String::from_utf8(part).unwrap();
+                part.replace("a/b", &format!("a/{i}")).into_bytes()
+            })
+            .chain(format!("--{BOUNDARY}--\r\n").into_bytes())
+            .collect();
+        let answer = rig.post(&form_type(), &many).await;
+        assert_eq!(answer.code(), "InvalidRequest");
+        assert!(answer.text().contains("Content-Types"), "{}", answer.text());
+        assert_eq!(rig.keys().len(), 4);
+    }
+}
+
 /// "per-entry authorization"; and the batch itself is an operation of its own.
 #[tokio::test]
 async fn each_entry_is_authorized_and_so_is_the_batch() {

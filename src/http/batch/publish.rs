@@ -186,11 +186,15 @@ impl Publication {
             return EntryEnd { number, size: 0, restarts: 0, result: Err(internal()) };
         };
         let payload = entry.sha256.map_or(PayloadHash::Unsigned, PayloadHash::Hash);
+        let mut headers = self.headers.clone();
+        if let Some(value) = entry.content_type {
+            headers.push(("content-type".to_owned(), value.as_bytes().to_vec()));
+        }
         let request = UpstreamTemplate {
             method: "PUT",
             key: format!("{}{}", self.bucket.backend.key_prefix, entry.key),
             query: Vec::new(),
-            headers: self.headers.clone(),
+            headers,
             payload,
             length: Some(entry.size),
         };
