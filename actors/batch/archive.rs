@@ -183,38 +183,41 @@ impl Scan<'_> {
         if folder && !self.folders {
             return Ok(());
         }
-        match self.key(member, folder) {
-            Ok(None) => Ok(()),
-            Ok(Some(key)) => {
-                let slash = if folder { "/" } else { "" };
-                self.index
-                    .push(&[self.prefix.as_str(), key, slash], member.offset)
-                    .map_err(names)?;
-                if let Some(content_type) = member.content_type {
-                    self.index.typed(content_type).map_err(types)?;
-                }
-                self.digest(body)
-            }
-            Err(why) => self.index.push_refused(member.name, why).map_err(names),
+        let key = match self.key(member, folder) {
+            Ok(None) => return Ok(()),
+            Ok(Some(key)) => key,
+            Err(why) => return self.index.push_refused(member.name, why).map_err(names),
+        };
+        let slash = if folder { "/" } else { "" };
+        self.index.push(&[self.prefix.as_str(), key, slash], member.offset).map_err(names)?;
+        if let Some(why) = self.refusal(member) {
+            self.index.refuse_last(why);
+            return Ok(());
         }
+        if let Some(content_type) = member.content_type {
+            self.index.typed(content_type).map_err(types)?;
+        }
+        self.digest(body)
     }
 
     fn key<'n>(&self, member: &Member<'n>, folder: bool) -> Result<Option<&'n str>, Refusal> {
-        match member.kind {
-            Kind::Link => return Err(Refusal::Link),
-            Kind::Device => return Err(Refusal::Device),
-            Kind::Special => return Err(Refusal::Special),
-            Kind::File | Kind::Folder => {}
-        }
         let key = key_of(member.name, folder)?;
         let length = key.map_or(0, str::len) + self.prefix.as_str().len() + usize::from(folder);
         if length > MAX_KEY {
             return Err(Refusal::KeyTooLong);
         }
-        if member.size > self.limits.entry_size {
-            return Err(Refusal::TooLarge);
-        }
         Ok(key)
+    }
+
+    fn refusal(&self, member: &Member<'_>) -> Option<Refusal> {
+        match member.kind {
+            Kind::Link => Some(Refusal::Link),
+            Kind::Device => Some(Refusal::Device),
+            Kind::Special => Some(Refusal::Special),
+            Kind::File | Kind::Folder => {
+                (member.size > self.limits.entry_size).then_some(Refusal::TooLarge)
+            }
+        }
     }
 
     fn digest(&mut self, body: &mut dyn Read) -> Result<(), tar::WalkError> {

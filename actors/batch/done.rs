@@ -266,7 +266,7 @@ mod tests {
         let running = batches.run(id).unwrap();
         assert!(batches.run(id).is_none(), "it is under way");
         assert_eq!(running.begin(&entries, 1000, DAY).unwrap(), Ok(vec![]));
-        [0, 8, 3].map(|number| running.note(number));
+        [0, 8, 3].iter().for_each(|number| running.note(*number));
         running.flush(2000);
         drop((running, batches));
         let batches = DoneBatches::open(&directory.path().join("batches.redb")).unwrap();

@@ -45,6 +45,12 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Whether it is its name that is refused: no other entry's key is the same then.
+    fn is_of_name(self) -> bool {
+        use Refusal::*;
+        matches!(self, NotUtf8 | Nul | Absolute | Dots | Empty | KeyTooLong)
+    }
+
     /// What its sender is told.
     pub fn error(self) -> S3Error {
         let invalid = |message| S3Error::new(ErrorCode::InvalidArgument, message);
@@ -111,6 +117,8 @@ pub struct Entry<'i> {
 #[derive(Debug, Default)]
 pub struct Index {
     names: String,
+    /// All that are different.
+    types: Vec<Box<str>>,
     slots: Vec<Slot>,
     /// One for each slot, or none.
     hashes: Vec<[u8; 32]>,
@@ -222,10 +230,13 @@ impl Index {
         }
     }
 
-    /// Of entries with one key the last counts: the others are refused.
+    /// Of entries with one key the last counts: the others are refused, also if it is refused itself.
     pub(super) fn settle_names(&mut self) {
         let mut order: Vec<u32> = (0..u32::try_from(self.len()).unwrap_or(u32::MAX))
-            .filter(|number| self.get(*number as usize).is_some_and(|one| one.refused.is_none()))
+            .filter(|number| {
+                let entry = self.get(*number as usize);
+                entry.is_some_and(|one| !one.refused.is_some_and(Refusal::is_of_name))
+            })
             .collect();
         let key = |number: &u32| self.get(*number as usize).map_or("", |entry| entry.key);
         order.sort_unstable_by(|one, other| (key(one), one).cmp(&(key(other), other)));
@@ -262,6 +273,25 @@ mod tests {
         assert_eq!(index.get(6).unwrap().key, "x\u{fffd}");
         assert_eq!(index.get(6).unwrap().refused, Some(Refusal::Link));
         assert!(index.get(7).is_none());
+    }
+
+    /// What unpacks the archive would have the last one, whatever that is: no earlier one is stored for it.
+    #[test]
+    fn the_last_of_a_name_counts_though_it_is_refused() {
+        let mut index = Index::default();
+        for (name, why) in
+            [("a", None), ("b", Some(Refusal::Link)), ("a", Some(Refusal::TooLarge)), ("b", None)]
+        {
+            index.push(&[name], 0).unwrap();
+            why.into_iter().for_each(|why| index.refuse_last(why));
+        }
+        index.push(&["c"], 0).unwrap();
+        index.push_refused(b"c", Refusal::Dots).unwrap();
+        index.settle_names();
+        let refused: Vec<_> = index.iter().map(|entry| entry.refused).collect();
+        let (replaced, large) = (Some(Refusal::Replaced), Some(Refusal::TooLarge));
+        let (link, dots) = (Some(Refusal::Link), Some(Refusal::Dots));
+        assert_eq!(refused, [replaced, link, large, None, None, dots]);
     }
 
     #[test]

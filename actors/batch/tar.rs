@@ -16,6 +16,9 @@ const BLOCK: usize = 512;
 /// files, of which Linux has 64 KiB each.
 const MAX_EXTENSION: u64 = 1024 * 1024;
 
+/// The largest length that a header's own field holds in octal digits.
+const MAX_OCTAL: u64 = 0o77777777777;
+
 /// What a member is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -135,9 +138,14 @@ fn member(
             &own
         }
     };
-    if ahead.size.is_some_and(|other| other != size) {
-        return Err(WalkError::Damaged("an entry has two lengths"));
-    }
+    let size = match ahead.size {
+        // What no field of octal digits can hold stands in the record alone.
+        Some(record) if size == 0 && record > MAX_OCTAL => record,
+        Some(record) if record != size => {
+            return Err(WalkError::Damaged("an entry has two lengths"));
+        }
+        _ => size,
+    };
     let kind = match kind {
         // Before ustar a folder was a file whose name ends in a slash.
         b'0' | 0 | b'7' if name.ends_with(b"/") => Kind::Folder,
@@ -240,9 +248,19 @@ fn check(header: &Header, block: &[u8; BLOCK]) -> Result<(), WalkError> {
         .enumerate()
         .map(|(at, byte)| u32::from(if CHECKSUM.contains(&at) { b' ' } else { *byte }))
         .sum();
-    match header.cksum() {
-        Ok(said) if said == sum => Ok(()),
-        _ => Err(WalkError::Damaged("a header's checksum is wrong, or it is no tar")),
+    if !header.cksum().is_ok_and(|said| said == sum) {
+        return Err(WalkError::Damaged("a header's checksum is wrong, or it is no tar"));
+    }
+    // "version: two octets containing the characters 00": where it is another, some read no prefix.
+    if block.get(257..263) == Some(b"ustar\0") && block.get(263..265) != Some(b"00") {
+        return Err(WalkError::Damaged("a header is of no known version"));
+    }
+    // GNU's binary lengths have twelve octets, of which some read the last eight.
+    match block.get(124..128) {
+        Some([first, rest @ ..]) if *first >= 0x80 && (*first != 0x80 || rest != [0; 3]) => {
+            Err(WalkError::Damaged("a length is none"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -132,7 +132,7 @@ async fn what_is_too_much_is_refused_and_memory_stays_bounded() {
     let answer = rig.put(&many.end()).await;
     assert_eq!(answer.code(), "EntityTooLarge", "{}", answer.text());
     assert!(answer.text().contains("larger, unpacked"), "{}", answer.text());
-    // Four times 512 MiB ask for one window of it.
+    // It asks for a window of 128 MiB.
     let mut window = zstd::Encoder::new(Vec::new(), 1).unwrap();
     window.window_log(27).unwrap();
     window.write_all(&Tar::new().file("a", b"x").end()).unwrap();

@@ -224,6 +224,21 @@ async fn in_write_back_mode_the_answer_means_stable_storage() {
     rig.left_nothing().await;
 }
 
+/// A condition is the backend's to judge: in write-back mode such a batch goes through, and says so.
+#[tokio::test]
+async fn what_cannot_wait_goes_through_in_write_back_mode_too() {
+    let rig = Rig::with(&format!("{ALLOW}      mode: write_back\n"), |setup| setup).await;
+    let archive = gzip(&gnu(&entries()));
+    let conditional = |request: Request| request.header("if-none-match", "*");
+    let answer = rig.put_with(&archive, conditional).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(answer.header("x-mizuchi-mode"), None);
+    assert_eq!(rig.keys().len(), entries().len());
+    let first = rig.s3.books(|books| books.objects["empty"].headers.clone());
+    assert_eq!(first["if-none-match"], "*");
+    rig.left_nothing().await;
+}
+
 /// A backend that takes no unsigned payload gets each entry's own SHA-256.
 #[tokio::test]
 async fn entries_carry_their_own_hash_where_the_backend_wants_one() {

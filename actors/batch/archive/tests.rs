@@ -68,6 +68,27 @@ fn however_it_is_packed_the_index_is_the_same() {
 }
 
 #[test]
+fn no_link_lets_an_earlier_file_of_its_name_pass() {
+    let mut builder = Builder::new(Vec::new());
+    for (name, kind) in [
+        ("a", ::tar::EntryType::Regular),
+        ("b", ::tar::EntryType::Regular),
+        ("./a", ::tar::EntryType::Symlink),
+    ] {
+        let mut header = Header::new_gnu();
+        header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_entry_type(kind);
+        header.set_size(0);
+        header.set_cksum();
+        builder.append(&header, &b""[..]).unwrap();
+    }
+    let index = look(builder.into_inner().unwrap(), LIMITS).unwrap();
+    let found: Vec<_> = index.iter().map(|entry| (entry.key, entry.refused)).collect();
+    let (replaced, link) = (Some(Refusal::Replaced), Some(Refusal::Link));
+    assert_eq!(found, [("in/a", replaced), ("in/b", None), ("in/a", link)]);
+}
+
+#[test]
 fn what_is_too_much_is_refused_whole() {
     let plain = archive(&[("a", &[1; 5000]), ("b", b"")]);
     let few = BatchLimits { entries: 1, ..LIMITS };
@@ -79,8 +100,9 @@ fn what_is_too_much_is_refused_whole() {
     let index = look(plain.clone(), entry).unwrap();
     assert_eq!(index.get(0).unwrap().refused, Some(Refusal::TooLarge));
     assert_eq!(index.get(1).unwrap().refused, None);
-    for cut in [10, plain.len() / 2] {
-        assert_eq!(code(gzip(&plain)[..30].to_vec(), LIMITS), "InvalidRequest", "{cut}");
+    let packed = gzip(&plain);
+    for cut in [10, packed.len() / 2, packed.len() - 1] {
+        assert_eq!(code(packed[..cut].to_vec(), LIMITS), "InvalidRequest", "{cut}");
     }
 }
 

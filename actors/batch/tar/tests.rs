@@ -140,6 +140,26 @@ fn what_is_cut_off_or_changed_is_no_archive() {
     assert!(damage(twice).contains("behind its end"));
 }
 
+/// pax: "size: The size of the file in octets ... shall override the size field": where that cannot hold it.
+#[test]
+fn a_record_says_what_no_header_can() {
+    let of = |size: u64, in_header: u64| {
+        let text = record("size", &size.to_string());
+        let ahead = header(EntryType::XHeader, "x", text.len() as u64);
+        raw(&[(&ahead, text.as_bytes()), (&header(EntryType::Regular, "a", in_header), b"")])
+    };
+    let mut seen = None;
+    let archive = of(MAX_OCTAL + 1, 0);
+    let walked = walk(&mut Bytes(Cursor::new(archive)), &mut |member, _| {
+        seen = Some(member.size);
+        Ok(())
+    });
+    assert!(matches!(walked, Err(WalkError::Damaged("it is cut off"))), "{walked:?}");
+    assert_eq!(seen, Some(MAX_OCTAL + 1));
+    assert!(damage(of(MAX_OCTAL, 0)).contains("two lengths"));
+    assert!(damage(of(MAX_OCTAL + 1, 1)).contains("two lengths"));
+}
+
 #[test]
 fn what_two_tools_would_read_differently_is_no_archive() {
     let size = |size: u64| record("size", &size.to_string());
@@ -176,6 +196,25 @@ fn what_two_tools_would_read_differently_is_no_archive() {
     assert!(damage(raw(&[(&long, b"n")])).contains("no entry"));
     let huge = header(EntryType::XHeader, "x", MAX_EXTENSION + 1);
     assert!(damage(raw(&[(&huge, b"")])).contains("too long"));
+    let changed = |change: &dyn Fn(&mut [u8; BLOCK])| {
+        let mut header = header(EntryType::Regular, "a", 3);
+        change(header.as_mut_bytes());
+        header.set_cksum();
+        raw(&[(&header, b"abc")])
+    };
+    let binary = |upper: [u8; 4]| {
+        changed(&|block| {
+            block[124..136].copy_from_slice(&[&upper[..], &[0, 0, 0, 0, 0, 0, 0, 3]].concat());
+        })
+    };
+    assert_eq!(members(binary([0x80, 0, 0, 0])).unwrap()[0].2, b"abc");
+    for upper in [[0x80, 0, 0, 1], [0x80, 1, 0, 0], [0x81, 0, 0, 0], [0xff; 4]] {
+        assert!(damage(binary(upper)).contains("length is none"), "{upper:?}");
+    }
+    for version in [b"\0\0", b" \0", b"01"] {
+        let other = changed(&|block| block[263..265].copy_from_slice(version));
+        assert!(damage(other).contains("version"), "{version:?}");
+    }
     let endless = header(EntryType::Regular, "a", 0o77777777777);
     assert!(damage(raw(&[(&endless, b"")])).contains("cut off"));
 }
