@@ -120,9 +120,9 @@ impl Handler<Authorize> for AuthActor {
 
 /// Asks whether somebody who is known already may put these objects too: the entries of a batch, whose
 /// own request was authorized. Who it is is not asked again, and neither are the headers' rights, which
-/// are those of the request.
+/// are those of the request. The answer says who let each be put.
 #[derive(Message)]
-#[rtype(result = "Vec<Result<(), EntryDenied>>")]
+#[rtype(result = "Vec<Result<&'static str, EntryDenied>>")]
 pub struct AuthorizeEntries {
     /// The bucket they are for.
     pub bucket: Arc<Bucket>,
@@ -156,20 +156,21 @@ pub struct EntryDenied {
 }
 
 impl Handler<AuthorizeEntries> for AuthActor {
-    type Result = Answer<Vec<Result<(), EntryDenied>>>;
+    type Result = Answer<Vec<Result<&'static str, EntryDenied>>>;
 
     fn handle(&mut self, asked: AuthorizeEntries, _: &mut Self::Context) -> Self::Result {
         Answer::of(decide_entries(asked))
     }
 }
 
-async fn decide_entries(asked: AuthorizeEntries) -> Vec<Result<(), EntryDenied>> {
+async fn decide_entries(asked: AuthorizeEntries) -> Vec<Result<&'static str, EntryDenied>> {
     let AuthorizeEntries { bucket, head, identity, client_ip, entries } = asked;
-    let mut decisions: Vec<Result<(), EntryDenied>> = Vec::with_capacity(entries.len());
+    let mut decisions = Vec::with_capacity(entries.len());
     let mut questions = Vec::new();
     for (key, size) in entries {
         let operation = Operation::PutObject { key };
         let granted = identity.grants.check(&identity.principal, &bucket.name, &operation);
+        let granted = granted.map(|()| "grants");
         let granted = granted.map_err(|rule| Denied::untold("grants", rule).of_entry());
         if granted.is_ok() && bucket.authorizer.is_some() {
             questions.push((decisions.len(), operation, size));
@@ -195,7 +196,7 @@ async fn decide_entries(asked: AuthorizeEntries) -> Vec<Result<(), EntryDenied>>
             None => break,
             Some(Ok((at, decided))) => {
                 if let Some(decision) = decisions.get_mut(at) {
-                    *decision = decided.map(drop).map_err(Denied::of_entry);
+                    *decision = decided.map_err(Denied::of_entry);
                 }
             }
             // Whose answer is missing is not known any more: nobody's is taken.

@@ -8,6 +8,7 @@
 use super::archive::{Archive, BatchLimits};
 use super::index::Index;
 use super::input::Input;
+use super::tar::skip;
 use crate::s3::error::{ErrorCode, S3Error};
 use crate::spool::{Body, Draft, Place, Reservation, Spool, stored_from};
 use bytes::Bytes;
@@ -20,9 +21,6 @@ use tokio::sync::mpsc;
 
 /// Bytes of the largest entry that goes through memory: what the spool keeps in its journal.
 pub const MEMORY: usize = crate::spool::INLINE;
-
-/// Bytes of one read of what is passed over.
-const READ: usize = 16 * 1024;
 
 /// The bytes of one entry.
 #[derive(Debug)]
@@ -144,22 +142,6 @@ fn small(
     };
     read.map_err(|error| unreadable(&error))?;
     Ok(EntryBody::Bytes(bytes.into()))
-}
-
-/// What stands between this place and the next entry: headers, padding, refused entries.
-fn skip(input: &mut Input, to: u64) -> io::Result<()> {
-    let mut space = [0; READ];
-    while input.position() < to {
-        let left = to - input.position();
-        let most = usize::try_from(left).unwrap_or(READ).min(READ);
-        match input.read(space.get_mut(..most).unwrap_or_default()) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 fn unreadable(error: &io::Error) -> S3Error {

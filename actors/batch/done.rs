@@ -12,6 +12,7 @@ use redb::{Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, Ta
 use sha2::{Digest as _, Sha256};
 use std::collections::HashSet;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -29,13 +30,19 @@ const ENDS: TableDefinition<'_, (u64, [u8; 32]), ()> = TableDefinition::new("end
 /// those go that would be forgotten next.
 const MAX_BATCHES: u64 = 10_000;
 
+/// As many of one owner: whose 10,000 small ones would otherwise take everybody's place.
+const MAX_OWN: usize = 1_000;
+
 /// Memory for redb's pages (1 GiB by default): a row is read once and written every [`FLUSH_EVERY`].
 const CACHE: usize = 8 << 20;
 
 /// How often what was stored is written down while a batch goes on.
 pub const FLUSH_EVERY: Duration = Duration::from_millis(500);
 
-/// Whose batch it is, and how its client calls it.
+/// Bytes of a [`BatchId`] that say whose it is.
+const OWNER: usize = 16;
+
+/// Whose batch it is, and how its client calls it. Those of one owner are neighbours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BatchId([u8; 32]);
 
@@ -47,7 +54,19 @@ impl BatchId {
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part);
         }
-        BatchId(hash.finalize().into())
+        let mut id: [u8; 32] = hash.finalize().into();
+        id.iter_mut().zip(Sha256::digest(owner)).take(OWNER).for_each(|(to, from)| *to = from);
+        BatchId(id)
+    }
+
+    /// The first and the last that its owner may have.
+    fn neighbours(self) -> RangeInclusive<[u8; 32]> {
+        let with = |rest: u8| {
+            let mut id = self.0;
+            id.iter_mut().skip(OWNER).for_each(|byte| *byte = rest);
+            id
+        };
+        with(0)..=with(u8::MAX)
     }
 }
 
@@ -135,15 +154,34 @@ impl DoneBatches {
                 ends.remove((before, id.0))?;
             }
             ends.insert((progress.end, id.0), ())?;
+            let mut gone = Vec::new();
+            if before.is_none() {
+                // Of too many of one owner the one whose time is over next.
+                let mut own = Vec::new();
+                for row in batches.range(id.neighbours())? {
+                    let (other, row) = row?;
+                    own.push((row.value().0, other.value()));
+                }
+                if own.len() > MAX_OWN {
+                    gone.extend(own.into_iter().filter(|(_, other)| *other != id.0).min());
+                }
+            }
             // Those whose time is over; and of too many those whose time is over next.
-            loop {
-                let next = ends.first()?.map(|(key, _)| key.value());
-                let Some((end, old)) = next else { break };
-                if end > now && redb::ReadableTableMetadata::len(&ends)? <= MAX_BATCHES {
+            let mut many =
+                redb::ReadableTableMetadata::len(&ends)?.saturating_sub(gone.len() as u64);
+            for row in ends.iter()? {
+                let (end, other) = row?.0.value();
+                if end > now && many <= MAX_BATCHES {
                     break;
                 }
-                ends.remove((end, old))?;
-                batches.remove(old)?;
+                if other != id.0 && !gone.contains(&(end, other)) {
+                    gone.push((end, other));
+                    many -= 1;
+                }
+            }
+            for (end, other) in gone {
+                ends.remove((end, other))?;
+                batches.remove(other)?;
             }
         }
         begun.commit()?;
@@ -284,6 +322,33 @@ mod tests {
             let running = batches.run(BatchId::new(id.0, id.1, id.2)).unwrap();
             assert_eq!(running.begin(&other, 4000, DAY).unwrap(), Ok(vec![]));
         }
+    }
+
+    #[test]
+    fn nobody_takes_the_place_of_all_others() {
+        let (_directory, batches) = open();
+        let entries = index(&["a"]);
+        let begin = |owner: &str, key: &str, now: u64, kept: Duration| {
+            let running = batches.run(BatchId::new(owner, "b", key)).unwrap();
+            let known = running.begin(&entries, now, kept).unwrap().unwrap();
+            running.note(0);
+            running.flush(now);
+            known
+        };
+        assert_eq!(begin("other", "k", 1, DAY), [0; 0]);
+        for number in 0..MAX_OWN {
+            let running = batches.run(BatchId::new("greedy", "b", &number.to_string())).unwrap();
+            running.begin(&entries, 2, DAY).unwrap().unwrap();
+        }
+        // One more, whose own time is over first.
+        assert_eq!(begin("greedy", "more", 3, Duration::from_secs(60)), [0; 0]);
+        assert_eq!(begin("greedy", "more", 4, DAY), [0]);
+        assert_eq!(begin("other", "k", 5, DAY), [0]);
+        let known = (0..MAX_OWN).filter(|n| {
+            let id = BatchId::new("greedy", "b", &n.to_string());
+            batches.read(id, 6).unwrap().is_some()
+        });
+        assert_eq!(known.count(), MAX_OWN - 1);
     }
 
     #[test]

@@ -166,7 +166,7 @@ fn member(
     let content_type = None;
     visit(Member { name, kind, content_type, size, offset }, &mut Body { input, left: size })?;
     let padding = (BLOCK as u64 - size % BLOCK as u64) % BLOCK as u64;
-    skip(input, end.saturating_add(padding))
+    Ok(skip(input, end.saturating_add(padding))?)
 }
 
 /// The bytes of one member.
@@ -206,7 +206,7 @@ fn read_block(input: &mut dyn Positioned, block: &mut [u8; BLOCK]) -> Result<boo
 }
 
 /// Reads on up to this place.
-fn skip(input: &mut dyn Positioned, to: u64) -> Result<(), WalkError> {
+pub(super) fn skip(input: &mut dyn Positioned, to: u64) -> io::Result<()> {
     let mut space = [0; 16 * 1024];
     loop {
         let left = to.saturating_sub(input.position());
@@ -215,10 +215,10 @@ fn skip(input: &mut dyn Positioned, to: u64) -> Result<(), WalkError> {
             return Ok(());
         }
         match input.read(space.get_mut(..most).unwrap_or_default()) {
-            Ok(0) => return Err(cut_off()),
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         }
     }
 }

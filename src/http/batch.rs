@@ -161,7 +161,7 @@ impl Sender {
             }
             for (number, decision) in numbers.into_iter().zip(decisions) {
                 let key = index.get(number).map_or("", |entry| entry.key);
-                witness.decision(route, &self.identity, key, decision.as_ref().err()).await?;
+                witness.decision(route, &self.identity, key, decision.as_ref()).await?;
                 if let Err(EntryDenied { error, .. }) = decision {
                     let undecided = error.status >= 500;
                     let why = if undecided { Refusal::Undecided } else { Refusal::Denied };

@@ -278,6 +278,7 @@ async fn each_object_has_its_lines_in_the_audit_log() {
         keys
     };
     assert_eq!(of("decision"), ["a", "b", "snowball.tar"]);
+    assert!(lines.iter().all(|line| line["event"] != "decision" || line["by"] == "grants"));
     assert_eq!(of("upload"), ["a", "b"]);
     let ids: std::collections::HashSet<_> =
         lines.iter().map(|line| line["request_id"].to_string()).collect();

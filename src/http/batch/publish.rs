@@ -245,8 +245,16 @@ impl Publication {
             upload_id: None,
             superseded: None,
         };
-        match self.spool.commit(entry, inline, reservation).await {
-            Ok(_) => Ok(Stored { etag }),
+        let metrics = &self.route.engine.metrics;
+        let timer = metrics.spool_commit.start_timer();
+        let committed = self.spool.commit(entry, inline, reservation).await;
+        timer.observe_duration();
+        match committed {
+            Ok(_) => {
+                let bytes = metrics.transfer_bytes.with_label_values(&["spool", "write_back"]);
+                bytes.inc_by(size);
+                Ok(Stored { etag })
+            }
             Err(error) => {
                 let bucket = &self.bucket.name;
                 log::error!("bucket {bucket}: an entry could not be recorded: {error}");

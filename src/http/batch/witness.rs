@@ -42,11 +42,12 @@ impl Witness {
         route: &Route,
         identity: &Identity,
         key: &str,
-        denied: Option<&EntryDenied>,
+        decision: Result<&&'static str, &EntryDenied>,
     ) -> Result<(), S3Error> {
         if !route.audit.is_on() {
             return Ok(());
         }
+        let denied = decision.err();
         let line = DecisionLine {
             request_id: &self.request_id,
             client_ip: self.client,
@@ -56,7 +57,7 @@ impl Witness {
             bucket: &self.bucket,
             key: Some(key),
             allowed: denied.is_none(),
-            by: denied.map_or("batch", |denied| denied.by),
+            by: decision.map_or_else(|denied| denied.by, |by| by),
             reason: denied.map(|denied| denied.reason.as_str()).unwrap_or_default(),
             status: denied.map(|denied| denied.error.status),
             code: denied.map(|denied| &*denied.error.code),
