@@ -87,3 +87,29 @@ impl<G: Unpin> MessageBody for LaterBody<G> {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    /// "Without the summary the answer is not whole": its end is then no end of a body.
+    #[tokio::test]
+    async fn lines_without_their_last_are_cut_off() {
+        for last in [true, false] {
+            let (to, lines) = mpsc::channel(2);
+            let mut body = LaterBody::new(Vec::new(), Later::Lines(lines), ());
+            to.try_send((b"1".to_vec(), false)).unwrap();
+            to.try_send((b"2".to_vec(), last)).unwrap();
+            drop(to);
+            let mut next =
+                async || std::future::poll_fn(|cx| Pin::new(&mut body).poll_next(cx)).await;
+            assert_eq!(next().await.unwrap().unwrap(), "1");
+            assert_eq!(next().await.unwrap().unwrap(), "2");
+            let end = next().await;
+            assert_eq!(end.is_none(), last, "{end:?}");
+            assert!(end.is_none_or(|end| end.is_err()));
+            assert!(next().await.is_none());
+        }
+    }
+}

@@ -57,7 +57,7 @@ impl Witness {
             bucket: &self.bucket,
             key: Some(key),
             allowed: denied.is_none(),
-            by: decision.map_or_else(|denied| denied.by, |by| by),
+            by: decision.map_or_else(|denied| denied.by, |by| *by),
             reason: denied.map(|denied| denied.reason.as_str()).unwrap_or_default(),
             status: denied.map(|denied| denied.error.status),
             code: denied.map(|denied| &*denied.error.code),
