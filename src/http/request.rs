@@ -1,43 +1,42 @@
 //! One request from its head to the backend's answer: route, admit, authorize, upload.
 
+mod job;
+
 use super::audit_lines;
 use super::batch::post::PostJob;
 use super::batch::snowball::{self, SnowballJob};
 use super::batch::taking::Incoming as BatchIncoming;
 use super::document::read_document;
 use super::http_actor::Account;
-use super::post_form::{LengthRules, form_taken, length_rules, read_form};
+use super::post_form::{form_taken, length_rules, read_form};
 use super::render::{head_bucket, list_uploads, render};
 use super::reply::Reply;
 use super::route::Route;
 use super::sts;
-use super::write_back::multipart::{self, MultipartJob, Spooled};
-use super::write_back::{self, Incoming, StoreJob};
-use bytes::Bytes;
-use mizuchi_actors::auth_actor::{Authorize, Authorized};
-use mizuchi_actors::config::{Bucket, Mode, SplitRules};
+use super::write_back;
+use super::write_back::multipart;
+use job::{Destination, Job, bodiless_job, body_job, complete_job};
+pub(super) use job::{no_body, too_large};
+use mizuchi_actors::auth_actor::Authorize;
+use mizuchi_actors::config::Bucket;
 use mizuchi_actors::form::{self, PostForm, Success};
 use mizuchi_actors::guardian::NoAnswer;
 use mizuchi_actors::http::RequestHead;
 use mizuchi_actors::metrics::Counted;
-use mizuchi_actors::payload::PayloadLength;
 use mizuchi_actors::s3::cors;
 use mizuchi_actors::s3::error::{ErrorCode, Fault, S3Error};
 use mizuchi_actors::s3::names::BackendUploadId;
 use mizuchi_actors::s3::operation::Operation;
-use mizuchi_actors::s3::upstream::UpstreamTemplate;
-use mizuchi_actors::s3::{split_headers, xml};
-use mizuchi_actors::sigv4::{Hosts, PayloadHash, PayloadMode};
+use mizuchi_actors::s3::xml;
+use mizuchi_actors::sigv4::Hosts;
 use mizuchi_actors::tap::RequestBody;
-use mizuchi_actors::upload::job::{Content, Permit, Proof, SplitJob, UploadEnd, UploadJob};
-use mizuchi_actors::upload::parts::{self, PartsInput, Way};
+use mizuchi_actors::upload::job::{Permit, UploadEnd};
 use mizuchi_actors::upload::prepare;
 use mizuchi_actors::upload_supervisor::{BeginSplit, BeginUpload};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use time::OffsetDateTime;
-use tokio::sync::OwnedSemaphorePermit;
 
 /// An error, and whether the connection can go on.
 pub(super) struct Failed {
@@ -175,9 +174,7 @@ pub(super) async fn begin(
         Operation::PutObject { .. } | Operation::UploadPart { .. } => {
             let Some(taken) = body.take() else { return Err(no_body().into()) };
             if extract {
-                let Some(identity) = decided.decision.identity else {
-                    return Err(S3Error::new(ErrorCode::AccessDenied, "Access Denied").into());
-                };
+                let Some(identity) = decided.decision.identity else { return Err(denied().into()) };
                 let incoming = BatchIncoming {
                     route,
                     bucket_index: address.bucket,
@@ -207,7 +204,7 @@ pub(super) async fn begin(
         }
         Operation::Batch { prefix } => {
             let Some(taken) = body.take() else { return Err(no_body().into()) };
-            let Some(identity) = decided.decision.identity else { return Err(no_body().into()) };
+            let Some(identity) = decided.decision.identity else { return Err(denied().into()) };
             let incoming = BatchIncoming {
                 route,
                 bucket_index: address.bucket,
@@ -312,6 +309,10 @@ async fn stored(route: &Route, run: impl Future<Output = UploadEnd>) -> UploadEn
 }
 
 /// Whether its headers are those of an object.
+fn denied() -> S3Error {
+    S3Error::new(ErrorCode::AccessDenied, "Access Denied")
+}
+
 fn makes_object(operation: &Operation) -> bool {
     matches!(operation, Operation::PutObject { .. } | Operation::CreateMultipartUpload { .. })
 }
@@ -321,10 +322,6 @@ fn ends_upload(operation: &Operation) -> bool {
         operation,
         Operation::CompleteMultipartUpload { .. } | Operation::AbortMultipartUpload { .. }
     )
-}
-
-pub(super) fn no_body() -> S3Error {
-    S3Error::new(ErrorCode::MissingRequestBodyError, "Request body is empty.")
 }
 
 /// Whether something can be signed for the backend: asked before the body is read.
@@ -337,300 +334,4 @@ pub(super) fn has_keys(bucket: &Bucket) -> Result<(), S3Error> {
     log::warn!("bucket {}: refused, for want of backend credentials", bucket.name);
     let message = "The storage behind this bucket cannot be reached. Please try again.";
     Err(S3Error::new(ErrorCode::ServiceUnavailable, message).blamed_on(Fault::Backend))
-}
-
-fn kind_of(
-    operation: &Operation,
-    headers: &[(String, Vec<u8>)],
-) -> Result<mizuchi_actors::upload::machine::Kind, S3Error> {
-    prepare::kind(operation, headers)
-        .ok_or_else(|| S3Error::new(ErrorCode::NotImplemented, "This operation is not uploaded."))
-}
-
-/// Work for the supervisor.
-enum Job {
-    Whole(Box<UploadJob>),
-    Parts(Box<SplitJob>),
-    /// Acknowledged here.
-    Store(Box<StoreJob>),
-    /// The same, of a multipart upload.
-    Multipart(Box<MultipartJob>),
-    /// Many objects.
-    Batch(Box<SnowballJob>),
-}
-
-/// Where a request goes.
-struct Destination<'a> {
-    /// The bucket's place among the engine's.
-    index: usize,
-    bucket: &'a Arc<Bucket>,
-    operation: &'a Operation,
-    /// It is for a multipart upload that stands here.
-    spooled: Option<Spooled>,
-}
-
-impl Job {
-    /// Whether the backend is asked before the client is answered.
-    fn goes_through(&self) -> bool {
-        match self {
-            Job::Whole(_) | Job::Parts(_) => true,
-            // A batch has looked itself.
-            Job::Store(_) | Job::Multipart(_) | Job::Batch(_) => false,
-        }
-    }
-
-    /// Whether it takes a client's body.
-    fn has_body(&self) -> bool {
-        match self {
-            Job::Whole(job) => matches!(job.content, Content::Body { .. }),
-            Job::Parts(_) | Job::Store(_) | Job::Batch(_) => true,
-            Job::Multipart(_) => false,
-        }
-    }
-
-    fn plan(&self) -> &'static str {
-        match self {
-            Job::Whole(job) => job.plan.map_or("-", |(plan, _)| plan.as_str()),
-            Job::Parts(job) => job.plan.0.as_str(),
-            Job::Store(_) | Job::Multipart(_) => "spool",
-            Job::Batch(_) => "batch",
-        }
-    }
-
-    /// Of one that writes through.
-    fn set_permit(&mut self, permit: Permit) {
-        match self {
-            Job::Whole(job) => job.permit = permit,
-            Job::Parts(job) => job.permit = permit,
-            Job::Store(_) | Job::Multipart(_) | Job::Batch(_) => {}
-        }
-    }
-
-    /// The key at the backend at which it makes an object, if it does so before it is acknowledged.
-    fn writes_through(&self, operation: &Operation) -> Option<&str> {
-        match (self, operation) {
-            (Job::Parts(job), _) => Some(&job.put.key),
-            (
-                Job::Whole(job),
-                Operation::PutObject { .. } | Operation::CompleteMultipartUpload { .. },
-            ) => Some(&job.request.key),
-            (Job::Whole(_) | Job::Store(_) | Job::Multipart(_) | Job::Batch(_), _) => None,
-        }
-    }
-}
-
-/// A CompleteMultipartUpload, and how many parts its document names.
-fn complete_job(
-    to: Destination<'_>,
-    mut authorized: Authorized,
-    document: Bytes,
-    permit: OwnedSemaphorePermit,
-) -> Result<(Job, usize), S3Error> {
-    let Destination { index: bucket_index, bucket, operation, spooled } = to;
-    let asked = xml::parse_complete(&document)?;
-    if let Some(spooled) = spooled {
-        let empty = PayloadHash::Empty;
-        let request = prepare::upstream(bucket, operation, &mut authorized, empty, None);
-        let parts = asked.parts.len();
-        let job = MultipartJob::complete(spooled, asked, request.headers, permit)?;
-        return Ok((Job::Multipart(Box::new(job)), parts));
-    }
-    let parts = asked.parts;
-    let proof = xml::multipart_etag(parts.iter().map(|part| part.etag.as_str()))
-        .map_or(Proof::None, Proof::ETag);
-    let (payload, length) = (PayloadHash::of(&document), Some(document.len() as u64));
-    let request = prepare::upstream(bucket, operation, &mut authorized, payload, length);
-    let job = UploadJob {
-        bucket_index,
-        bucket: Arc::clone(bucket),
-        kind: kind_of(operation, &request.headers)?,
-        request,
-        content: Content::Document(document),
-        plan: None,
-        proof,
-        permit: permit.into(),
-    };
-    Ok((Job::Whole(Box::new(job)), parts.len()))
-}
-
-/// A CreateMultipartUpload, AbortMultipartUpload or ListParts.
-fn bodiless_job(
-    route: &Route,
-    to: Destination<'_>,
-    head: &RequestHead,
-    mut authorized: Authorized,
-    permit: OwnedSemaphorePermit,
-) -> Result<Job, S3Error> {
-    let Destination { index: bucket_index, bucket, operation, spooled } = to;
-    if let Some(spooled) = spooled {
-        let job = MultipartJob::bodiless(spooled, operation, permit);
-        return Ok(Job::Multipart(Box::new(job)));
-    }
-    let begins = matches!(operation, Operation::CreateMultipartUpload { .. });
-    let length = begins.then_some(0);
-    let request = prepare::upstream(bucket, operation, &mut authorized, PayloadHash::Empty, length);
-    if begins
-        && let (Mode::WriteBack, Some(spool)) =
-            (write_back::mode(bucket, head)?, &route.engine.spool)
-        && write_back::can_wait(bucket, operation, &request.key, &request.headers, length)
-    {
-        let job = MultipartJob::begin(spool, bucket, request, &authorized, permit)?;
-        return Ok(Job::Multipart(Box::new(job)));
-    }
-    Ok(Job::Whole(Box::new(UploadJob {
-        bucket_index,
-        bucket: Arc::clone(bucket),
-        kind: kind_of(operation, &request.headers)?,
-        request,
-        content: Content::None,
-        plan: None,
-        proof: Proof::None,
-        permit: permit.into(),
-    })))
-}
-
-fn body_job(
-    route: &Route,
-    to: Destination<'_>,
-    head: &RequestHead,
-    mut authorized: Authorized,
-    body: RequestBody,
-    permit: OwnedSemaphorePermit,
-    rules: LengthRules,
-) -> Result<Job, Failed> {
-    let Destination { index: bucket_index, bucket, operation, spooled } = to;
-    let unread = !body.is_done();
-    let close = |error: S3Error| Failed { error, close: unread };
-    let length =
-        prepare::payload_length(head, body.framing(), &authorized.payload).map_err(close)?;
-    let request =
-        prepare::upstream(bucket, operation, &mut authorized, PayloadHash::Unsigned, length);
-    // The checks are read from the headers that pass on.
-    authorized.headers.clone_from(&request.headers);
-    let here = match (&spooled, operation) {
-        (Some(spooled), Operation::UploadPart { part_number, .. }) => {
-            let part = (spooled.id(), part_number.get());
-            Some((spooled.spool(), parts::MAX_SINGLE, Some(part)))
-        }
-        _ => {
-            let mode = write_back::mode(bucket, head).map_err(close)?;
-            let spool = route.engine.spool.as_ref().filter(|_| {
-                let (key, headers) = (&request.key, &request.headers);
-                mode == Mode::WriteBack
-                    && write_back::can_wait(bucket, operation, key, headers, length)
-            });
-            spool.map(|spool| (spool, rules.most, None))
-        }
-    };
-    if let Some((spool, most, part)) = here {
-        let incoming = Incoming {
-            route,
-            spool,
-            bucket,
-            head,
-            request,
-            authorized,
-            body,
-            length,
-            most,
-            permit,
-        };
-        let job = match part {
-            Some((id, number)) => {
-                MultipartJob::part(id, number, incoming).map(|job| Job::Multipart(Box::new(job)))
-            }
-            None => StoreJob::new(incoming).map(|job| Job::Store(Box::new(job))),
-        };
-        return job.map_err(close);
-    }
-    let way = way(&rules.split, operation, &authorized, length).map_err(close)?;
-    let most = match (operation, way) {
-        (Operation::PutObject { .. }, _) => rules.most,
-        _ => parts::MAX_SINGLE,
-    };
-    if length.is_some_and(|length| length > most) {
-        return Err(close(too_large()));
-    }
-    match (way, length) {
-        (Way::Parts { shape, size }, _) => {
-            let most = most.min(size.saturating_mul(parts::MAX_PARTS));
-            let payload = length.map_or(PayloadLength::AtMost(most), PayloadLength::Exactly);
-            let planned =
-                prepare::plan_parts(&route.engine, bucket, head, authorized, body, payload)
-                    .map_err(close)?;
-            Ok(Job::Parts(Box::new(SplitJob {
-                bucket_index,
-                bucket: Arc::clone(bucket),
-                shape,
-                part_size: size,
-                length,
-                headers: split_headers::divide(&request.headers),
-                put: UpstreamTemplate { payload: planned.payload, ..request },
-                whole: planned.whole,
-                part_md5: bucket.backend.require_checksum,
-                intake: planned.intake,
-                resources: route.replay.clone(),
-                plan: planned.plan,
-                permit: permit.into(),
-            })))
-        }
-        (Way::Whole, None) => Err(close(parts::missing_length())),
-        (Way::Whole, Some(length)) => {
-            let proof = prepare::proof(&request.headers);
-            let engine = &route.engine;
-            let replay = route.replay.clone();
-            let planned =
-                prepare::plan_body(engine, bucket, head, authorized, body, length, replay)
-                    .map_err(close)?;
-            let mut request = request;
-            request.payload = planned.payload;
-            request.length = Some(planned.length);
-            if planned.trailers_end_here {
-                request.headers.retain(|(name, _)| name != "x-amz-sdk-checksum-algorithm");
-            }
-            for (name, value) in planned.headers {
-                request.headers.retain(|(have, _)| *have != name);
-                request.headers.push((name, value));
-            }
-            let kind = kind_of(operation, &request.headers).map_err(close)?;
-            Ok(Job::Whole(Box::new(UploadJob {
-                bucket_index,
-                bucket: Arc::clone(bucket),
-                kind,
-                request,
-                content: planned.content,
-                plan: Some(planned.plan),
-                proof,
-                permit: permit.into(),
-            })))
-        }
-    }
-}
-
-/// Whether it goes in parts.
-fn way(
-    split: &SplitRules,
-    operation: &Operation,
-    authorized: &Authorized,
-    length: Option<u64>,
-) -> Result<Way, S3Error> {
-    if !matches!(operation, Operation::PutObject { .. }) {
-        return match length {
-            Some(length) if length > parts::MAX_SINGLE => Err(too_large()),
-            _ => Ok(Way::Whole),
-        };
-    }
-    let has = |prefix: &str| authorized.headers.iter().any(|(name, _)| name.starts_with(prefix));
-    let input = PartsInput {
-        length,
-        conditional: has("if-match") || has("if-none-match"),
-        customer_key: has("x-amz-server-side-encryption-customer-"),
-        signed_hash: matches!(authorized.payload, PayloadMode::Hash(_)),
-    };
-    parts::decide(split, input)
-}
-
-pub(super) fn too_large() -> S3Error {
-    let message = "Your proposed upload exceeds the maximum allowed size";
-    S3Error::new(ErrorCode::EntityTooLarge, message)
 }
