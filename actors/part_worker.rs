@@ -8,7 +8,7 @@ use crate::backend::BackendError;
 use crate::config::Bucket;
 use crate::guardian::ActorRef;
 use crate::metrics::{Counted, Metrics};
-use crate::s3::error::{ErrorCode, Fault, S3Error};
+use crate::s3::error::{Cause, ErrorCode, Fault, S3Error};
 use crate::s3::upstream::UpstreamTemplate;
 use crate::s3::xml;
 use crate::s3_client_actor::{Lease, LeaseConnection, Release, S3ClientActor};
@@ -283,6 +283,7 @@ impl Attempt {
             sent,
             answered: None,
             replayable: can_replay(content),
+            cause: Some(error.cause()),
         };
         AttemptEnd::Failed(failure, Some(endpoint))
     }
@@ -294,6 +295,7 @@ impl Attempt {
             sent: Sent::Nothing,
             answered: None,
             replayable: can_replay(content),
+            cause: Some(error.cause()),
         };
         AttemptEnd::Failed(failure, None)
     }
@@ -347,6 +349,7 @@ impl Attempt {
                         sent: Sent::Wholly,
                         answered: None,
                         replayable: can_replay(content),
+                        cause: Some(Cause::passing("the answer is not one of S3's")),
                     };
                     return AttemptEnd::Failed(failure, None);
                 }
@@ -385,6 +388,7 @@ impl Attempt {
             sent: Sent::Wholly,
             answered: Some(error),
             replayable: can_replay(content),
+            cause: None,
         };
         AttemptEnd::Failed(failure, None)
     }
@@ -423,17 +427,18 @@ fn body_failed(
     source: &PartSource,
     endpoint: Option<usize>,
 ) -> AttemptEnd {
-    let (class, answered) = match error {
-        SendError::Client(error) => (FailureClass::Client, Some(error)),
-        SendError::ReplayLost => (FailureClass::ReplayLost, None),
+    let (class, answered, cause) = match error {
+        SendError::Client(error) => (FailureClass::Client, Some(error), None),
+        SendError::ReplayLost => (FailureClass::ReplayLost, None, None),
         SendError::Internal(error) => {
             log::error!("a part's transfer failed in the gateway: {error}");
-            (FailureClass::GatewayInternal, None)
+            (FailureClass::GatewayInternal, None, Some(Cause::passing(&error.to_string())))
         }
-        SendError::Answered | SendError::Backend(_) => (FailureClass::BackendLost, None),
+        SendError::Answered => (FailureClass::BackendLost, None, None),
+        SendError::Backend(error) => (FailureClass::BackendLost, None, Some(error.cause())),
     };
     let replayable = source.can_replay();
-    AttemptEnd::Failed(Failure { class, sent, answered, replayable }, endpoint)
+    AttemptEnd::Failed(Failure { class, sent, answered, replayable, cause }, endpoint)
 }
 
 fn gateway_fault(message: &str, endpoint: Option<usize>) -> AttemptEnd {
@@ -446,6 +451,7 @@ fn gateway_fault(message: &str, endpoint: Option<usize>) -> AttemptEnd {
             "We encountered an internal error. Please try again.",
         )),
         replayable: true,
+        cause: None,
     };
     AttemptEnd::Failed(failure, endpoint)
 }

@@ -174,6 +174,7 @@ async fn renew(
                 };
                 count("failed");
                 log::warn!("no backend credentials from {source}: {problem}; {left}");
+                keys.not_replaced(&format!("none from {source}: {problem}"));
                 failures += 1;
                 schedule::after_failure(failures, rand::random())
             }

@@ -113,3 +113,31 @@ async fn every_fault_of_a_part_is_invisible() {
     assert_eq!(client.send(abort, b"").await.status, 204);
     gateway.settled().await;
 }
+
+/// "The cause goes to the log. The client is not told: it may name hosts of the inside."
+#[tokio::test]
+async fn what_is_behind_a_failure_is_told_to_the_operator_alone() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let gateway = Setup::over(nobody)
+        .env("MIZUCHI__BUCKETS__0__UPLOAD__RESTART__BACKOFF_BASE", "1ms")
+        .bucket("    upload:\n      multipart_threshold: 5MiB\n      part_size: 5MiB\n")
+        .start()
+        .await;
+    let (small, large) = (payload(1000), payload(6 << 20));
+    let requests = [
+        (Request::put("k", small.len()), &small[..]),
+        (Request::put("k", large.len()), &large[..]),
+        (Request::method("POST", "k").query("uploads", ""), &[][..]),
+    ];
+    for (request, body) in requests {
+        let answer = Client::connect(&gateway).await.send(request, body).await;
+        assert_eq!((answer.status, answer.code().as_str()), (503, "SlowDown"));
+        let all = format!("{} {}", answer.head, answer.text()).to_lowercase();
+        let port = format!(":{}", nobody.port());
+        for word in ["refused", "os error", "127.0.0.1", &port] {
+            assert!(!all.contains(word), "{word}: {all}");
+        }
+    }
+    let log = gateway.log_with("no connection").await;
+    assert!(log.contains("refused"), "{log}");
+}

@@ -2,7 +2,8 @@
 //! cannot have everything is safe to send again, one that it may have carried out is not.
 
 use super::response::ResponseError;
-use crate::s3::error::Fault;
+use super::tls::Unusable;
+use crate::s3::error::{Cause, Fault};
 use crate::sigv4::NoKeys;
 use std::fmt;
 use std::io;
@@ -30,6 +31,9 @@ impl fmt::Display for Stage {
         })
     }
 }
+
+/// What every [`BackendError`] begins with.
+const PREFIX: &str = "backend: ";
 
 /// A failed exchange. The backend is at fault in every case ([`BackendError::fault`]).
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +108,20 @@ impl BackendError {
         self.stage() == Stage::Answer
     }
 
+    /// The same in words for whoever runs this program, and whether the next try fares no better.
+    pub fn cause(&self) -> Cause {
+        let text = self.to_string();
+        let text = text.strip_prefix(PREFIX).unwrap_or(&text);
+        match self {
+            BackendError::Connect(source)
+                if source.get_ref().is_some_and(|inner| inner.is::<Unusable>()) =>
+            {
+                Cause::lasting(text)
+            }
+            _ => Cause::passing(text),
+        }
+    }
+
     /// Whose fault it is: always the backend's.
     pub fn fault(&self) -> Fault {
         Fault::Backend
@@ -128,6 +146,27 @@ mod tests {
         ] {
             assert!(!error.answer_began(), "{error}");
             assert_eq!(error.fault(), Fault::Backend);
+        }
+    }
+
+    #[test]
+    fn a_cause_says_what_happened_and_whether_it_stays() {
+        let refused = BackendError::Connect(io::ErrorKind::ConnectionRefused.into()).cause();
+        assert_eq!(refused.text(), "no connection: connection refused");
+        assert!(!refused.is_lasting());
+        let unusable = Unusable("TLS: the backend's certificate has expired".to_owned());
+        let unusable = io::Error::new(io::ErrorKind::InvalidData, unusable);
+        let unusable = BackendError::Connect(unusable).cause();
+        assert_eq!(unusable.text(), "no connection: TLS: the backend's certificate has expired");
+        assert!(unusable.is_lasting());
+        for error in [
+            BackendError::Timeout { stage: Stage::Connect },
+            BackendError::from(ResponseError::Malformed),
+            BackendError::closed_early(),
+            BackendError::stalled(),
+        ] {
+            let cause = error.cause();
+            assert!(!cause.text().contains(PREFIX) && !cause.is_lasting(), "{cause:?}");
         }
     }
 }

@@ -241,6 +241,11 @@ fn session_error(error: TlsError) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
+/// A handshake that fails until somebody mends something, in words.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Unusable(pub(super) String);
+
 /// A failed handshake in an operator's words.
 fn explain(error: io::Error) -> io::Error {
     let found = error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>());
@@ -249,9 +254,13 @@ fn explain(error: io::Error) -> io::Error {
             "TLS: the backend closed during the handshake: does it speak TLS on this port?".into()
         }
         None => return error,
-        Some(TlsError::InvalidCertificate(problem)) => certificate_problem(problem),
+        Some(TlsError::InvalidCertificate(problem)) => {
+            return io::Error::new(error.kind(), Unusable(certificate_problem(problem)));
+        }
         Some(TlsError::InvalidMessage(_)) => {
-            "TLS: the backend does not speak TLS on this port: is it an http:// endpoint?".into()
+            let words =
+                "TLS: the backend does not speak TLS on this port: is it an http:// endpoint?";
+            return io::Error::new(error.kind(), Unusable(words.to_owned()));
         }
         Some(TlsError::AlertReceived(alert)) => format!("TLS: the backend refused: {alert:?}"),
         Some(other) => format!("TLS: {other}"),

@@ -166,7 +166,46 @@ error_table! {
     XAmzContentSHA256Mismatch, 400, Client, false;
 }
 
-/// An error as the client will read it.
+/// Bytes of a cause: a certificate may name a thousand hosts.
+const MAX_CAUSE: usize = 500;
+
+/// What is behind an error, in words for whoever runs this program: it may name hosts and files of
+/// theirs, so nothing that is sent to a client holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cause {
+    text: Box<str>,
+    lasting: bool,
+}
+
+impl Cause {
+    /// What may be over at the next try. Of a long text the beginning.
+    pub fn passing(text: &str) -> Self {
+        Cause { text: Cause::bounded(text), lasting: false }
+    }
+
+    /// What stays until somebody mends it (a certificate that is not trusted).
+    pub fn lasting(text: &str) -> Self {
+        Cause { text: Cause::bounded(text), lasting: true }
+    }
+
+    fn bounded(text: &str) -> Box<str> {
+        let text = text.get(..text.floor_char_boundary(MAX_CAUSE)).unwrap_or_default();
+        text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    }
+
+    /// The words, on one line.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether trying again is of no use.
+    pub fn is_lasting(&self) -> bool {
+        self.lasting
+    }
+}
+
+/// An error as the client will read it. [`S3Error::cause`] is the one thing in it that no client
+/// reads: neither `Display` nor a document has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct S3Error {
     /// HTTP status, 400..=599 (or a 3xx that the backend answered).
@@ -179,6 +218,8 @@ pub struct S3Error {
     pub fault: Fault,
     /// Whether the same request, sent again, may succeed.
     pub retryable: bool,
+    /// What is behind it, where that is known: never for a client.
+    pub cause: Option<Box<Cause>>,
 }
 
 impl S3Error {
@@ -190,6 +231,7 @@ impl S3Error {
             message: message.into(),
             fault: code.fault(),
             retryable: code.retryable(),
+            cause: None,
         }
     }
 
@@ -201,6 +243,7 @@ impl S3Error {
             message: Cow::Owned(message),
             fault: if status < 500 { Fault::Client } else { Fault::Backend },
             retryable: status >= 500,
+            cause: None,
         }
     }
 
@@ -219,6 +262,13 @@ impl S3Error {
         self.fault = fault;
         self
     }
+
+    /// The same error with what is behind it; None leaves it as it is.
+    #[must_use]
+    pub fn because(mut self, cause: Option<Cause>) -> Self {
+        self.cause = cause.map(Box::new).or(self.cause);
+        self
+    }
 }
 
 impl fmt::Display for S3Error {
@@ -230,6 +280,7 @@ impl fmt::Display for S3Error {
 impl std::error::Error for S3Error {}
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
 
@@ -238,6 +289,27 @@ mod tests {
         for code in ErrorCode::ALL {
             assert!((400..=599).contains(&code.status()), "{}", code.as_str());
         }
+    }
+
+    /// "The gateway must never send it to a client."
+    #[test]
+    fn a_cause_is_in_nothing_that_is_sent() {
+        let cause = Cause::lasting("10.1.2.3:9000: connection refused");
+        let error = S3Error::new(ErrorCode::SlowDown, "Try again.").because(Some(cause));
+        assert_eq!(error.cause.as_ref().unwrap().text(), "10.1.2.3:9000: connection refused");
+        assert!(error.cause.as_ref().unwrap().is_lasting());
+        let document = crate::s3::xml::error_document(&error, "/b/k", "id", "host");
+        for sent in [document, error.to_string()] {
+            assert!(sent.contains("SlowDown") && !sent.contains("refused"), "{sent}");
+        }
+        assert!(error.because(None).cause.is_some());
+    }
+
+    #[test]
+    fn a_cause_is_one_bounded_line() {
+        let cause = Cause::passing(&format!("a\r\n{}", "ü".repeat(MAX_CAUSE)));
+        assert!(cause.text().starts_with("a  ü") && cause.text().len() <= MAX_CAUSE);
+        assert!(!cause.is_lasting());
     }
 
     #[test]

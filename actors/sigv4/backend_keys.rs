@@ -7,7 +7,8 @@
 use super::Signer;
 use crate::secret::Secret;
 use arc_swap::ArcSwapOption;
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 use time::OffsetDateTime;
 use tokio::sync::Notify;
 
@@ -17,15 +18,29 @@ const REFUSALS: [&str; 4] =
     ["ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "TokenRefreshRequired"];
 
 /// There are no keys, or they have expired.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("there are no valid credentials for the backend")]
-pub struct NoKeys;
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct NoKeys {
+    /// Why there are no newer ones, where that is known.
+    why: Option<Arc<str>>,
+}
+
+impl fmt::Display for NoKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("there are no valid credentials for the backend")?;
+        match &self.why {
+            Some(why) => write!(f, ": {why}"),
+            None => Ok(()),
+        }
+    }
+}
 
 /// The keys of one source in one region.
 #[derive(Debug)]
 pub struct BackendKeys {
     region: String,
     current: ArcSwapOption<Snapshot>,
+    /// Why the last try to replace them came to nothing.
+    problem: Mutex<Option<Arc<str>>>,
     doubt: Notify,
 }
 
@@ -38,7 +53,8 @@ struct Snapshot {
 impl BackendKeys {
     /// Keys for this region that are yet to come.
     pub fn awaited(region: String) -> Self {
-        BackendKeys { region, current: ArcSwapOption::empty(), doubt: Notify::new() }
+        let (current, problem) = (ArcSwapOption::empty(), Mutex::new(None));
+        BackendKeys { region, current, problem, doubt: Notify::new() }
     }
 
     /// Keys that stay as they are.
@@ -64,6 +80,12 @@ impl BackendKeys {
         let signer = Signer::new(access_key, secret_key, session_token, self.region.clone());
         let signer = Arc::new(signer);
         self.current.store(Some(Arc::new(Snapshot { signer, expires })));
+        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Newer ones could not be had. `why`: in words, without secrets.
+    pub fn not_replaced(&self, why: &str) {
+        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.into());
     }
 
     /// What to sign with now.
@@ -74,7 +96,10 @@ impl BackendKeys {
             Some(now_used) if now_used.expires.is_none_or(|expires| now < expires) => {
                 Ok(Arc::clone(&now_used.signer))
             }
-            _ => Err(NoKeys),
+            _ => {
+                let problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
+                Err(NoKeys { why: problem.clone() })
+            }
         }
     }
 
@@ -118,13 +143,18 @@ mod tests {
     fn keys_hold_until_they_expire_or_are_replaced() {
         let start = OffsetDateTime::UNIX_EPOCH;
         let keys = BackendKeys::awaited("r".to_owned());
-        assert_eq!(keys.signer(start).unwrap_err(), NoKeys);
+        let none = "there are no valid credentials for the backend";
+        assert_eq!(keys.signer(start).unwrap_err().to_string(), none);
+        keys.not_replaced("the profile a: no such profile");
+        let told = keys.signer(start).unwrap_err().to_string();
+        assert_eq!(told, format!("{none}: the profile a: no such profile"));
         assert_eq!(keys.seconds_left(start), Some(0));
         let expires = start + Duration::seconds(10);
         keys.replace("ONE".to_owned(), secret("1"), Some(secret("t")), Some(expires));
         let held = keys.signer(start).unwrap();
         assert_eq!(keys.seconds_left(start), Some(10));
-        assert_eq!(keys.signer(expires).unwrap_err(), NoKeys, "not at the very instant either");
+        let told = keys.signer(expires).unwrap_err().to_string();
+        assert_eq!(told, none, "not at the very instant either, and nothing has failed since");
         keys.replace("TWO".to_owned(), secret("2"), None, None);
         assert_eq!(keys.signer(expires).unwrap().access_key(), "TWO");
         assert_eq!(keys.seconds_left(expires), None);

@@ -90,7 +90,10 @@ pub fn lost_its_upload(error: &S3Error) -> bool {
 
 /// Of one that was not.
 pub fn of_error(error: &S3Error) -> Verdict {
-    let text = error.to_string();
+    let text = match &error.cause {
+        Some(cause) => format!("{error} ({})", cause.text()),
+        None => error.to_string(),
+    };
     let code = &*error.code;
     if ABOUT_BYTES.contains(&code) || error.fault == Fault::Gateway {
         Verdict::LookAgain(text)
@@ -104,7 +107,7 @@ pub fn of_error(error: &S3Error) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::s3::error::ErrorCode;
+    use crate::s3::error::{Cause, ErrorCode};
     use bytes::Bytes;
 
     fn of(status: u16, code: &str) -> Verdict {
@@ -138,7 +141,9 @@ mod tests {
         let page = page.blamed_on(Fault::Backend);
         assert!(matches!(of_error(&page), Verdict::Later(_)));
         let busy = S3Error::new(ErrorCode::SlowDown, "no endpoint").blamed_on(Fault::Backend);
-        assert!(matches!(of_error(&busy), Verdict::Later(_)));
+        let unreached = busy.because(Some(Cause::passing("connection refused")));
+        let Verdict::Later(told) = of_error(&unreached) else { panic!("{unreached:?}") };
+        assert!(told.ends_with("(connection refused)"), "{told}");
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! attempt.
 
 use super::restart::{RestartLog, RestartPolicy};
-use crate::s3::error::{ErrorCode, Fault, S3Error};
+use crate::s3::error::{Cause, ErrorCode, Fault, S3Error};
 use std::time::Duration;
 
 /// What the request is.
@@ -82,6 +82,8 @@ pub struct Failure {
     pub answered: Option<S3Error>,
     /// Whether everything that was taken from the client is still kept.
     pub replayable: bool,
+    /// What is behind it, where there is no answer that says so.
+    pub cause: Option<Cause>,
 }
 
 /// What a HEAD has shown.
@@ -174,6 +176,8 @@ pub struct Upload<A> {
     unanswered: bool,
     /// What the last attempt ended with: answered when there is no further one.
     last_error: Option<S3Error>,
+    /// What was behind the last failure that no answer explains.
+    cause: Option<Cause>,
     answer: std::marker::PhantomData<fn() -> A>,
 }
 
@@ -187,6 +191,7 @@ impl<A> Upload<A> {
             restarts: RestartLog::default(),
             unanswered: false,
             last_error: None,
+            cause: None,
             answer: std::marker::PhantomData,
         };
         (upload, Effect::Start(0))
@@ -217,7 +222,8 @@ impl<A> Upload<A> {
             }
             (State::Moving(current), Event::Died(attempt, sent, budget)) if attempt == current => {
                 let class = FailureClass::BackendLost;
-                let failure = Failure { class, sent, answered: None, replayable: true };
+                let failure =
+                    Failure { class, sent, answered: None, replayable: true, cause: None };
                 Some(self.failed(current, failure, budget, now, roll))
             }
             (State::Waiting(next), Event::PauseOver) => {
@@ -243,7 +249,12 @@ impl<A> Upload<A> {
         now: Duration,
         roll: f64,
     ) -> Effect<A> {
-        let Failure { class, sent, answered, replayable } = failure;
+        let Failure { class, sent, answered, replayable, cause } = failure;
+        self.cause = match class {
+            FailureClass::BackendAnswer => None,
+            // Of an attempt that could not even begin the one before says why.
+            _ => cause.or(self.cause.take()),
+        };
         let error = answered.clone().unwrap_or_else(|| of_class(class));
         match class {
             FailureClass::Client | FailureClass::GatewayInternal => self.finish(Err(error)),
@@ -348,7 +359,7 @@ impl<A> Upload<A> {
 
     fn finish(&mut self, result: Result<A, S3Error>) -> Effect<A> {
         self.state = State::Finished;
-        Effect::Reply(result)
+        Effect::Reply(result.map_err(|error| error.because(self.cause.take())))
     }
 }
 

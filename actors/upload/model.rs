@@ -5,7 +5,7 @@
 
 use super::machine::*;
 use super::restart::RestartPolicy;
-use crate::s3::error::S3Error;
+use crate::s3::error::{Cause, S3Error};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::time::Duration;
@@ -28,7 +28,7 @@ fn backend_error(status: u16, code: &str) -> S3Error {
 }
 
 fn failed(class: FailureClass, sent: Sent, answered: Option<S3Error>, replayable: bool) -> Failure {
-    Failure { class, sent, answered, replayable }
+    Failure { class, sent, answered, replayable, cause: None }
 }
 
 /// What becomes of attempt `n`.
@@ -184,5 +184,48 @@ fn a_complete_whose_upload_is_gone_is_reconciled() {
             result.as_ref().map_err(|error| error.code.as_ref()),
             expected.as_ref().map_err(|code| *code)
         );
+    }
+}
+
+/// What is behind the last failure comes with the error; a backend that answers speaks for itself.
+#[test]
+fn the_last_cause_comes_with_the_error() {
+    let policy = RestartPolicy {
+        max: 2,
+        window: Duration::from_secs(60),
+        backoff_base: Duration::ZERO,
+        backoff_cap: Duration::ZERO,
+    };
+    let lost = |sent, why: Option<&str>| Failure {
+        cause: why.map(Cause::lasting),
+        ..failed(FailureClass::BackendLost, sent, None, true)
+    };
+    let answered =
+        failed(FailureClass::BackendAnswer, Sent::Wholly, Some(backend_error(503, "X")), true);
+    let given_up = failed(FailureClass::ReplayLost, Sent::Nothing, None, false);
+    let (nothing, wholly) = (Sent::Nothing, Sent::Wholly);
+    for (failures, cause) in [
+        ([lost(nothing, Some("a")), lost(nothing, Some("b")), lost(nothing, Some("c"))], Some("c")),
+        ([lost(nothing, Some("a")), lost(nothing, Some("b")), lost(nothing, None)], Some("b")),
+        ([lost(nothing, Some("a")), lost(nothing, Some("b")), given_up], Some("b")),
+        ([lost(nothing, Some("a")), answered.clone(), lost(wholly, Some("c"))], Some("c")),
+        ([lost(nothing, Some("a")), lost(nothing, Some("b")), answered], None),
+    ] {
+        let (mut machine, _) = Upload::<()>::begin(Kind::PutObject { conditional: false }, policy);
+        let mut effect = None;
+        for (attempt, failure) in (0..).zip(failures) {
+            let event = Event::Failed(attempt, failure, Budget::Granted);
+            effect = machine.step(event, Duration::ZERO, 0.0);
+            if let Some(Effect::Pause(_)) = effect {
+                machine.step(Event::PauseOver, Duration::ZERO, 0.0);
+            }
+            if effect == Some(Effect::Reconcile) {
+                let unknown = Event::Reconciled(Reconciled::Unknown, Budget::Granted);
+                effect = machine.step(unknown, Duration::ZERO, 0.0);
+            }
+        }
+        let Some(Effect::Reply(Err(error))) = effect else { panic!("{effect:?}") };
+        assert_eq!(error.cause.as_deref().map(Cause::text), cause);
+        assert!(error.cause.is_none_or(|cause| cause.is_lasting()));
     }
 }

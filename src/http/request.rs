@@ -328,10 +328,8 @@ fn ends_upload(operation: &Operation) -> bool {
 ///
 /// Errors: 503 ServiceUnavailable.
 pub(super) fn has_keys(bucket: &Bucket) -> Result<(), S3Error> {
-    if bucket.backend.keys.signer(OffsetDateTime::now_utc()).is_ok() {
-        return Ok(());
-    }
-    log::warn!("bucket {}: refused, for want of backend credentials", bucket.name);
+    let Err(why) = bucket.backend.keys.signer(OffsetDateTime::now_utc()) else { return Ok(()) };
+    log::warn!("bucket {}: refused, for want of backend credentials: {why}", bucket.name);
     let message = "The storage behind this bucket cannot be reached. Please try again.";
     Err(S3Error::new(ErrorCode::ServiceUnavailable, message).blamed_on(Fault::Backend))
 }

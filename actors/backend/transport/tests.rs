@@ -344,6 +344,8 @@ async fn refusal_of(server: &Server, client: &TlsClient) -> String {
     let error = connection.unwrap_err();
     assert!(matches!(error, BackendError::Connect(_)), "{error}");
     assert!(stream.is_err());
+    // A certificate does not mend itself.
+    assert_eq!(error.cause().is_lasting(), error.to_string().contains("certificate"), "{error}");
     error.to_string()
 }
 
