@@ -9,6 +9,7 @@
 use crate::config::Bucket;
 use crate::guardian::ActorRef;
 use crate::orphans::Listed;
+use crate::s3::etag::is_digest;
 use crate::s3::xml;
 use crate::s3_client_actor::{LeaseConnection, Release, S3ClientActor};
 use crate::sigv4::BackendKeys;
@@ -81,7 +82,7 @@ fn proves(found: &HeadObjectOutput, proof: &Proof) -> bool {
     match proof {
         Proof::None => false,
         Proof::ETag(expected) => {
-            found.e_tag.as_deref().is_some_and(|etag| etag.trim_matches('"') == expected)
+            found.e_tag.as_deref().is_some_and(|etag| is_digest(etag, expected))
         }
         // rusoto_s3 knows no checksum fields: the dispatcher leaves them in the metadata.
         Proof::Checksum(name, value) => found

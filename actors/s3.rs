@@ -3,6 +3,7 @@
 pub mod address;
 pub mod cors;
 pub mod error;
+pub mod etag;
 pub mod headers;
 pub mod list_uploads;
 pub mod names;

@@ -287,6 +287,26 @@ async fn a_complete_whose_answer_is_lost_leaves_the_same_object_and_nothing_else
     gateway.settled().await;
 }
 
+/// Alibaba Cloud OSS writes ETags in capitals: a part that is there counts as there, Complete names it as its
+/// backend does, and the object is the one that was acknowledged.
+#[tokio::test]
+async fn etags_in_capitals_are_those_that_were_acknowledged() {
+    let (kept, s3) = (Kept::new(), LedgerS3::start(true).await);
+    s3.books(|books| books.capitals = true);
+    let parts = parts([100_000, 50_000]);
+    kept.store([("uploads", "key", parts.clone())]).await;
+    s3.script(vec![("Complete", Twist::Answer(503, "SlowDown")); 12]);
+    let gateway = kept.start(Setup::over(s3.address), "").await;
+    delivered(&gateway).await;
+    assert!(s3.script_done());
+    s3.books(|books| {
+        assert_eq!(books.part_requests, 2, "what was there is sent again");
+        assert_eq!(books.objects["key"].etag.to_lowercase(), etag(&parts));
+    });
+    assert_eq!(gateway.metric("mizuchi_spool_other_etags_total").await, 0.0);
+    gateway.settled().await;
+}
+
 /// "Set aside: its upload is aborted first", also where the abort fails at first.
 #[tokio::test]
 async fn what_is_set_aside_leaves_no_upload_behind() {

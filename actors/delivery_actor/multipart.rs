@@ -10,6 +10,7 @@ use super::{Courier, Lane, Target};
 use crate::origin::{self, PartThere, SweepError};
 use crate::orphans::{OwnUpload, wall_clock};
 use crate::s3::error::S3Error;
+use crate::s3::etag::is_digest;
 use crate::s3::xml;
 use crate::sigv4::PayloadHash;
 use crate::spool::part_requests;
@@ -186,7 +187,8 @@ impl Courier {
     ) -> Result<Vec<String>, Came> {
         let is_there = |part: &PartBody| {
             let there = begun.there.get(&part.number)?;
-            let same = there.length == part.body.length && there.etag == part.body.md5_hex();
+            let same =
+                there.length == part.body.length && is_digest(&there.etag, &part.body.md5_hex());
             same.then(|| format!("\"{}\"", there.etag))
         };
         let mut etags: Vec<Option<String>> = parts.parts.iter().map(is_there).collect();
@@ -260,8 +262,10 @@ impl Courier {
         let answer = self.ask(to, Kind::UploadPart, request, content, lane).await;
         let answer = answer.map_err(Came::To)??;
         match verdict::of_answer(&answer, &part.body.md5_hex()) {
-            Verdict::Delivered => Ok(format!("\"{}\"", part.body.md5_hex())),
-            Verdict::DeliveredAs(etag) => Ok(etag),
+            // As the backend writes it, also where that is in capitals.
+            Verdict::Delivered | Verdict::DeliveredAs(_) => {
+                Ok(verdict::etag_of(&answer).unwrap_or_default().into_owned())
+            }
             verdict => Err(Came::To(verdict)),
         }
     }

@@ -5,6 +5,7 @@
 //! tried again.
 
 use crate::s3::error::{Fault, S3Error};
+use crate::s3::etag::is_digest;
 use crate::s3::xml;
 use crate::upload::job::BackendAnswer;
 use std::borrow::Cow;
@@ -63,8 +64,13 @@ const ABOUT_BYTES: [&str; 2] = ["BadDigest", "XAmzContentSHA256Mismatch"];
 
 /// Of a PutObject or UploadPart that was answered 2xx. `acknowledged`: the ETag, without quotes.
 pub fn of_answer(answer: &BackendAnswer, acknowledged: &str) -> Verdict {
-    let etag = answer.headers.iter().find(|(name, _)| name == "etag").map(|(_, value)| value);
-    of_etag(etag.map(|value| String::from_utf8_lossy(value)), acknowledged)
+    of_etag(etag_of(answer), acknowledged)
+}
+
+/// The ETag of what was sent, as the backend has it.
+pub fn etag_of(answer: &BackendAnswer) -> Option<Cow<'_, str>> {
+    let header = answer.headers.iter().find(|(name, _)| name == "etag");
+    header.map(|(_, value)| String::from_utf8_lossy(value))
 }
 
 /// Of a CompleteMultipartUpload that was answered 2xx.
@@ -77,7 +83,7 @@ pub fn of_completed(answer: &BackendAnswer, acknowledged: &str) -> Verdict {
 fn of_etag(etag: Option<Cow<'_, str>>, acknowledged: &str) -> Verdict {
     match etag {
         None => Verdict::Later("the answer has no ETag: it is no backend's".to_owned()),
-        Some(etag) if etag.trim_matches('"') == acknowledged => Verdict::Delivered,
+        Some(etag) if is_digest(&etag, acknowledged) => Verdict::Delivered,
         Some(etag) => Verdict::DeliveredAs(etag.into_owned()),
     }
 }
@@ -164,6 +170,7 @@ mod tests {
         };
         let of = |fields: &str| of_completed(&answer(fields), "abc-2");
         assert_eq!(of("<ETag>&quot;abc-2&quot;</ETag>"), Verdict::Delivered);
+        assert_eq!(of("<ETag>\"ABC-2\"</ETag>"), Verdict::Delivered);
         assert_eq!(of("<ETag>\"x-2\"</ETag>"), Verdict::DeliveredAs("\"x-2\"".to_owned()));
         assert!(matches!(of("<Key>k</Key>"), Verdict::Later(_)));
     }
@@ -183,6 +190,8 @@ mod tests {
         assert!(matches!(of_answer(&page, md5), Verdict::Later(_)));
         let own = answer(&[("etag", "\"9bb58f26192e4ba00f01e2e7b136bbd8\"")]);
         assert_eq!(of_answer(&own, md5), Verdict::Delivered);
+        let upper = answer(&[("etag", "\"9BB58F26192E4BA00F01E2E7B136BBD8\"")]);
+        assert_eq!(of_answer(&upper, md5), Verdict::Delivered, "as Alibaba Cloud OSS has it");
         let other = answer(&[("etag", "\"kms\"")]);
         assert_eq!(of_answer(&other, md5), Verdict::DeliveredAs("\"kms\"".to_owned()));
     }

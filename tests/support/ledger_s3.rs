@@ -79,6 +79,8 @@ pub struct Books {
     pub complete_headers: HashMap<String, String>,
     /// Its document.
     pub complete_document: String,
+    /// ETags are written in capitals.
+    pub capitals: bool,
     twists: Vec<(&'static str, Twist)>,
     next: u64,
 }
@@ -261,6 +263,7 @@ impl LedgerS3 {
         let key = request.key.clone();
         let id = request.query.get("uploadId").cloned().unwrap_or_default();
         let (headers, length) = (request.headers.clone(), request.length);
+        let md5 = if books.capitals { &md5.to_uppercase() } else { md5 };
         match request.operation() {
             "Put" => {
                 books.puts += 1;
@@ -310,6 +313,7 @@ impl LedgerS3 {
                 assert_eq!(body.matches("<Part>").count(), upload.parts.len());
                 let digest: String =
                     all.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+                let digest = if books.capitals { digest.to_uppercase() } else { digest };
                 let etag = format!("\"{digest}-{}\"", upload.parts.len());
                 let object = Object {
                     length: upload.parts.values().map(|part| part.length).sum(),
