@@ -6,10 +6,13 @@
 //! of its own HTTP or TLS runs: its dispatcher signs with rusoto_signature, once, and sends every
 //! byte through the gateway's own pooled connections.
 
+mod described;
+
 use crate::config::Bucket;
 use crate::guardian::ActorRef;
 use crate::orphans::Listed;
 use crate::s3::etag::is_digest;
+use crate::s3::upstream::UpstreamTemplate;
 use crate::s3::xml;
 use crate::s3_client_actor::{LeaseConnection, Release, S3ClientActor};
 use crate::sigv4::BackendKeys;
@@ -31,6 +34,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use time::OffsetDateTime;
 use time::format_description::well_known::{Rfc2822, Rfc3339};
+
+const META: &str = "x-amz-meta-";
+const CHECKSUM: &str = "x-amz-checksum-";
+
+/// How many fields of metadata are not shown.
+const MISSING_META: &str = "x-amz-missing-meta";
 
 /// Most bytes of an answer's body: a page of ListMultipartUploads with [`PAGE`] keys of 1 KiB.
 const MAX_ANSWER: usize = 1024 * 1024;
@@ -59,6 +68,33 @@ pub async fn prove(
     if *proof == Proof::None {
         return Proven::Unknown;
     }
+    head(bucket, client, key, |found| proves(found, proof)).await
+}
+
+/// Asks the backend whether the object that is there is the one that `request`, a PutObject, makes: one
+/// of the digests says so, and so does all that HEAD shows beside.
+pub async fn recognize(
+    bucket: &Arc<Bucket>,
+    client: ActorRef<S3ClientActor>,
+    request: &UpstreamTemplate,
+    digests: &[Proof],
+) -> Proven {
+    if digests.is_empty() {
+        return Proven::Unknown;
+    }
+    let is_it = |found: &HeadObjectOutput| {
+        digests.iter().any(|digest| proves(found, digest))
+            && described::is_described(&request.headers, &shown(found))
+    };
+    head(bucket, client, &request.key, is_it).await
+}
+
+async fn head(
+    bucket: &Arc<Bucket>,
+    client: ActorRef<S3ClientActor>,
+    key: &str,
+    is_it: impl FnOnce(&HeadObjectOutput) -> bool,
+) -> Proven {
     let (s3, _) = s3(bucket, client);
     let request = HeadObjectRequest {
         bucket: bucket.backend.bucket.clone(),
@@ -66,16 +102,39 @@ pub async fn prove(
         ..HeadObjectRequest::default()
     };
     match s3.head_object(request).await {
-        Ok(found) if proves(&found, proof) => {
+        Ok(found) if is_it(&found) => {
             Proven::Yes { etag: found.e_tag, version_id: found.version_id }
         }
         Ok(_) => Proven::No,
         Err(RusotoError::Unknown(answer)) if answer.status.as_u16() == 404 => Proven::No,
         Err(error) => {
-            log::warn!("bucket {}: a lost answer could not be reconciled: {error}", bucket.name);
+            log::warn!("bucket {}: what is there could not be looked at: {error}", bucket.name);
             Proven::Unknown
         }
     }
+}
+
+/// What HEAD shows of an object beside its bytes, as headers.
+fn shown(found: &HeadObjectOutput) -> Vec<(String, String)> {
+    let named = [
+        ("cache-control", &found.cache_control),
+        ("content-disposition", &found.content_disposition),
+        ("content-encoding", &found.content_encoding),
+        ("content-language", &found.content_language),
+        ("content-type", &found.content_type),
+        ("expires", &found.expires),
+        ("x-amz-server-side-encryption", &found.server_side_encryption),
+        ("x-amz-storage-class", &found.storage_class),
+        ("x-amz-website-redirect-location", &found.website_redirect_location),
+    ];
+    let named = named
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), value.as_ref()?.clone())));
+    let metadata = found.metadata.iter().flatten();
+    let metadata = metadata.filter(|(name, _)| !name.starts_with(CHECKSUM));
+    let metadata = metadata.map(|(name, value)| (format!("{META}{name}"), value.clone()));
+    let missing = found.missing_meta.map(|count| (MISSING_META.to_owned(), count.to_string()));
+    named.chain(metadata).chain(missing).collect()
 }
 
 fn proves(found: &HeadObjectOutput, proof: &Proof) -> bool {
@@ -152,6 +211,28 @@ pub async fn has_parts(
     };
     let parts = s3.list_parts(request).await.map_err(sweep_error)?.parts;
     Ok(parts.is_some_and(|parts| !parts.is_empty()))
+}
+
+/// Whether there is such an upload, parts or none.
+pub async fn has_upload(
+    bucket: &Arc<Bucket>,
+    client: ActorRef<S3ClientActor>,
+    key: &str,
+    upload_id: &str,
+) -> Result<bool, SweepError> {
+    let (s3, _) = s3(bucket, client);
+    let request = ListPartsRequest {
+        bucket: bucket.backend.bucket.clone(),
+        key: key.to_owned(),
+        upload_id: upload_id.to_owned(),
+        max_parts: Some(1),
+        ..ListPartsRequest::default()
+    };
+    match s3.list_parts(request).await {
+        Ok(_) => Ok(true),
+        Err(RusotoError::Unknown(answer)) if is_no_such_upload(&answer.body) => Ok(false),
+        Err(error) => Err(sweep_error(error)),
+    }
 }
 
 /// What a backend has of a part.
@@ -348,9 +429,7 @@ async fn send(
     }
     let mut headers = http02::HeaderMap::<String>::default();
     for (name, value) in response.head.headers {
-        // See `proves`: what rusoto_s3 has no field for passes as user metadata.
-        let name =
-            if name.starts_with("x-amz-checksum-") { format!("x-amz-meta-{name}") } else { name };
+        let Some(name) = for_rusoto(name, &value) else { continue };
         if let (Ok(name), Ok(value)) = (
             http02::header::HeaderName::from_bytes(name.as_bytes()),
             String::from_utf8(value.to_vec()),
@@ -364,6 +443,24 @@ async fn send(
         body: ByteStream::from(response.body.to_vec()),
         headers,
     })
+}
+
+/// Under which name rusoto_s3 is given a header: what it has no field for passes as user metadata (see
+/// `proves`), so what comes as such must not bear the name. None: not at all: a number that is none
+/// would be a panic.
+fn for_rusoto(name: String, value: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(value).ok()?;
+    match name.as_str() {
+        "content-length" | "x-amz-mp-parts-count" | MISSING_META => {
+            text.parse::<i64>().is_ok().then_some(name)
+        }
+        "x-amz-delete-marker" | "x-amz-server-side-encryption-bucket-key-enabled" => {
+            text.parse::<bool>().is_ok().then_some(name)
+        }
+        _ if name.starts_with(CHECKSUM) => Some(format!("{META}{name}")),
+        _ if name.strip_prefix(META).is_some_and(|meta| meta.starts_with(CHECKSUM)) => None,
+        _ => Some(name),
+    }
 }
 
 fn serialize(request: &SignedRequest) -> Vec<u8> {
@@ -382,4 +479,46 @@ fn serialize(request: &SignedRequest) -> Vec<u8> {
     }
     head.extend_from_slice(b"\r\n");
     head
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever stores an object gives it whatever metadata he likes: none of it is taken for a checksum
+    /// that the backend has computed.
+    #[test]
+    fn metadata_passes_for_no_checksum() {
+        let name = |name: &str, value: &str| for_rusoto(name.to_owned(), value.as_bytes());
+        let own = Some("x-amz-meta-x-amz-checksum-sha256".to_owned());
+        assert_eq!(name("x-amz-checksum-sha256", "a"), own);
+        assert_eq!(name("x-amz-meta-x-amz-checksum-sha256", "a"), None);
+        assert_eq!(name("x-amz-meta-a", "a"), Some("x-amz-meta-a".to_owned()));
+        assert_eq!(name("etag", "a"), Some("etag".to_owned()));
+    }
+
+    #[test]
+    fn numbers_that_are_none_are_left_out() {
+        for (name, good, bad) in [
+            ("content-length", "18", "18446744073709551615"),
+            ("x-amz-missing-meta", "1", "many"),
+            ("x-amz-mp-parts-count", "2", ""),
+            ("x-amz-delete-marker", "true", "1"),
+            ("x-amz-server-side-encryption-bucket-key-enabled", "false", "no"),
+        ] {
+            assert!(for_rusoto(name.to_owned(), good.as_bytes()).is_some(), "{name}");
+            assert!(for_rusoto(name.to_owned(), bad.as_bytes()).is_none(), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_etag_proves_in_capitals_too() {
+        let found = |etag: &str| HeadObjectOutput {
+            e_tag: Some(etag.to_owned()),
+            ..HeadObjectOutput::default()
+        };
+        let proof = Proof::ETag("5b3c1a2e053d763e1b002cc607c5a0fe".to_owned());
+        assert!(proves(&found("\"5B3C1A2E053D763E1B002CC607C5A0FE\""), &proof));
+        assert!(!proves(&found("\"5B3C1A2E053D763E1B002CC607C5A0FF\""), &proof));
+    }
 }

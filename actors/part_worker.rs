@@ -214,10 +214,8 @@ impl Attempt {
     async fn answer(&self, content: &Content, mut lease: Lease) -> AttemptEnd {
         let endpoint = lease.endpoint;
         let timeouts = &self.bucket.backend.timeouts;
-        let first_byte = match self.kind {
-            Kind::Complete => timeouts.complete,
-            _ => timeouts.first_byte,
-        };
+        let first_byte =
+            if self.kind.completes() { timeouts.complete } else { timeouts.first_byte };
         match lease.connection.read_response(false, first_byte, MAX_ANSWER).await {
             Ok(response) => {
                 let end = self.classify(
@@ -325,7 +323,7 @@ impl Attempt {
     fn understood(&self, body: &[u8]) -> bool {
         match self.kind {
             Kind::Create => xml::parse_initiate(body).is_ok(),
-            Kind::Complete => xml::parse_completed(body).is_ok(),
+            kind if kind.completes() => xml::parse_completed(body).is_ok(),
             _ => true,
         }
     }
@@ -340,7 +338,7 @@ impl Attempt {
     ) -> AttemptEnd {
         let error = if (200..300).contains(&status) {
             // S3: a Complete may answer 200 and carry an <Error> (R10).
-            let inside = if self.kind == Kind::Complete { xml::parse_error(&body) } else { None };
+            let inside = if self.kind.completes() { xml::parse_error(&body) } else { None };
             match inside {
                 None if !self.understood(&body) => {
                     log::warn!("bucket {}: {:?} answered garbage", self.bucket.name, self.kind);

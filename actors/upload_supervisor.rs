@@ -5,6 +5,7 @@
 //! (`upload::machine`), and what the machine asks for is carried out here. A PutObject that goes in
 //! parts has a machine of its own above them (`upload::split`), in `splits`. It moves no bytes.
 
+mod recognition;
 mod splits;
 
 use crate::config::{Bucket, Engine};
@@ -27,6 +28,7 @@ use crate::upload::machine::{
 use actix::prelude::*;
 use bytes::Bytes;
 use foldhash::fast::RandomState;
+use recognition::Known;
 pub use splits::BeginSplit;
 use splits::{Split, Step, StepEnd};
 use std::collections::HashMap;
@@ -177,6 +179,7 @@ impl UploadSupervisor {
                 });
             }
             Some(Effect::Reconcile) => self.reconcile(id, context),
+            Some(Effect::Recognize) => self.recognize(id, context),
             Some(Effect::Reply(result)) => self.finish(id, result, context),
         }
     }
@@ -275,6 +278,29 @@ impl UploadSupervisor {
             let found = origin::prove(&bucket, client, &request.key, &proof).await;
             reconciled(kind, &bucket, &request, found)
         };
+        self.await_look(id, look, context);
+    }
+
+    /// Looks whether what is in the way of a request is what it would have put there.
+    fn recognize(&mut self, id: u64, context: &mut Context<Self>) {
+        let Some(entry) = self.requests.get(&id) else { return };
+        let Some(client) = self.clients.get(entry.bucket_index).cloned() else { return };
+        let (bucket, request, kind) =
+            (Arc::clone(&entry.bucket), Arc::clone(&entry.request), entry.kind);
+        let known = entry.known();
+        let look = async move {
+            let found = recognition::recognize(kind, &bucket, client, &request, known).await;
+            reconciled(kind, &bucket, &request, found)
+        };
+        self.await_look(id, look, context);
+    }
+
+    fn await_look(
+        &mut self,
+        id: u64,
+        look: impl Future<Output = Reconciled<BackendAnswer>> + 'static,
+        context: &mut Context<Self>,
+    ) {
         context.spawn(look.into_actor(self).map(move |found, supervisor, context| {
             let Some(entry) = supervisor.requests.get(&id) else { return };
             let budget = entry.budget(None);
@@ -357,6 +383,11 @@ impl Entry {
         }
     }
 
+    /// What is known of the object that the request makes.
+    fn known(&self) -> Known {
+        Known { content: self.content.borrow(), announced: self.proof.clone() }
+    }
+
     /// The time of the attempt under way.
     fn window(&self) -> Window {
         let now = wall_clock();
@@ -411,7 +442,7 @@ fn reconciled(
         Proven::Unknown => return Reconciled::Unknown,
     };
     let etag = etag.unwrap_or_default();
-    let body = if kind == Kind::Complete {
+    let body = if kind.completes() {
         xml::complete_document(&bucket.name, &request.key, &etag)
     } else {
         String::new()

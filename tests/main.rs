@@ -31,6 +31,7 @@ mod listing;
 mod logging;
 mod long_complete;
 mod overload;
+mod overwrite_deny;
 mod pipeline;
 mod post_form;
 mod principals;

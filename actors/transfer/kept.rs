@@ -11,6 +11,7 @@ use super::file::ReplayFile;
 use super::pipe::{PAGE, Pipe, PipeCache};
 use super::turns::Turns;
 use crate::blocks;
+use crate::payload::Md5;
 use bytes::Bytes;
 use std::io;
 use std::path::PathBuf;
@@ -23,6 +24,9 @@ const MIN_BYTES_PER_SLOT: usize = 1024;
 /// Bytes past `memory_per_part` that go to the file together: each append is a trip to another
 /// thread and back, for which the part waits.
 const SPILL_BATCH: usize = 1024 * 1024;
+
+/// Bytes that are hashed before others run.
+const HASHED_AT_ONCE: usize = 256 * 1024;
 
 /// What every replay buffer of one worker draws on.
 #[derive(Debug, Clone)]
@@ -115,6 +119,32 @@ impl Kept {
     /// The resources that this buffer draws on.
     pub fn resources(&self) -> &ReplayResources {
         &self.resources
+    }
+
+    /// The MD5 of all that is kept, which is given up with it: pipes are read empty.
+    pub(super) async fn digest(&mut self) -> io::Result<Md5> {
+        self.lost = true;
+        let mut md5 = Md5::new();
+        for segment in std::mem::take(&mut self.segments) {
+            let bytes = match segment {
+                Segment::Bytes { bytes, .. } => bytes,
+                Segment::Pipe { pipe, bytes, .. } => {
+                    let content = pipe.take(bytes)?;
+                    self.resources.pipes.put(pipe);
+                    content
+                }
+                Segment::File { offset, length, .. } => match &self.file {
+                    Some(file) => file.read(offset, length).await?,
+                    None => return Err(io::ErrorKind::NotFound.into()),
+                },
+            };
+            for piece in bytes.chunks(HASHED_AT_ONCE) {
+                md5.update(piece);
+                tokio::task::yield_now().await;
+            }
+            blocks::give(bytes);
+        }
+        Ok(md5)
     }
 
     /// Gives everything back: the part is acknowledged, or will not be sent again.
@@ -372,6 +402,11 @@ mod tests {
         assert!(kept.resources.budget.file_bytes_in_use() > all.len() / 2);
         assert!(read_back(&kept).await == all);
         assert!(!kept.is_lost());
+        // All of it has one digest, and is given back with it.
+        let mut md5 = Md5::new();
+        md5.update(&all);
+        assert_eq!(kept.digest().await.unwrap().finish(), md5.finish());
+        assert!(kept.is_lost() && kept.segments().is_empty());
     }
 
     /// A full file leaves them in memory; without one `memory_per_part` is no limit.

@@ -214,6 +214,23 @@ impl PartSource {
         }
     }
 
+    /// The part's MD5, if it was taken whole and all of it is kept. Afterwards it cannot be sent any
+    /// more.
+    pub async fn md5_of_kept(&mut self) -> io::Result<Option<[u8; 16]>> {
+        if let Some(stored) = &self.stored {
+            let md5 = stored.as_bytes().map(|bytes| {
+                let mut md5 = Md5::new();
+                md5.update(&bytes);
+                md5.finish()
+            });
+            return Ok(md5);
+        }
+        match self.is_taken() && self.can_replay() {
+            true => self.kept.digest().await.map(|md5| Some(md5.finish())),
+            false => Ok(None),
+        }
+    }
+
     /// Sends the part: first what is kept, then what the client still sends. The head has been
     /// sent already.
     ///

@@ -117,6 +117,8 @@ pub struct SplitJob {
     pub resources: ReplayResources,
     /// Which way the body goes, and why.
     pub plan: (Plan, Reason),
+    /// The condition on it is the gateway's own.
+    pub guarded: bool,
     /// Admission: held until the upload has ended, its abort included.
     pub permit: Permit,
 }

@@ -5,6 +5,9 @@
 //! [`State::Ambiguous`] until a HEAD has told: UploadPart is simply sent again (same part, the last
 //! one wins), PutObject and Complete are not, and a conditional write never runs into its own first
 //! attempt.
+//!
+//! The other is whether an object that is there already is this request's own: where the gateway itself
+//! has added the condition, a 412 is [`State::Ambiguous`] too.
 
 use super::restart::{RestartLog, RestartPolicy};
 use crate::s3::error::{Cause, ErrorCode, Fault, S3Error};
@@ -18,18 +21,35 @@ pub enum Kind {
         /// See the variant.
         conditional: bool,
     },
+    /// PutObject that no client made conditional: the gateway has added If-None-Match
+    /// (`overwrite: deny`).
+    GuardedPut,
     /// UploadPart.
     UploadPart,
     /// CreateMultipartUpload.
     Create,
     /// CompleteMultipartUpload: an intent, whoever waits for its answer.
     Complete,
+    /// The same under a condition that the gateway has added.
+    GuardedComplete,
     /// AbortMultipartUpload: an intent.
     Abort,
     /// ListParts.
     List,
     /// Nothing is sent: a part is taken from the client, to see how long it is.
     Take,
+}
+
+impl Kind {
+    /// Whether it is a CompleteMultipartUpload.
+    pub fn completes(self) -> bool {
+        matches!(self, Kind::Complete | Kind::GuardedComplete)
+    }
+
+    /// Whether the condition on it is the gateway's own.
+    fn is_guarded(self) -> bool {
+        matches!(self, Kind::GuardedPut | Kind::GuardedComplete)
+    }
 }
 
 /// How much of the request the backend can have.
@@ -109,7 +129,8 @@ pub enum State {
     Moving(u32),
     /// Attempt `n` waits for its turn.
     Waiting(u32),
-    /// Wholly sent, no answer: a HEAD is under way. `n` is the attempt that would follow.
+    /// Wholly sent, no answer, or refused for what is there: a HEAD is under way. `n` is the attempt
+    /// that would follow.
     Ambiguous(u32),
     /// Answered.
     Finished,
@@ -161,6 +182,9 @@ pub enum Effect<A> {
     Pause(Duration),
     /// HEAD the key and come back with [`Event::Reconciled`].
     Reconcile,
+    /// The same where nothing says that this request has put anything there: what is there must be
+    /// what it would have put there, in its bytes and all that it said of them.
+    Recognize,
     /// Answer the client. The last effect of an upload: its replay buffer is free.
     Reply(Result<A, S3Error>),
 }
@@ -260,11 +284,17 @@ impl<A> Upload<A> {
             FailureClass::Client | FailureClass::GatewayInternal => self.finish(Err(error)),
             FailureClass::ReplayLost => self.finish(Err(error)),
             FailureClass::BackendAnswer => {
-                if self.kind == Kind::Complete && error.code == "NoSuchUpload" {
+                if self.kind.completes() && error.code == "NoSuchUpload" {
                     // It may be gone because it is complete: ours, now or in an earlier attempt.
                     self.last_error = Some(error);
                     self.state = State::Ambiguous(attempt + 1);
                     return Effect::Reconcile;
+                }
+                if self.kind.is_guarded() && is_precondition(&error) {
+                    // What is there may have come of it: of an attempt, or when it was sent before.
+                    self.last_error = Some(error);
+                    self.state = State::Ambiguous(attempt + 1);
+                    return Effect::Recognize;
                 }
                 if !is_retryable(&error) || !replayable {
                     return self.finish(Err(error));
@@ -272,7 +302,9 @@ impl<A> Upload<A> {
                 self.last_error = Some(error);
                 let may_be_done = sent == Sent::Wholly
                     && self.last_error.as_ref().is_some_and(|error| error.status == 500);
-                if may_be_done && self.kind == (Kind::PutObject { conditional: true }) {
+                let conditional =
+                    matches!(self.kind, Kind::PutObject { conditional: true } | Kind::GuardedPut);
+                if may_be_done && conditional {
                     // 500 does not say that nothing was written.
                     return self.without_answer(attempt, budget, now, roll);
                 }
@@ -307,7 +339,7 @@ impl<A> Upload<A> {
             }
             // A second one makes a second upload; the first is an orphan whoever sends it again.
             Kind::Create => self.again(attempt, budget, now, roll),
-            Kind::PutObject { .. } | Kind::Complete => {
+            Kind::PutObject { .. } | Kind::GuardedPut | Kind::Complete | Kind::GuardedComplete => {
                 self.state = State::Ambiguous(attempt + 1);
                 Effect::Reconcile
             }
@@ -322,16 +354,16 @@ impl<A> Upload<A> {
         now: Duration,
         roll: f64,
     ) -> Effect<A> {
-        let no_such_upload = self.last_error.as_ref().is_some_and(|e| e.code == "NoSuchUpload");
+        let refused = self.last_error.as_ref().is_some_and(|error| {
+            error.code == "NoSuchUpload" || self.kind.is_guarded() && is_precondition(error)
+        });
         match found {
             Reconciled::Proven(answer) => self.finish(Ok(answer)),
             // The upload is still there, or was: completing it twice is the same as once.
-            _ if self.kind == Kind::Complete && !no_such_upload => {
-                self.again(next - 1, budget, now, roll)
-            }
+            _ if self.kind.completes() && !refused => self.again(next - 1, budget, now, roll),
             _ => {
                 let error = match self.last_error.take() {
-                    Some(error) if no_such_upload && !self.unanswered => error,
+                    Some(error) if refused && !self.unanswered => error,
                     _ => unprovable(),
                 };
                 self.finish(Err(error))
@@ -367,6 +399,11 @@ impl<A> Upload<A> {
 /// client is the client's slowness seen twice.
 fn is_retryable(error: &S3Error) -> bool {
     matches!(error.status, 500 | 502 | 503 | 504 | 429) || error.code == "RequestTimeout"
+}
+
+/// Whether something is there that the condition forbids. Inside a 200 the code alone says so.
+fn is_precondition(error: &S3Error) -> bool {
+    error.status == 412 || error.code == "PreconditionFailed"
 }
 
 fn of_class(class: FailureClass) -> S3Error {

@@ -21,6 +21,12 @@ struct Model {
     applied: u32,
     /// An attempt was wholly sent, never answered.
     ambiguous: bool,
+    /// Another's object is there from the beginning.
+    foreign: bool,
+    /// And is what this request would have put there.
+    twin: bool,
+    /// The last HEAD has told nothing.
+    blind: bool,
 }
 
 fn backend_error(status: u16, code: &str) -> S3Error {
@@ -32,7 +38,7 @@ fn failed(class: FailureClass, sent: Sent, answered: Option<S3Error>, replayable
 }
 
 /// What becomes of attempt `n`.
-fn attempt(model: &mut Model, n: u32, random: &mut StdRng) -> Event<()> {
+fn attempt(model: &mut Model, guarded: bool, n: u32, random: &mut StdRng) -> Event<()> {
     let budget = if random.random_bool(0.95) { Budget::Granted } else { Budget::Refused };
     let lost = |sent, replayable| {
         Event::Failed(n, failed(FailureClass::BackendLost, sent, None, replayable), budget)
@@ -42,6 +48,9 @@ fn attempt(model: &mut Model, n: u32, random: &mut StdRng) -> Event<()> {
         Event::Failed(n, failed(class, Sent::Wholly, Some(error), replayable), budget)
     };
     match random.random_range(0..12) {
+        0..=7 if guarded && (model.foreign || model.applied > 0) => {
+            answered(backend_error(412, "PreconditionFailed"), random.random_bool(0.9))
+        }
         0 | 1 => {
             model.applied += 1;
             Event::Moved(n, ())
@@ -66,7 +75,7 @@ fn attempt(model: &mut Model, n: u32, random: &mut StdRng) -> Event<()> {
         8 => answered(backend_error(403, "AccessDenied"), true),
         9 => {
             model.ambiguous = true;
-            model.applied += u32::from(random.random_bool(0.5));
+            model.applied += u32::from(!model.foreign && random.random_bool(0.5));
             Event::Died(n, Sent::Wholly, budget)
         }
         10 => Event::Died(n, Sent::Partly, budget),
@@ -82,7 +91,10 @@ fn run(kind: Kind, random: &mut StdRng) {
         backoff_cap: Duration::from_secs(5),
     };
     let (mut machine, first) = Upload::begin(kind, policy);
-    let mut model = Model::default();
+    let guarded = matches!(kind, Kind::GuardedPut | Kind::GuardedComplete);
+    let foreign = guarded && random.random_bool(0.3);
+    let twin = foreign && random.random_bool(0.3);
+    let mut model = Model { foreign, twin, ..Model::default() };
     let mut now = Duration::ZERO;
     let mut starts = 0;
     let mut next = Some(first);
@@ -94,14 +106,14 @@ fn run(kind: Kind, random: &mut StdRng) {
                 assert!(starts <= policy.max);
                 starts += 1;
                 // A conditional write never runs into its own first attempt.
-                if kind == (Kind::PutObject { conditional: true }) {
+                if matches!(kind, Kind::PutObject { conditional: true } | Kind::GuardedPut) {
                     assert!(!model.ambiguous, "replayed after an ambiguous attempt");
                 }
                 // An unconditional one neither: it might undo a newer write.
                 if kind == (Kind::PutObject { conditional: false }) {
                     assert!(!model.ambiguous, "replayed after an ambiguous attempt");
                 }
-                attempt(&mut model, n, random)
+                attempt(&mut model, guarded, n, random)
             }
             Effect::Pause(pause) => {
                 assert!(pause <= policy.backoff_cap);
@@ -112,18 +124,28 @@ fn run(kind: Kind, random: &mut StdRng) {
                 assert_eq!(machine.state(), before);
                 Event::PauseOver
             }
-            Effect::Reconcile => {
-                let found = match (model.applied > 0, random.random_range(0..3)) {
+            looking @ (Effect::Reconcile | Effect::Recognize) => {
+                // Only the gateway's own condition asks whose object it is.
+                assert!(looking == Effect::Reconcile || guarded);
+                let is_its = model.applied > 0 || model.twin;
+                let found = match (is_its, random.random_range(0..3)) {
                     (_, 0) => Reconciled::Unknown,
                     (true, _) => Reconciled::Proven(()),
                     (false, _) => Reconciled::Disproven,
                 };
+                model.blind = found == Reconciled::Unknown;
                 Event::Reconciled(found, Budget::Granted)
             }
             Effect::Reply(result) => {
                 // Never success without proof.
                 if result.is_ok() {
-                    assert!(model.applied > 0, "success, and nothing was written");
+                    let is_there = model.applied > 0 || model.twin;
+                    assert!(is_there, "success, and nothing was written");
+                }
+                // Never refused for its own object, unless nothing could be told of it.
+                if guarded && result.is_err_and(|error| error.status == 412) {
+                    assert!(!model.ambiguous, "412 through its own attempt");
+                    assert!(model.blind || model.applied == 0 && !model.twin);
                 }
                 // The reply is the end.
                 assert_eq!(machine.state(), State::Finished);
@@ -143,9 +165,11 @@ fn ten_thousand_runs_agree_with_the_model() {
     let kinds = [
         Kind::PutObject { conditional: false },
         Kind::PutObject { conditional: true },
+        Kind::GuardedPut,
         Kind::UploadPart,
         Kind::Create,
         Kind::Complete,
+        Kind::GuardedComplete,
         Kind::Abort,
         Kind::List,
     ];
@@ -184,6 +208,49 @@ fn a_complete_whose_upload_is_gone_is_reconciled() {
             result.as_ref().map_err(|error| error.code.as_ref()),
             expected.as_ref().map_err(|code| *code)
         );
+    }
+}
+
+/// A 412 says that something is there. Where the gateway itself has asked for nothing to be there, and
+/// only there, it is looked whether that is what the request makes.
+#[test]
+fn a_412_is_a_question_only_where_the_condition_is_the_gateway_s() {
+    let policy = RestartPolicy {
+        max: 4,
+        window: Duration::from_secs(60),
+        backoff_base: Duration::ZERO,
+        backoff_cap: Duration::ZERO,
+    };
+    let step = |kind, error: S3Error| {
+        let (mut machine, _) = Upload::begin(kind, policy);
+        let failure = failed(FailureClass::BackendAnswer, Sent::Partly, Some(error), false);
+        let effect = machine.step(Event::Failed(0, failure, Budget::Granted), Duration::ZERO, 0.0);
+        (machine, effect)
+    };
+    // 400: inside a 200.
+    for (status, code) in [(412, "PreconditionFailed"), (412, "X"), (400, "PreconditionFailed")] {
+        let error = || backend_error(status, code);
+        for kind in [
+            Kind::PutObject { conditional: true },
+            Kind::PutObject { conditional: false },
+            Kind::Complete,
+            Kind::UploadPart,
+        ] {
+            assert_eq!(step(kind, error()).1, Some(Effect::Reply(Err(error()))), "{kind:?}");
+        }
+        for kind in [Kind::GuardedPut, Kind::GuardedComplete] {
+            for (found, expected) in [
+                (Reconciled::Proven(()), Ok(())),
+                (Reconciled::Disproven, Err(error())),
+                (Reconciled::Unknown, Err(error())),
+            ] {
+                let (mut machine, effect) = step(kind, error());
+                assert_eq!(effect, Some(Effect::Recognize), "{kind:?}");
+                let event = Event::Reconciled(found, Budget::Granted);
+                let effect = machine.step(event, Duration::ZERO, 0.0);
+                assert_eq!(effect, Some(Effect::Reply(expected)), "{kind:?}");
+            }
+        }
     }
 }
 

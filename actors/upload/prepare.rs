@@ -434,16 +434,7 @@ pub fn upstream(
     };
     let key = operation.key().map_or("", |key| key.as_str());
     let mut headers = std::mem::take(&mut authorized.headers);
-    let writes = matches!(
-        operation,
-        Operation::PutObject { .. }
-            | Operation::CompleteMultipartUpload { .. }
-            | Operation::Batch { .. }
-    );
-    if writes
-        && !bucket.upload.overwrite
-        && !headers.iter().any(|(name, _)| name == "if-none-match")
-    {
+    if must_be_new(bucket, operation) && !has(&headers, "if-none-match") {
         headers.push(("if-none-match".to_owned(), b"*".to_vec()));
     }
     UpstreamTemplate {
@@ -456,10 +447,34 @@ pub fn upstream(
     }
 }
 
+/// Whether nothing may be there where the operation makes an object (`overwrite: deny`).
+fn must_be_new(bucket: &Bucket, operation: &Operation) -> bool {
+    let writes = matches!(
+        operation,
+        Operation::PutObject { .. }
+            | Operation::CompleteMultipartUpload { .. }
+            | Operation::Batch { .. }
+    );
+    writes && !bucket.upload.overwrite
+}
+
+fn has(headers: &[(String, Vec<u8>)], name: &str) -> bool {
+    headers.iter().any(|(have, _)| have == name)
+}
+
+/// Whether [`upstream`] makes the operation conditional, and its client, whose `headers` these are,
+/// has not: then what its client sends twice is the same to it as what it sends once.
+pub fn is_guarded(bucket: &Bucket, operation: &Operation, headers: &[(String, Vec<u8>)]) -> bool {
+    must_be_new(bucket, operation) && !has(headers, "if-none-match") && !has(headers, "if-match")
+}
+
 /// What the state machine takes the operation for; None for those the gateway answers itself.
-pub fn kind(operation: &Operation, headers: &[(String, Vec<u8>)]) -> Option<Kind> {
-    let conditional = headers.iter().any(|(name, _)| name == "if-none-match" || name == "if-match");
+/// `guarded`: see [`is_guarded`].
+pub fn kind(operation: &Operation, headers: &[(String, Vec<u8>)], guarded: bool) -> Option<Kind> {
+    let conditional = has(headers, "if-none-match") || has(headers, "if-match");
     match operation {
+        Operation::PutObject { .. } if guarded => Some(Kind::GuardedPut),
+        Operation::CompleteMultipartUpload { .. } if guarded => Some(Kind::GuardedComplete),
         Operation::PutObject { .. } => Some(Kind::PutObject { conditional }),
         Operation::UploadPart { .. } => Some(Kind::UploadPart),
         Operation::CreateMultipartUpload { .. } => Some(Kind::Create),

@@ -55,6 +55,7 @@ pub(super) struct Split {
     shape: Shape,
     part_size: u64,
     part_md5: bool,
+    guarded: bool,
     put: UpstreamTemplate,
     requests: SplitRequests,
     resources: ReplayResources,
@@ -199,7 +200,11 @@ impl UploadSupervisor {
             }
             Step::Put => {
                 let proof = prepare::proof(&split.put.headers);
-                (Kind::PutObject { conditional }, split.put.clone(), proof)
+                let kind = match split.guarded {
+                    true => Kind::GuardedPut,
+                    false => Kind::PutObject { conditional },
+                };
+                (kind, split.put.clone(), proof)
             }
             _ => (Kind::Take, split.put.clone(), Proof::None),
         };
@@ -230,6 +235,7 @@ impl UploadSupervisor {
         let (request, document) = make(split);
         let kind = match step {
             Step::Create => Kind::Create,
+            Step::Complete if split.guarded => Kind::GuardedComplete,
             Step::Complete => Kind::Complete,
             _ => Kind::Abort,
         };
@@ -449,6 +455,7 @@ impl Handler<BeginSplit> for UploadSupervisor {
             shape: job.shape,
             part_size: job.part_size,
             part_md5: job.part_md5,
+            guarded: job.guarded,
             put: job.put,
             requests,
             resources: job.resources,

@@ -288,7 +288,9 @@ impl Upload {
         if let (Some(id), true) = (&upload_id, ends_upload(&operation)) {
             route.engine.ledger.client_ended(&bucket.name, id.as_str());
         }
-        let reply = render(route, &bucket, &operation, &owner, answer).await?;
+        let mut reply = render(route, &bucket, &operation, &owner, answer).await?;
+        // What was there already needs no body.
+        reply.close |= close;
         Ok(match success {
             Some(success) => form_taken(reply, &success, &bucket, &operation, &account.path),
             None => reply,

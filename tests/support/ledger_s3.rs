@@ -21,6 +21,8 @@ pub enum Twist {
     LoseAnswer,
     /// Answer this status and code; nothing is carried out.
     Answer(u16, &'static str),
+    /// Carry it out, and answer this status and code.
+    DoneBut(u16, &'static str),
     /// Read everything, never answer; nothing is carried out.
     Blackhole,
     /// Carry it out, and answer in small pieces.
@@ -199,6 +201,9 @@ impl LedgerS3 {
             let answer = self.carry_out(&request, &md5, &body);
             match &twist {
                 Some(Twist::LoseAnswer) => return socket.set_zero_linger(),
+                Some(Twist::DoneBut(status, code)) => {
+                    socket.write_all(&respond(*status, &[], &error(code))).await?;
+                }
                 Some(Twist::Truncate) => {
                     socket.write_all(&answer[..20]).await?;
                     return Ok(());
@@ -263,6 +268,10 @@ impl LedgerS3 {
         let key = request.key.clone();
         let id = request.query.get("uploadId").cloned().unwrap_or_default();
         let (headers, length) = (request.headers.clone(), request.length);
+        let must_be_new = headers.get("if-none-match").is_some_and(|value| value == "*");
+        if must_be_new && books.objects.contains_key(&key) {
+            return respond(412, &[], &error("PreconditionFailed"));
+        }
         let md5 = if books.capitals { &md5.to_uppercase() } else { md5 };
         match request.operation() {
             "Put" => {
@@ -436,7 +445,7 @@ fn respond(status: u16, headers: &[(&str, &str)], body: &str) -> Vec<u8> {
     for (name, value) in headers {
         answer.push_str(&format!("{name}: {value}\r\n"));
     }
-    if status != 204 {
+    if status != 204 && !headers.iter().any(|(name, _)| *name == "Content-Length") {
         answer.push_str(&format!("Content-Length: {}\r\n", body.len()));
     }
     answer.push_str("\r\n");
@@ -446,8 +455,10 @@ fn respond(status: u16, headers: &[(&str, &str)], body: &str) -> Vec<u8> {
 
 fn respond_head(object: &Object) -> Vec<u8> {
     let mut headers = vec![("ETag".to_owned(), object.etag.clone())];
+    headers.push(("Content-Length".to_owned(), object.length.to_string()));
     for (name, value) in &object.headers {
-        if name.starts_with("x-amz-checksum-") || name.starts_with("x-amz-meta-") {
+        let shown = ["x-amz-checksum-", "x-amz-meta-", "content-type", "cache-control"];
+        if shown.iter().any(|shown| name.starts_with(shown)) {
             headers.push((name.clone(), value.clone()));
         }
     }

@@ -30,8 +30,9 @@ pub(in crate::http) fn no_body() -> S3Error {
 fn kind_of(
     operation: &Operation,
     headers: &[(String, Vec<u8>)],
+    guarded: bool,
 ) -> Result<mizuchi_actors::upload::machine::Kind, S3Error> {
-    prepare::kind(operation, headers)
+    prepare::kind(operation, headers, guarded)
         .ok_or_else(|| S3Error::new(ErrorCode::NotImplemented, "This operation is not uploaded."))
 }
 
@@ -127,11 +128,12 @@ pub(super) fn complete_job(
     let proof = xml::multipart_etag(parts.iter().map(|part| part.etag.as_str()))
         .map_or(Proof::None, Proof::ETag);
     let (payload, length) = (PayloadHash::of(&document), Some(document.len() as u64));
+    let guarded = prepare::is_guarded(bucket, operation, &authorized.headers);
     let request = prepare::upstream(bucket, operation, &mut authorized, payload, length);
     let job = UploadJob {
         bucket_index,
         bucket: Arc::clone(bucket),
-        kind: kind_of(operation, &request.headers)?,
+        kind: kind_of(operation, &request.headers, guarded)?,
         request,
         content: Content::Document(document),
         plan: None,
@@ -168,7 +170,7 @@ pub(super) fn bodiless_job(
     Ok(Job::Whole(Box::new(UploadJob {
         bucket_index,
         bucket: Arc::clone(bucket),
-        kind: kind_of(operation, &request.headers)?,
+        kind: kind_of(operation, &request.headers, false)?,
         request,
         content: Content::None,
         plan: None,
@@ -191,6 +193,7 @@ pub(super) fn body_job(
     let close = |error: S3Error| Failed { error, close: unread };
     let length =
         prepare::payload_length(head, body.framing(), &authorized.payload).map_err(close)?;
+    let guarded = prepare::is_guarded(bucket, operation, &authorized.headers);
     let request =
         prepare::upstream(bucket, operation, &mut authorized, PayloadHash::Unsigned, length);
     // The checks are read from the headers that pass on.
@@ -259,6 +262,7 @@ pub(super) fn body_job(
                 intake: planned.intake,
                 resources: route.replay.clone(),
                 plan: planned.plan,
+                guarded,
                 permit: permit.into(),
             })))
         }
@@ -280,7 +284,7 @@ pub(super) fn body_job(
                 request.headers.retain(|(have, _)| *have != name);
                 request.headers.push((name, value));
             }
-            let kind = kind_of(operation, &request.headers).map_err(close)?;
+            let kind = kind_of(operation, &request.headers, guarded).map_err(close)?;
             Ok(Job::Whole(Box::new(UploadJob {
                 bucket_index,
                 bucket: Arc::clone(bucket),
