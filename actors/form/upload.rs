@@ -63,7 +63,7 @@ impl PostForm {
         let mut fields = Fields::default();
         let filename = loop {
             match parser.step()? {
-                Step::More => match body.read(SMALL_READ).await.map_err(told)? {
+                Step::More => match body.read(SMALL_READ).await? {
                     Some(bytes) => parser.push(bytes),
                     None => parser.end(),
                 },
@@ -196,12 +196,4 @@ async fn pump(
 
 fn refused(code: ErrorCode, message: &'static str) -> BodyError {
     BodyError::Refused(S3Error::new(code, message))
-}
-
-fn told(error: BodyError) -> S3Error {
-    match error {
-        BodyError::Refused(error) => error,
-        BodyError::Stalled => S3Error::new(ErrorCode::RequestTimeout, error.to_string()),
-        _ => S3Error::new(ErrorCode::IncompleteBody, error.to_string()),
-    }
 }

@@ -4,7 +4,7 @@ use super::chunked::ChunkedError;
 use super::fed::FedBody;
 use super::wire::WireBody;
 use crate::http::Framing;
-use crate::s3::error::S3Error;
+use crate::s3::error::{ErrorCode, S3Error};
 use bytes::Bytes;
 use std::future::Future;
 use std::io;
@@ -33,6 +33,30 @@ pub enum BodyError {
     /// What feeds the body finds it wrong, and this is what its client is told.
     #[error("the body is refused: {0}")]
     Refused(#[source] S3Error),
+}
+
+impl From<BodyError> for S3Error {
+    /// What the client is told, if it still listens.
+    fn from(error: BodyError) -> S3Error {
+        let (code, message) = match error {
+            BodyError::Incomplete | BodyError::Connection(_) => (
+                ErrorCode::IncompleteBody,
+                "You did not provide the number of bytes specified by the Content-Length HTTP header.",
+            ),
+            BodyError::Stalled => (
+                ErrorCode::RequestTimeout,
+                "Your socket connection to the server was not read from or written to within the timeout period.",
+            ),
+            BodyError::Framing(_) => {
+                (ErrorCode::IncompleteBody, "The chunked transfer coding of the body is malformed.")
+            }
+            BodyError::Splice(_) => {
+                (ErrorCode::InternalError, "We encountered an internal error. Please try again.")
+            }
+            BodyError::Refused(error) => return error,
+        };
+        S3Error::new(code, message)
+    }
 }
 
 /// One request's body. Dropped before its end, it ends what brings it (an HTTP/1 connection, an
@@ -153,5 +177,23 @@ impl Pace {
         let result = timeout(left, wait).await.map_err(|_| BodyError::Stalled);
         self.waited += started.elapsed();
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// S3: 400 RequestTimeout, 400 IncompleteBody; a refusal is what it is.
+    #[test]
+    fn a_body_that_fails_has_its_code() {
+        let code = |error: BodyError| S3Error::from(error).code;
+        assert_eq!(code(BodyError::Stalled), "RequestTimeout");
+        assert_eq!(code(BodyError::Incomplete), "IncompleteBody");
+        let reset = || io::Error::from(io::ErrorKind::ConnectionReset);
+        assert_eq!(code(BodyError::Connection(reset())), "IncompleteBody");
+        assert_eq!(code(BodyError::Splice(reset())), "InternalError");
+        let refused = S3Error::new(ErrorCode::EntityTooLarge, "m");
+        assert_eq!(S3Error::from(BodyError::Refused(refused.clone())), refused);
     }
 }

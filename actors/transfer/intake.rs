@@ -4,7 +4,6 @@
 use super::part::SendError;
 use crate::blocks::BLOCK;
 use crate::payload::{BodyVerifier, EncodeError, UnsignedTrailerEncoder};
-use crate::s3::error::{ErrorCode, S3Error};
 use crate::tap::{BodyError, RequestBody};
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -207,20 +206,8 @@ impl Intake {
 }
 
 fn client_fault(error: BodyError) -> SendError {
-    let (code, message) = match &error {
-        BodyError::Incomplete | BodyError::Connection(_) => (
-            ErrorCode::IncompleteBody,
-            "You did not provide the number of bytes specified by the Content-Length HTTP header.",
-        ),
-        BodyError::Stalled => (
-            ErrorCode::RequestTimeout,
-            "Your socket connection to the server was not read from or written to within the timeout period.",
-        ),
-        BodyError::Framing(_) => {
-            (ErrorCode::IncompleteBody, "The chunked transfer coding of the body is malformed.")
-        }
-        BodyError::Refused(refused) => return SendError::Client(refused.clone()),
-        BodyError::Splice(_) => return SendError::Internal(io::Error::other(error)),
-    };
-    SendError::Client(S3Error::new(code, message))
+    match error {
+        BodyError::Splice(_) => SendError::Internal(io::Error::other(error)),
+        error => SendError::Client(error.into()),
+    }
 }

@@ -33,7 +33,8 @@ pub(super) async fn read_document(
     let chunks = authorized.chunks.take();
     let mut verifier =
         prepare::verifier(head, authorized.payload, chunks, length, Checks::default())?;
-    while let Some(bytes) = body.read(MAX_DOCUMENT as usize).await.map_err(body_failed)? {
+    let broken = |error: BodyError| Failed { error: error.into(), close: true };
+    while let Some(bytes) = body.read(MAX_DOCUMENT as usize).await.map_err(broken)? {
         verifier.push(bytes).map_err(|error| match error.code.as_ref() {
             "EntityTooLarge" => too_long(),
             _ => error.into(),
@@ -45,12 +46,4 @@ pub(super) async fn read_document(
         document.extend_from_slice(&bytes);
     }
     Ok(document.into())
-}
-
-fn body_failed(error: BodyError) -> Failed {
-    let code = match error {
-        BodyError::Stalled => ErrorCode::RequestTimeout,
-        _ => ErrorCode::IncompleteBody,
-    };
-    Failed { error: S3Error::new(code, error.to_string()), close: true }
 }

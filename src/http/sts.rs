@@ -11,7 +11,7 @@ use mizuchi_actors::guardian::NoAnswer;
 use mizuchi_actors::http::RequestHead;
 use mizuchi_actors::s3::error::{ErrorCode, S3Error};
 use mizuchi_actors::sts::{MAX_REQUEST, StsError};
-use mizuchi_actors::tap::{BodyError, RequestBody};
+use mizuchi_actors::tap::RequestBody;
 use time::OffsetDateTime;
 
 /// Whether a request is for the token service. An upload never is a form of this type.
@@ -89,7 +89,7 @@ async fn exchange(
 async fn read(body: &mut Option<RequestBody>) -> Result<Vec<u8>, S3Error> {
     let mut form = Vec::new();
     let Some(body) = body else { return Ok(form) };
-    while let Some(bytes) = body.read(MAX_REQUEST).await.map_err(failed)? {
+    while let Some(bytes) = body.read(MAX_REQUEST).await? {
         if form.len() + bytes.len() > MAX_REQUEST {
             let message = "Your request was too big.";
             return Err(S3Error::new(ErrorCode::MaxMessageLengthExceeded, message));
@@ -97,12 +97,4 @@ async fn read(body: &mut Option<RequestBody>) -> Result<Vec<u8>, S3Error> {
         form.extend_from_slice(&bytes);
     }
     Ok(form)
-}
-
-fn failed(error: BodyError) -> S3Error {
-    let code = match error {
-        BodyError::Stalled => ErrorCode::RequestTimeout,
-        _ => ErrorCode::IncompleteBody,
-    };
-    S3Error::new(code, error.to_string())
 }
