@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::ValueEnum;
 use mizuchi_actors::payload::{ChecksumAlgorithm, Hasher, Md5};
+use mizuchi_actors::s3::etag::is_digest;
 use mizuchi_actors::s3::xml;
 use mizuchi_actors::sigv4::PayloadHash;
 use mizuchi_actors::upload::job::{BackendAnswer, Proof};
@@ -160,19 +161,14 @@ impl Sum {
 
     /// The ETag of what was sent, by the answer to it. The error: the backend has something else.
     pub(super) fn check(&self, answer: &BackendAnswer) -> Result<String, String> {
-        let of = |name: &str| {
-            let found = answer.headers.iter().find(|(header, _)| header == name);
-            found.map(|(_, value)| String::from_utf8_lossy(value).into_owned())
-        };
+        let of = |name: &str| header_of(answer, name);
         let etag = of("etag").ok_or("the answer has no ETag: it is no S3's")?;
         let etag = etag.trim_matches('"').to_owned();
         match self {
             Sum::Nothing => {}
             Sum::Md5(md5) => {
-                let encrypted = of("x-amz-server-side-encryption")
-                    .is_some_and(|how| how != "AES256")
-                    || of("x-amz-server-side-encryption-customer-algorithm").is_some();
-                if !encrypted && is_md5(&etag) && etag != hex(md5) {
+                let other = is_md5(&etag) && !is_digest(&etag, &hex(md5));
+                if other && !is_encrypted(answer) {
                     return Err(format!("the backend's ETag is {etag}, the MD5 is {}", hex(md5)));
                 }
             }
@@ -205,12 +201,25 @@ pub(super) fn check_completed(
     let etag = fields.into_iter().find(|(name, _)| name == "etag").map(|(_, value)| value);
     let etag = etag.ok_or("the answer has no ETag: it is no S3's")?;
     let etag = etag.trim_matches('"').to_owned();
-    match expected {
-        Some(expected) if is_of_parts(&etag) && etag != expected => {
+    let other = |expected: &&str| is_of_parts(&etag) && !is_digest(&etag, expected);
+    match expected.filter(other) {
+        Some(expected) if !is_encrypted(answer) => {
             Err(format!("the backend's ETag is {etag}, that of the parts is {expected}"))
         }
         _ => Ok(etag),
     }
+}
+
+/// Whether the object is encrypted with a key: its ETag looks like an MD5, and is none (Amazon S3 API
+/// Reference, "Object").
+fn is_encrypted(answer: &BackendAnswer) -> bool {
+    header_of(answer, "x-amz-server-side-encryption").is_some_and(|how| how != "AES256")
+        || header_of(answer, "x-amz-server-side-encryption-customer-algorithm").is_some()
+}
+
+fn header_of(answer: &BackendAnswer, name: &str) -> Option<String> {
+    let found = answer.headers.iter().find(|(header, _)| header == name);
+    found.map(|(_, value)| String::from_utf8_lossy(value).into_owned())
 }
 
 fn is_md5(etag: &str) -> bool {
@@ -261,10 +270,32 @@ mod tests {
         assert!(md5.check(&answer(&[other, ("x-amz-server-side-encryption", "aws:kms")])).is_ok());
         assert!(md5.check(&answer(&[other, ("x-amz-server-side-encryption", "AES256")])).is_err());
         assert!(md5.check(&answer(&[("etag", "\"opaque-7\"")])).is_ok());
+        // Alibaba Cloud OSS writes its MD5s in capitals.
+        let capitals = ("etag", "\"25F9E794323B453885F5181F1B624D0B\"");
+        assert!(md5.check(&answer(&[capitals])).is_ok());
         let crc = sum(Checksum::Crc32);
         assert_eq!(crc.value().unwrap(), "y/Q5Jg==");
         assert!(crc.check(&answer(&[other])).is_ok());
         assert!(crc.check(&answer(&[other, ("x-amz-checksum-crc32", "AAAAAA==")])).is_err());
+    }
+
+    #[test]
+    fn a_completed_upload_s_etag_is_that_of_its_parts() {
+        let parts = ["25F9E794323B453885F5181F1B624D0B", "25f9e794323b453885f5181f1b624d0b"];
+        let expected = of_parts(parts.into_iter()).unwrap();
+        let other = format!("{}-2", parts[1]);
+        let check = |etag: &str, headers: &[(&str, &'static str)]| {
+            let body = format!(
+                "<CompleteMultipartUploadResult><ETag>\"{etag}\"</ETag>\
+                 </CompleteMultipartUploadResult>"
+            );
+            let answer = BackendAnswer { body: body.into(), ..answer(headers) };
+            check_completed(&answer, Some(&expected))
+        };
+        assert!(check(&expected, &[]).is_ok() && check(&expected.to_uppercase(), &[]).is_ok());
+        assert!(check(&other, &[]).is_err());
+        assert!(check(&other, &[("x-amz-server-side-encryption", "aws:kms")]).is_ok());
+        assert!(check(&other, &[("x-amz-server-side-encryption", "AES256")]).is_err());
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::state::{Begun, Creating, Fingerprint, Line, PartDone};
 use super::summary::add;
 use mizuchi_actors::origin::{self, SweepError};
 use mizuchi_actors::orphans::{Window, lost_ones, wall_clock};
+use mizuchi_actors::s3::etag::is_digest;
 use mizuchi_actors::s3::upstream::UpstreamTemplate;
 use mizuchi_actors::s3::xml;
 use mizuchi_actors::sigv4::PayloadHash;
@@ -187,7 +188,8 @@ impl Courier {
                 Ok(Some(there)) => {
                     parts.retain(|number, part| {
                         there.get(number).is_some_and(|there| {
-                            there.etag == part.etag && there.length == large.range(*number).1
+                            is_digest(&there.etag, &part.etag)
+                                && there.length == large.range(*number).1
                         })
                     });
                     return Ok(Resumed::With(large, parts));

@@ -179,3 +179,22 @@ async fn an_etag_of_other_bytes_is_a_failure() {
     let ran = desk.run(&["files", "s3://store", "--endpoint", &endpoint]).await;
     assert!(ran.assert(1).err.contains("the backend's ETag is d41d8cd9"), "{}", ran.err);
 }
+
+/// Hexadecimal digits have no case: Alibaba Cloud OSS writes ETags in capitals.
+#[tokio::test]
+async fn etags_in_capitals_are_the_same() {
+    let s3 = LedgerS3::start(true).await;
+    s3.books(|books| books.capitals = true);
+    let desk = Desk::new();
+    desk.file("small", b"x");
+    desk.file("large", &payload(15 << 20));
+    let endpoint = url(s3.address);
+    let arguments = ["files", "s3://store", "--endpoint", &endpoint, "--part-size", "5MiB"];
+    s3.script([("Part", Twist::Trickle), ("Part", Twist::Answer(400, "InvalidArgument"))]);
+    desk.run(&[&arguments[..], &["--concurrency", "1"]].concat()).await.assert(1);
+    desk.run(&arguments).await.assert(0);
+    s3.books(|books| {
+        assert_eq!(books.objects["small"].etag, "\"9DD4E461268C8034F5C8564E155C67A6\"");
+        assert_eq!((books.created, books.completed, books.part_requests), (1, 1, 3));
+    });
+}
