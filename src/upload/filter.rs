@@ -1,5 +1,6 @@
 //! `--include` and `--exclude`, by the rules of aws-cli: everything is in at first, and of the patterns that
-//! match a file the last one decides. `*` matches `/` as well, so `*.tmp` is meant in every folder.
+//! match a file the last one decides. `*` matches `/` as well, so `*.tmp` is meant in every folder. A pattern has
+//! `*`, `?` and `[…]`, and nothing else in it means anything but itself.
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use globset::{Glob, GlobBuilder, GlobMatcher};
@@ -12,6 +13,8 @@ pub(super) struct Filters(Vec<Rule>);
 struct Rule {
     include: bool,
     pattern: GlobMatcher,
+    /// It ends in `*`: what matches goes on matching, whatever comes behind it.
+    open: bool,
 }
 
 impl Filters {
@@ -20,10 +23,37 @@ impl Filters {
         let last = self.0.iter().rev().find(|rule| rule.pattern.is_match(path));
         last.is_none_or(|rule| rule.include)
     }
+
+    /// Whether nothing in this folder is to be sent, however deep.
+    pub(super) fn prunes(&self, folder: &str) -> bool {
+        let inside = format!("{folder}/");
+        let mut last = self.0.iter().rev().take_while(|rule| !rule.include);
+        last.any(|rule| rule.open && rule.pattern.is_match(&inside))
+    }
 }
 
+/// A pattern of Python's fnmatch. What only globset knows is written so that it means itself: braces,
+/// backslashes, `**`. Its `[^…]` is `[!…]`, as for a shell.
 fn pattern(text: &str) -> Result<Glob, globset::Error> {
-    GlobBuilder::new(text).literal_separator(false).backslash_escape(true).build()
+    let mut glob = String::with_capacity(text.len());
+    // Characters since the class began.
+    let mut class: Option<usize> = None;
+    for c in text.chars() {
+        match (c, class) {
+            ('[', None) => class = Some(0),
+            ('*', None) if glob.ends_with('*') => continue,
+            ('{' | '}', None) => {
+                glob.extend(['[', c, ']']);
+                continue;
+            }
+            // The first is one of the class.
+            ('!' | '^', Some(0)) => {}
+            (']', Some(1..)) => class = None,
+            (_, inside) => class = inside.map(|count| count + 1),
+        }
+        glob.push(c);
+    }
+    GlobBuilder::new(&glob).literal_separator(false).backslash_escape(false).build()
 }
 
 fn argument(name: &'static str, help: &'static str) -> Arg {
@@ -56,7 +86,8 @@ impl FromArgMatches for Filters {
             let places = matches.indices_of(name).into_iter().flatten();
             let globs = matches.get_many::<Glob>(name).into_iter().flatten();
             for (place, glob) in places.zip(globs) {
-                rules.push((place, Rule { include, pattern: glob.compile_matcher() }));
+                let open = glob.glob().ends_with('*');
+                rules.push((place, Rule { include, pattern: glob.compile_matcher(), open }));
             }
         }
         rules.sort_by_key(|(place, _)| *place);
@@ -90,6 +121,43 @@ mod tests {
         let nothing = filters(&["--include", "*.txt", "--exclude", "*"]);
         assert!(!nothing.allow("a.txt"));
         assert!(filters(&[]).allow("anything"));
+    }
+
+    /// "*: Matches everything. ?: Matches any single character. [sequence]: Matches any character in sequence.
+    /// [!sequence]: Matches any character not in sequence" (the same page).
+    #[test]
+    fn nothing_else_in_a_pattern_is_special() {
+        for (pattern, matches, other) in [
+            ("a?c", "a/c", "ac"),
+            ("a[bc]d", "abd", "aed"),
+            ("a[!bc]d", "aed", "abd"),
+            ("[]x]", "]", "y"),
+            ("{a,b}", "{a,b}", "a"),
+            ("a[{}]b", "a{b", "ab"),
+            ("a\\*", "a\\b", "a*"),
+            ("**/f", "d/f", "f"),
+            ("a**b", "a/x/b", "a"),
+        ] {
+            let only = filters(&["--exclude", "*", "--include", pattern]);
+            assert!(only.allow(matches) && !only.allow(other), "{pattern}");
+        }
+    }
+
+    #[test]
+    fn a_folder_is_left_out_where_nothing_in_it_can_be_meant() {
+        for (arguments, pruned) in [
+            (&["--exclude", "lost+found/*"][..], true),
+            (&["--exclude", "*"], true),
+            (&["--exclude", "*", "--include", "*.txt"], false),
+            (&["--include", "*.txt", "--exclude", "lost*", "--exclude", "*.tmp"], true),
+            (&["--exclude", "lost+found"], false),
+            (&["--exclude", "*/.git/*"], false),
+            (&["--exclude", "lost+found/[*]"], false),
+            (&[], false),
+        ] {
+            assert_eq!(filters(arguments).prunes("lost+found"), pruned, "{arguments:?}");
+        }
+        assert!(filters(&["--exclude", "*/.git/*"]).prunes("a/b/.git"));
     }
 
     #[test]

@@ -3,7 +3,6 @@
 
 use super::plan::{Found, Headers, Item, Plan, Root, Stamp, check_key};
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::sync::Arc;
 use walkdir::{DirEntry, WalkDir};
 
@@ -27,7 +26,13 @@ pub(super) fn walk(
         // What was named itself may be a link: walkdir follows that one always.
         let entries =
             WalkDir::new(&root.path).follow_links(plan.follow_links).max_open(OPEN_FOLDERS);
-        for entry in entries {
+        // Not looked into at all: one that cannot be read is no failure then.
+        let wanted = |entry: &DirEntry| {
+            let below = entry.path().strip_prefix(&root.path).unwrap_or(entry.path());
+            let folder = entry.depth() > 0 && entry.file_type().is_dir();
+            !(folder && plan.filters.prunes(&below.to_string_lossy()))
+        };
+        for entry in entries.into_iter().filter_entry(wanted) {
             let found = match entry {
                 Ok(entry) => in_folder(plan, root, &entry, &no_headers),
                 Err(error) => {
@@ -72,13 +77,13 @@ fn in_folder(plan: &Plan, root: &Root, entry: &DirEntry, headers: &Arc<Headers>)
         return None;
     }
     let path = entry.path().to_owned();
-    let relative = match relative(&root.path, &path) {
-        Ok(relative) => relative,
-        Err(why) => return Some(Found::Failed(path, why)),
-    };
-    if !plan.filters.allow(&relative) {
+    let below = path.strip_prefix(&root.path).unwrap_or(&path);
+    if !plan.filters.allow(&below.to_string_lossy()) {
         return None;
     }
+    let Some(relative) = below.to_str().map(str::to_owned) else {
+        return Some(Found::Failed(path, "its name is not UTF-8, and keys are".to_owned()));
+    };
     if kind.is_symlink() {
         return Some(Found::Skipped(path, "a symbolic link (--follow-links)".to_owned()));
     }
@@ -98,29 +103,26 @@ fn in_folder(plan: &Plan, root: &Root, entry: &DirEntry, headers: &Arc<Headers>)
     }
 }
 
-/// The path below the root, with `/` between the names.
-fn relative(root: &Path, path: &Path) -> Result<String, String> {
-    let below = path.strip_prefix(root).map_err(|error| error.to_string())?;
-    below
-        .to_str()
-        .map(str::to_owned)
-        .ok_or_else(|| "its name is not UTF-8, and keys are".to_owned())
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::super::filter::Filters;
     use super::super::plan::{Place, Sources};
     use super::*;
+    use clap::{Args as _, FromArgMatches as _};
     use std::os::unix::ffi::OsStrExt as _;
+    use std::path::Path;
 
     fn found(root: &Path, follow_links: bool) -> Vec<String> {
+        filtered(root, follow_links, Filters::default())
+    }
+
+    fn filtered(root: &Path, follow_links: bool, filters: Filters) -> Vec<String> {
         let root = Root { path: root.to_owned(), key: "p/".to_owned(), folder: true };
         let plan = Plan {
             sources: Sources::Roots(Vec::new()),
             to: Place { bucket: "b".to_owned(), key: String::new() },
-            filters: Filters::default(),
+            filters,
             follow_links,
         };
         let mut all = Vec::new();
@@ -169,5 +171,22 @@ mod tests {
         let followed = found(root, true);
         assert!(followed.contains(&"p/link/one 2".to_owned()), "{followed:?}");
         assert!(followed.iter().any(|line| line.contains("leads back")), "{followed:?}");
+    }
+
+    /// "Leave out what matches": what is in a folder that is left out is not looked at, and no failure.
+    #[test]
+    fn what_is_left_out_is_not_looked_into() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        std::fs::create_dir(root.join("lost+found")).unwrap();
+        std::os::unix::fs::symlink(".", root.join("lost+found/loop")).unwrap();
+        std::fs::write(root.join("one"), b"12").unwrap();
+        std::fs::write(root.join(std::ffi::OsStr::from_bytes(b"bad\xff.tmp")), b"").unwrap();
+        assert_eq!(found(root, true).len(), 3, "a loop, a bad name and a file");
+        let command = Filters::augment_args(clap::Command::new("x"));
+        let arguments = ["x", "--exclude", "lost+found/*", "--exclude", "*.tmp"];
+        let matches = command.try_get_matches_from(arguments).unwrap();
+        let filters = Filters::from_arg_matches(&matches).unwrap();
+        assert_eq!(filtered(root, true, filters), ["p/one 2"]);
     }
 }
