@@ -76,7 +76,7 @@ pub(crate) struct UploadArgs {
     /// Forget what an earlier run has done: send everything
     #[arg(long)]
     pub(super) fresh: bool,
-    /// Keep the state file after success: the next run sends only what is new or has changed
+    /// Keep the state file after success: the next run sends only what is new or has changed since
     #[arg(long)]
     pub(super) keep_state: bool,
     #[command(flatten)]

@@ -5,7 +5,7 @@ use super::failure::{Failure, Judgment, advice, judge};
 use super::local::{Local, changed};
 use super::plan::{Headers, Item};
 use super::progress::{Event, Shown};
-use super::state::{Begun, Creating, Fingerprint, Line, StateWriter};
+use super::state::{Begun, Creating, Fingerprint, Line, StateWriter, There};
 use super::summary::{Counts, add};
 use mizuchi_actors::config::{Bucket, Engine};
 use mizuchi_actors::guardian::ActorRef;
@@ -16,9 +16,10 @@ use mizuchi_actors::transfer::{PartSource, ReplayResources};
 use mizuchi_actors::upload::job::{BackendAnswer, Before, Content, Permit, Proof, UploadJob};
 use mizuchi_actors::upload::machine::Kind;
 use mizuchi_actors::upload_supervisor::{BeginUpload, UploadSupervisor};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -34,6 +35,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Files that may run out of tries one after another, before nothing is sent any more: what is the matter then
 /// is not the files.
 const MAX_DRY: u32 = 100;
+
+/// Requests that may be answered 403 one after another: what is forbidden then is no single key.
+const MAX_FORBIDDEN: u32 = 32;
 
 /// Why no more files are begun.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,18 +62,24 @@ pub(super) struct Upload {
     pub(super) queue: tokio::sync::Mutex<mpsc::Receiver<Item>>,
     pub(super) state: StateWriter,
     /// What is there.
-    pub(super) done: HashSet<Fingerprint>,
-    /// What an earlier run has begun; what is taken up is taken out.
-    pub(super) begun: Mutex<HashMap<Fingerprint, Begun>>,
+    pub(super) done: There,
+    /// What earlier runs have begun; what is taken up is taken out, the last of a file first.
+    pub(super) begun: Mutex<HashMap<Fingerprint, Vec<Begun>>>,
     /// What an earlier run may have begun without knowing.
     pub(super) creating: Vec<Creating>,
     pub(super) events: mpsc::Sender<Event>,
     pub(super) counts: Arc<Counts>,
     pub(super) stop: watch::Sender<Stop>,
-    /// The backend has taken something.
+    /// The backend has taken something of earlier runs.
+    pub(super) taken_before: bool,
+    /// Of this one.
     pub(super) any_success: AtomicBool,
     /// Requests that have run out of tries since it last did.
     pub(super) dry: AtomicU32,
+    /// Requests that it has answered 403, since it last did.
+    pub(super) forbidden: AtomicU32,
+    /// Multipart uploads that should have been aborted and perhaps are not.
+    pub(super) left_behind: AtomicU64,
 }
 
 impl Upload {
@@ -96,7 +106,13 @@ impl Upload {
     }
 
     pub(super) fn take_begun(&self, print: &Fingerprint) -> Option<Begun> {
-        self.begun.lock().unwrap_or_else(PoisonError::into_inner).remove(print)
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let Entry::Occupied(mut of_file) = begun.entry(*print) else { return None };
+        let last = of_file.get_mut().pop();
+        if of_file.get().is_empty() {
+            of_file.remove();
+        }
+        last
     }
 
     /// Says something. Waits while nobody reads.
@@ -114,6 +130,8 @@ pub(super) struct Sent {
     pub(super) etag: String,
     pub(super) bytes: u64,
     pub(super) resumed: u64,
+    /// The multipart upload that it came by.
+    pub(super) upload_id: Option<String>,
 }
 
 /// Why a request came to nothing.
@@ -150,7 +168,7 @@ impl Courier {
         let upload = &self.upload;
         let why = match sent {
             Ok(None) => return,
-            Ok(Some(Sent { etag, bytes, resumed })) => {
+            Ok(Some(Sent { etag, bytes, resumed, .. })) => {
                 add(&upload.counts.sent, 1);
                 let (path, key) = (Shown::from(&*item.path), item.key);
                 let event = Event::Uploaded { path, key, bytes, etag, resumed_bytes: resumed };
@@ -169,12 +187,15 @@ impl Courier {
     async fn send(&self, item: &Item, lane: &Lane) -> Result<Option<Sent>, Failure> {
         let (checksum, of) = (self.upload.checksum, item.clone());
         let mut local = blocking(move || Local::open(&of, checksum)).await?;
-        let print = Fingerprint::of(&item.key, local.stamp, &item.headers);
+        let print = Fingerprint::of(item, local.stamp);
         let length = local.stamp.length;
-        if self.upload.done.contains(&print) {
+        if self.upload.done.has(&print) {
             add(&self.upload.counts.already, 1);
             add(&self.upload.counts.already_bytes, length);
             return Ok(None);
+        }
+        if self.upload.done.has_key_of(&print) {
+            self.record(&Line::Replacing { file: print }, true).await?;
         }
         let sent = match local.small.take() {
             Some((bytes, sum)) => {
@@ -183,7 +204,7 @@ impl Courier {
                 // It was read whole, and is what it was then.
                 let etag = self.put(item, length, &sum, &content, None, lane).await?;
                 add(&self.upload.counts.sent_bytes, length);
-                Sent { etag, bytes: length, resumed: 0 }
+                Sent { etag, bytes: length, resumed: 0, upload_id: None }
             }
             None if length > 2 * self.upload.part_size || self.is_begun(&print) => {
                 self.send_parts(item, print, &local, lane).await?
@@ -197,11 +218,11 @@ impl Courier {
                 let etag = self.put(item, length, &sum, &content, Some(&local), lane).await?;
                 unchanged(&local).await?;
                 add(&self.upload.counts.sent_bytes, length);
-                Sent { etag, bytes: length, resumed: 0 }
+                Sent { etag, bytes: length, resumed: 0, upload_id: None }
             }
         };
-        let (key, etag) = (item.key.clone(), sent.etag.clone());
-        self.record(&Line::Done { file: print, key, etag }, false).await?;
+        let (key, etag, upload_id) = (item.key.clone(), sent.etag.clone(), sent.upload_id.clone());
+        self.record(&Line::Done { file: print, key, etag, upload_id }, false).await?;
         Ok(Some(sent))
     }
 
@@ -256,14 +277,10 @@ impl Courier {
                 Ok(Ok(answer)) => {
                     upload.any_success.store(true, Ordering::Relaxed);
                     upload.dry.store(0, Ordering::Relaxed);
+                    upload.forbidden.store(0, Ordering::Relaxed);
                     return Ok(answer);
                 }
-                Ok(Err(error)) => {
-                    let any_success = upload.any_success.load(Ordering::Relaxed);
-                    let keys = &upload.bucket.backend.keys;
-                    let renewed = keys.seconds_left(OffsetDateTime::now_utc()).is_some();
-                    (judge(&error, any_success, renewed), Some(error))
-                }
+                Ok(Err(error)) => (self.judge(&error), Some(error)),
                 // The supervisor died, and is rebuilt.
                 Err(_) => (Judgment::Again, None),
             };
@@ -281,13 +298,32 @@ impl Courier {
                 _ => {}
             }
             log::warn!("{}: tried again: {text}", ask.request.key);
-            let pause = pause(tried, rand::random());
+            self.pause(tried).await.map_err(Refused::Failure)?;
             tried += 1;
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = upload.stopped() => return Err(Refused::Failure(Failure::Stopped)),
-            }
         }
+    }
+
+    /// Waits before another try.
+    pub(super) async fn pause(&self, tried: u32) -> Result<(), Failure> {
+        tokio::select! {
+            () = tokio::time::sleep(pause(tried, rand::random())) => Ok(()),
+            () = self.upload.stopped() => Err(Failure::Stopped),
+        }
+    }
+
+    fn judge(&self, error: &S3Error) -> Judgment {
+        let upload = &self.upload;
+        let may_write = upload.taken_before || upload.any_success.load(Ordering::Relaxed);
+        let keys = &upload.bucket.backend.keys;
+        let renewed = keys.seconds_left(OffsetDateTime::now_utc()).is_some();
+        let judgment = judge(error, may_write, renewed);
+        if judgment == Judgment::File
+            && error.status == 403
+            && upload.forbidden.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_FORBIDDEN
+        {
+            return Judgment::Run;
+        }
+        judgment
     }
 
     /// The tries are used up.

@@ -10,10 +10,12 @@ use super::digest::{self, Sum};
 use super::failure::Failure;
 use super::local::Local;
 use super::plan::{Headers, Item};
+use super::progress::Event;
 use super::state::{Begun, Creating, Fingerprint, Line, PartDone};
 use super::summary::add;
 use mizuchi_actors::origin::{self, SweepError};
 use mizuchi_actors::orphans::{Window, lost_ones, wall_clock};
+use mizuchi_actors::s3::error::Fault;
 use mizuchi_actors::s3::etag::is_digest;
 use mizuchi_actors::s3::upstream::UpstreamTemplate;
 use mizuchi_actors::s3::xml;
@@ -23,7 +25,6 @@ use mizuchi_actors::upload::job::{Content, Proof};
 use mizuchi_actors::upload::machine::{Kind, Proven};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::task::JoinSet;
 
 /// The most parts of an upload (Amazon S3 User Guide, "Multipart upload limits").
@@ -31,12 +32,6 @@ const MAX_PARTS: u64 = 10_000;
 
 /// How often a file is begun anew whose upload, or a part of it, the backend has lost.
 const MAX_ANEW: u32 = 2;
-
-/// How often the backend is asked what it has of an upload.
-const LOOKS: u32 = 4;
-
-/// The pause between two times.
-const LOOK_PAUSE: Duration = Duration::from_secs(2);
 
 /// Milliseconds within which a CreateMultipartUpload is carried out, restarts and all.
 const CREATE_TAKES: u64 = 120_000;
@@ -95,6 +90,9 @@ impl Courier {
         lane: &Lane,
     ) -> Result<Sent, Failure> {
         let bytes = local.stamp.length;
+        let sent = |etag, resumed, id: &str| {
+            Ok(Sent { etag, bytes, resumed, upload_id: Some(id.to_owned()) })
+        };
         let mut anew = 0;
         loop {
             let (large, there) = match self.upload.take_begun(&print) {
@@ -102,20 +100,23 @@ impl Courier {
                     self.abort_upload(print, &begun.key, &begun.upload_id).await?;
                     continue;
                 }
-                Some(begun) => match self.resume(item, print, local, begun).await? {
-                    Resumed::With(large, there) => (large, there),
-                    Resumed::There(etag) => return Ok(Sent { etag, bytes, resumed: bytes }),
-                    Resumed::Gone => {
-                        self.record(&Line::Gone { file: print }, false).await?;
-                        continue;
+                Some(begun) => {
+                    let upload_id = begun.upload_id.clone();
+                    match self.resume(item, print, local, begun).await? {
+                        Resumed::With(large, there) => (large, there),
+                        Resumed::There(etag) => return sent(etag, bytes, &upload_id),
+                        Resumed::Gone => {
+                            self.record(&Line::Gone { file: print, upload_id }, false).await?;
+                            continue;
+                        }
                     }
-                },
+                }
                 None => (self.create(item, print, local, lane).await?, BTreeMap::new()),
             };
             let resumed = there.keys().map(|number| large.range(*number).1).sum();
             add(&self.upload.counts.already_bytes, resumed);
             match self.bring(&large, there, lane).await {
-                Ok(Came::To(etag)) => return Ok(Sent { etag, bytes, resumed }),
+                Ok(Came::To(etag)) => return sent(etag, resumed, &large.upload_id),
                 Ok(Came::Astray(why)) => {
                     self.abort(&large).await?;
                     if anew == MAX_ANEW {
@@ -157,7 +158,16 @@ impl Courier {
         let content = || Content::None;
         let (kind, proof) = (Kind::Create, Proof::None);
         let ask = Ask { kind, request: &request, proof, content: &content, local: None };
-        let answer = self.ask(ask, lane).await?;
+        let answer = match self.ask(ask, lane).await {
+            Ok(answer) => answer,
+            Err(refused) => {
+                // The backend says that it has begun nothing.
+                if matches!(&refused, Refused::By(error) if error.fault == Fault::Client) {
+                    self.record(&Line::Searched { file: print, at }, false).await?;
+                }
+                return Err(refused.into());
+            }
+        };
         let upload_id = xml::parse_initiate(&answer.body)
             .map_err(|error| Failure::File(format!("CreateMultipartUpload: {error}")))?;
         let part_size = part_size(local.stamp.length, self.upload.part_size);
@@ -197,17 +207,12 @@ impl Courier {
                 Ok(None) => return self.completed(&large, &parts).await,
                 // Whoever may not list may write: the state file is taken at its word.
                 Err(SweepError::Refused(_)) => return Ok(Resumed::With(large, parts)),
-                Err(SweepError::Failed(why)) => {
-                    looks += 1;
-                    if looks == LOOKS {
-                        return Err(Failure::File(why));
-                    }
+                Err(SweepError::Failed(why)) if looks >= self.upload.retries => {
+                    return Err(Failure::File(why));
                 }
+                Err(SweepError::Failed(_)) => self.pause(looks).await?,
             }
-            tokio::select! {
-                () = tokio::time::sleep(LOOK_PAUSE) => {}
-                () = self.upload.stopped() => return Err(Failure::Stopped),
-            }
+            looks += 1;
         }
     }
 
@@ -349,48 +354,70 @@ impl Courier {
 
     /// Has an upload ended that nobody goes on with. One that cannot be stays on record.
     async fn abort(&self, large: &Large) -> Result<(), Failure> {
-        self.abort_upload(large.print, &large.item.key, &large.upload_id).await
+        self.abort_upload(large.print, &large.item.key, &large.upload_id).await.map(drop)
     }
 
-    /// As [`Courier::abort`], of one that an earlier run has left.
+    /// As [`Courier::abort`], of one that an earlier run has left. Whether it was aborted.
     pub(super) async fn abort_upload(
         &self,
         print: Fingerprint,
         key: &str,
         upload_id: &str,
-    ) -> Result<(), Failure> {
+    ) -> Result<bool, Failure> {
         let (bucket, client) = (&self.upload.bucket, self.client.clone());
-        match origin::abort(bucket, client, key, upload_id).await {
-            Ok(()) => self.record(&Line::Gone { file: print }, false).await,
-            Err(error) => {
-                log::error!("{key}: the multipart upload {upload_id} is not aborted: {error}");
-                Ok(())
-            }
+        if let Err(error) = origin::abort(bucket, client, key, upload_id).await {
+            self.leave(format!("{key}: a multipart upload is not aborted: {error}")).await;
+            return Ok(false);
         }
+        let upload_id = upload_id.to_owned();
+        self.record(&Line::Gone { file: print, upload_id }, false).await.map(|()| true)
     }
-}
 
-impl Courier {
+    /// Something is left that the state file has to remember.
+    async fn leave(&self, text: String) {
+        add(&self.upload.left_behind, 1);
+        self.upload.say(Event::Note { text }).await;
+    }
+
     /// Has an upload aborted that a run has begun and not lived to know: of that key and time, and without
     /// parts. A backend that lists no uploads keeps it.
     pub(super) async fn abort_unknown(&self, creating: &Creating) -> Result<(), Failure> {
         let Creating { file, key, at } = creating;
-        let (bucket, client) = (&self.upload.bucket, &self.client);
-        let (listed, ahead) = match origin::list_uploads(bucket, client.clone(), key).await {
-            Ok(found) => found,
-            Err(error) => {
-                log::warn!("{key}: whether an upload without parts was left is not known: {error}");
-                return Ok(());
+        match self.find_unknown(key, *at).await {
+            Ok(found) => {
+                let mut all = true;
+                for id in found {
+                    all &= self.abort_upload(*file, key, &id).await?;
+                }
+                if all {
+                    self.record(&Line::Searched { file: *file, at: *at }, false).await?;
+                }
             }
-        };
-        let window = Window { from: *at, to: at.saturating_add(CREATE_TAKES) };
-        // Every one that is known has been completed or aborted by now.
-        for id in lost_ones(&listed, key, window, ahead, |_| false) {
-            if let Ok(false) = origin::has_parts(bucket, client.clone(), key, &id).await {
-                self.abort_upload(*file, key, &id).await?;
+            // It never will be.
+            Err(SweepError::Refused(why)) => {
+                log::warn!("{key}: whether a multipart upload was left is not known: {why}");
+            }
+            Err(SweepError::Failed(why)) => {
+                let text =
+                    format!("{key}: whether a multipart upload was left is not known: {why}");
+                self.leave(text).await;
             }
         }
-        self.record(&Line::Searched { file: *file }, false).await
+        Ok(())
+    }
+
+    async fn find_unknown(&self, key: &str, at: u64) -> Result<Vec<String>, SweepError> {
+        let (bucket, client) = (&self.upload.bucket, &self.client);
+        let (listed, ahead) = origin::list_uploads(bucket, client.clone(), key).await?;
+        let window = Window { from: at, to: at.saturating_add(CREATE_TAKES) };
+        let mut found = Vec::new();
+        // Every one that is known has been completed or aborted by now.
+        for id in lost_ones(&listed, key, window, ahead, |_| false) {
+            if !origin::has_parts(bucket, client.clone(), key, &id).await? {
+                found.push(id);
+            }
+        }
+        Ok(found)
     }
 }
 

@@ -2,9 +2,9 @@
 
 use super::arguments::UploadArgs;
 use super::filter::Filters;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Bytes of the longest key (Amazon S3 User Guide, "Naming Amazon S3 objects").
 pub(super) const MAX_KEY: usize = 1024;
@@ -36,23 +36,31 @@ pub(super) enum Found {
     Failed(PathBuf, String),
 }
 
-/// What tells a file from what it was before.
+/// What tells a file from what it was before, and from another that has taken its place. Whoever writes to a
+/// file can set `modified` back, and nobody `changed`; one that was moved here keeps both of another name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stamp {
     /// Its bytes.
     pub(super) length: u64,
-    /// Nanoseconds since 1970 of its last change; negative before.
+    /// Nanoseconds since 1970 of the last change of its content (stat(2), st_mtim); negative before.
     pub(super) modified: i128,
+    /// Of the last change of anything of it (st_ctim).
+    pub(super) changed: i128,
+    /// Its inode's number.
+    pub(super) inode: u64,
 }
 
 impl Stamp {
     pub(super) fn of(metadata: &std::fs::Metadata) -> Stamp {
-        let nanoseconds = |time: SystemTime| match time.duration_since(UNIX_EPOCH) {
-            Ok(after) => i128::try_from(after.as_nanos()).unwrap_or(i128::MAX),
-            Err(before) => -i128::try_from(before.duration().as_nanos()).unwrap_or(i128::MAX),
+        let nanoseconds = |seconds: i64, rest: i64| {
+            i128::from(seconds).saturating_mul(1_000_000_000).saturating_add(i128::from(rest))
         };
-        let modified = metadata.modified().map_or(0, nanoseconds);
-        Stamp { length: metadata.len(), modified }
+        Stamp {
+            length: metadata.len(),
+            modified: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
+            changed: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
+            inode: metadata.ino(),
+        }
     }
 }
 
@@ -131,19 +139,27 @@ impl Plan {
         Ok(Plan { sources, to, filters, follow_links })
     }
 
-    /// What makes this upload another than others: by it the state file is named.
+    /// What makes this upload another than others: by it the state file is named. What goes where, however it
+    /// was spelt.
     pub(super) fn identity(&self, endpoint: &str) -> String {
-        let absolute = |path: &Path| {
-            let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-            absolute.to_string_lossy().into_owned()
-        };
-        let mut parts = vec![endpoint.to_owned(), self.to.bucket.clone(), self.to.key.clone()];
+        let text = |path: &Path| absolute(path).to_string_lossy().into_owned();
+        let mut parts = vec![endpoint.to_owned(), self.to.bucket.clone()];
         match &self.sources {
-            Sources::Roots(roots) => parts.extend(roots.iter().map(|root| absolute(&root.path))),
-            Sources::Manifest(path, _) => parts.extend(["manifest".to_owned(), absolute(path)]),
+            Sources::Roots(roots) => {
+                parts.extend(roots.iter().flat_map(|root| [root.key.clone(), text(&root.path)]));
+            }
+            Sources::Manifest(path, prefix) => {
+                parts.extend(["manifest".to_owned(), prefix.clone(), text(path)]);
+            }
         }
         parts.join("\0")
     }
+}
+
+/// The path from the root on, without a slash at its end.
+pub(super) fn absolute(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    absolute.components().collect()
 }
 
 fn roots(paths: &[PathBuf], to: &Place) -> Result<Vec<Root>, String> {
@@ -218,6 +234,27 @@ mod tests {
         let twice = [folder.clone(), folder.join(".")];
         assert!(keys(&twice, "s3://bucket").unwrap_err().contains("both"));
         assert!(keys(&[directory.path().join("none")], "s3://bucket").is_err());
+    }
+
+    /// "one for the same paths and destination"
+    #[test]
+    fn a_place_is_the_same_however_it_is_spelt() {
+        let directory = tempfile::tempdir().unwrap();
+        let identity = |path: PathBuf, to: &str| {
+            let to = Place::parse(to).unwrap();
+            let sources = Sources::Roots(roots(&[path], &to).unwrap());
+            let (filters, follow_links) = (Filters::default(), false);
+            Plan { sources, to, filters, follow_links }.identity("http://e")
+        };
+        let folder = directory.path().to_owned();
+        let one = identity(folder.clone(), "s3://bucket/p");
+        for same in [folder.join(""), folder.join("."), folder.join("./")] {
+            assert_eq!(identity(same, "s3://bucket/p/"), one);
+        }
+        assert_ne!(identity(folder.clone(), "s3://bucket/q"), one);
+        let file = folder.join("f");
+        std::fs::write(&file, b"x").unwrap();
+        assert_ne!(identity(file.clone(), "s3://bucket/p"), identity(file, "s3://bucket/p/"));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::arguments::UploadArgs;
 use super::courier::{Stop, Upload};
 use super::destination::Destination;
 use super::manifest;
-use super::plan::{Found, Plan, Sources};
+use super::plan::{Found, Item, Plan, Sources};
 use super::progress::{Event, Reporter, Shown, Style};
 use super::state::{Fingerprint, State, default_path};
 use super::summary::{Counts, Summary, add};
@@ -16,8 +16,8 @@ use mizuchi_actors::metrics::Metrics;
 use std::io;
 use std::ops::ControlFlow;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle;
 use std::time::Instant;
 use tokio::signal::unix::{SignalKind, signal};
@@ -117,8 +117,9 @@ fn upload(args: &UploadArgs, plan: Plan) -> Result<ExitCode, String> {
             _ => default_path(&identity)?,
         };
         let (state, known) = State::open(&path, &identity, args.fresh)?;
-        let was_empty =
-            known.done.is_empty() && known.begun.is_empty() && known.creating.is_empty();
+        let was_empty = known.is_empty();
+        let taken_before = !known.done.is_empty()
+            || known.begun.values().flatten().any(|begun| !begun.parts.is_empty());
         let counts = Arc::new(Counts::default());
         let (reporter, events) =
             Reporter::start(style(args), Arc::clone(&counts)).map_err(threads)?;
@@ -141,9 +142,13 @@ fn upload(args: &UploadArgs, plan: Plan) -> Result<ExitCode, String> {
             events,
             counts,
             stop: watch::Sender::new(Stop::No),
+            taken_before,
             any_success: AtomicBool::new(false),
             dry: AtomicU32::new(0),
+            forbidden: AtomicU32::new(0),
+            left_behind: AtomicU64::new(0),
         });
+        let signals = heed(Arc::downgrade(&upload)).map_err(threads)?;
         let summary = run_threads(args, plan, Arc::clone(&upload), items).await;
         let summary = summary.map_err(threads)?;
         let code = match (&summary.ended_by, summary.failed, summary.interrupted) {
@@ -153,9 +158,11 @@ fn upload(args: &UploadArgs, plan: Plan) -> Result<ExitCode, String> {
             (None, _, false) => EXIT_FAILED,
         };
         let nothing = was_empty && !upload.any_success.load(Ordering::Relaxed);
-        let remove = code == 0 && !args.keep_state || nothing;
-        if code != 0 && !args.quiet && !nothing {
-            let text = format!("the same command goes on: {}", state.path().display());
+        let left_behind = upload.left_behind.load(Ordering::Relaxed) > 0;
+        let remove = (code == 0 && !args.keep_state || nothing) && !left_behind;
+        if (code != 0 || left_behind) && !args.quiet && !remove {
+            let goes_on = if code == 0 { "aborts what is left" } else { "goes on" };
+            let text = format!("the same command {goes_on}: {}", state.path().display());
             upload.say(Event::Note { text }).await;
         }
         upload.say(Event::Summary(summary)).await;
@@ -167,21 +174,45 @@ fn upload(args: &UploadArgs, plan: Plan) -> Result<ExitCode, String> {
         if let Err(error) = closed.await.map_err(io::Error::other).flatten() {
             eprintln!("upload: the state file: {error}");
         }
+        signals.abort();
         drop(credentials);
         Ok(code.into())
     })
 }
 
-/// Starts the threads, and waits for them and for signals.
+/// Ends the run at the first SIGINT or SIGTERM, and the process at the second; also while the last words are
+/// written, which may take as long as their reader.
+fn heed(upload: Weak<Upload>) -> io::Result<tokio::task::JoinHandle<()>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(tokio::spawn(async move {
+        let mut asked = false;
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            let Some(upload) = upload.upgrade().filter(|_| !asked) else {
+                // What is written stays written; what is under way is sent again.
+                std::process::exit(EXIT_INTERRUPTED.into());
+            };
+            asked = true;
+            upload.end(Stop::Interrupted);
+            let text = "ending what is under way; once more ends at once".to_owned();
+            // Never waits: whoever reads may be what was interrupted.
+            let _ = upload.events.try_send(Event::Note { text });
+        }
+    }))
+}
+
+/// Starts the threads, and waits for them.
 async fn run_threads(
     args: &UploadArgs,
     plan: Plan,
     upload: Arc<Upload>,
-    items: mpsc::Sender<super::plan::Item>,
+    items: mpsc::Sender<Item>,
 ) -> io::Result<Summary> {
     let began = Instant::now();
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
     let plan = Arc::new(plan);
     let mut others = Vec::new();
     if !args.quiet {
@@ -198,28 +229,8 @@ async fn run_threads(
         workers.push(worker::start(Arc::clone(&upload), Work::Files)?);
     }
     workers.extend(others);
-    let mut all = join(workers);
-    let mut asked = false;
-    loop {
-        tokio::select! {
-            ended = &mut all => {
-                if ended.is_err() {
-                    upload.end(Stop::Failed("a thread died".to_owned()));
-                }
-                break;
-            }
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        if asked {
-            // What is written stays written; what is under way is sent again.
-            std::process::exit(EXIT_INTERRUPTED.into());
-        }
-        asked = true;
-        upload.end(Stop::Interrupted);
-        let text = "ending what is under way; once more ends at once".to_owned();
-        // Never waits: whoever reads may be what was interrupted.
-        let _ = upload.events.try_send(Event::Note { text });
+    if join(workers).await.is_err() {
+        upload.end(Stop::Failed("a thread died".to_owned()));
     }
     if let Some(Ok(left)) = fresh
         && let Ok(mut begun) = upload.begun.lock()
@@ -256,14 +267,13 @@ fn join(threads: Vec<JoinHandle<()>>) -> tokio::task::JoinHandle<()> {
 }
 
 /// Puts all files that are not there into the queue. Blocks.
-fn feed(plan: &Plan, upload: &Upload, items: &mpsc::Sender<super::plan::Item>) {
+fn feed(plan: &Plan, upload: &Upload, items: &mpsc::Sender<Item>) {
     let counts = &upload.counts;
     // Nobody takes any more out: the run ends.
     let _ = find(plan, |found| {
         let event = match found {
             Found::File(item, stamp) => {
-                let print = Fingerprint::of(&item.key, stamp, &item.headers);
-                if upload.done.contains(&print) {
+                if upload.done.has(&Fingerprint::of(&item, stamp)) {
                     add(&counts.already, 1);
                     add(&counts.already_bytes, stamp.length);
                     return if upload.is_stopped() {

@@ -1,16 +1,23 @@
 //! The state file: what an upload has done so far, so that the same command goes on after any end.
 //!
-//! A line of JSON each, appended. A file's line is written before the file counts as sent; a multipart
-//! upload's id is on stable storage before its first part goes. All else is synced once a second: a power
-//! loss may cost that much, and costs a second upload of the same bytes. The last line may be torn, and is
-//! cut off. The file is locked: two runs of one command do not know of each other's parts.
+//! A line of JSON each, appended ([`record`]). A file's line is written before the file counts as sent; a
+//! multipart upload's id is on stable storage before its first part goes. All else is synced once a second: a
+//! power loss may cost that much, and costs a second upload of the same bytes. The last line may be torn, and
+//! is cut off. What is not true any more is left out when the file is opened and has twice the lines that it
+//! needs: another file takes its place whole.
+//!
+//! The file is locked: two runs of one command do not know of each other's parts. Whoever has the lock and
+//! finds another file in the file's place, or none, begins anew.
 
-use super::plan::{Headers, Stamp};
+mod record;
+
+pub(super) use record::{Begun, Creating, Fingerprint, Known, Line, PartDone, There};
+
 use mizuchi_actors::payload::{ChecksumAlgorithm, Hasher};
-use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write as _};
+use std::io::{self, BufRead, BufReader, BufWriter, Seek, SeekFrom, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
@@ -29,137 +36,8 @@ const VERSION: u32 = 1;
 /// How every state file begins.
 const BEGINNING: &[u8] = b"{\"mizuchi_upload\"";
 
-/// Which file, as it is now, goes where: 128 bits of SHA-256 over key, length, time of change and headers.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
-pub(super) struct Fingerprint(u128);
-
-impl Fingerprint {
-    pub(super) fn of(key: &str, stamp: Stamp, headers: &Headers) -> Fingerprint {
-        let mut hasher = Hasher::new(ChecksumAlgorithm::Sha256);
-        let mut put = |bytes: &[u8]| {
-            hasher.update(&(bytes.len() as u64).to_le_bytes());
-            hasher.update(bytes);
-        };
-        put(key.as_bytes());
-        put(&stamp.length.to_le_bytes());
-        put(&stamp.modified.to_le_bytes());
-        for (name, value) in headers {
-            put(name.as_bytes());
-            put(value);
-        }
-        let digest = hasher.finish();
-        let half = digest.first_chunk::<16>().copied().unwrap_or_default();
-        Fingerprint(u128::from_be_bytes(half))
-    }
-}
-
-impl From<Fingerprint> for String {
-    fn from(print: Fingerprint) -> String {
-        format!("{:032x}", print.0)
-    }
-}
-
-impl TryFrom<String> for Fingerprint {
-    type Error = std::num::ParseIntError;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        u128::from_str_radix(&text, 16).map(Fingerprint)
-    }
-}
-
-/// A line.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Line {
-    /// The first: whose file it is.
-    MizuchiUpload { version: u32, identity: String },
-    /// A file is there.
-    Done { file: Fingerprint, key: String, etag: String },
-    /// A multipart upload is about to be begun, at this time (milliseconds since 1970): whoever ends before
-    /// its id is on record leaves one that nobody knows.
-    Creating { file: Fingerprint, key: String, at: u64 },
-    /// A multipart upload was begun.
-    Begun { file: Fingerprint, key: String, upload_id: String, part_size: u64, checksum: String },
-    /// One of its parts is there.
-    Part { file: Fingerprint, number: u16, etag: String, sum: Option<String> },
-    /// It is no more.
-    Gone { file: Fingerprint },
-    /// There is none of it any more that nobody knows.
-    Searched { file: Fingerprint },
-}
-
-impl std::fmt::Debug for Fingerprint {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:032x}", self.0)
-    }
-}
-
-/// A part that is there.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct PartDone {
-    /// Its ETag, without quotes.
-    pub(super) etag: String,
-    /// Its checksum as the list of parts has it.
-    pub(super) sum: Option<String>,
-}
-
-/// A multipart upload that an earlier run has left.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Begun {
-    pub(super) key: String,
-    pub(super) upload_id: String,
-    pub(super) part_size: u64,
-    /// Of its parts: S3 takes no other in one upload.
-    pub(super) checksum: String,
-    pub(super) parts: BTreeMap<u16, PartDone>,
-}
-
-/// What earlier runs have done. Of a file that is there only its fingerprint is kept: 16 MB of a million.
-#[derive(Debug, Default)]
-pub(super) struct Known {
-    pub(super) done: HashSet<Fingerprint>,
-    pub(super) begun: HashMap<Fingerprint, Begun>,
-    /// Those that may have been begun by a run that ended in that moment.
-    pub(super) creating: Vec<Creating>,
-}
-
-/// A CreateMultipartUpload whose answer is not on record.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Creating {
-    pub(super) file: Fingerprint,
-    pub(super) key: String,
-    /// Milliseconds since 1970.
-    pub(super) at: u64,
-}
-
-impl Known {
-    fn take(&mut self, line: Line) {
-        match line {
-            Line::MizuchiUpload { .. } => {}
-            Line::Done { file, .. } => {
-                self.begun.remove(&file);
-                self.done.insert(file);
-            }
-            Line::Creating { file, key, at } => self.creating.push(Creating { file, key, at }),
-            Line::Searched { file } => self.creating.retain(|one| one.file != file),
-            Line::Begun { file, key, upload_id, part_size, checksum } => {
-                // The last of that file's: any before it was left by another run.
-                let mine = self.creating.iter().rposition(|one| one.file == file);
-                mine.map(|at| self.creating.remove(at));
-                let parts = BTreeMap::new();
-                let begun = Begun { key, upload_id, part_size, checksum, parts };
-                self.begun.insert(file, begun);
-            }
-            Line::Part { file, number, etag, sum } => {
-                if let Some(begun) = self.begun.get_mut(&file) {
-                    begun.parts.insert(number, PartDone { etag, sum });
-                }
-            }
-            Line::Gone { file } => drop(self.begun.remove(&file)),
-        }
-    }
-}
+/// How often a file is opened that others put others in the place of.
+const OPENINGS: u32 = 10;
 
 /// The file of an upload in the place for such files.
 pub(super) fn default_path(identity: &str) -> Result<PathBuf, String> {
@@ -180,8 +58,10 @@ fn short(identity: &str) -> String {
 /// An open state file. Dropped, it is closed; what was acknowledged is in it.
 pub(super) struct State {
     path: PathBuf,
+    /// Has the lock, until the file is removed.
+    file: File,
     lines: Option<mpsc::Sender<Request>>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<io::Result<()>>>,
 }
 
 struct Request {
@@ -194,52 +74,41 @@ impl State {
     /// Opens the file, or makes it, and reads what earlier runs have done. `fresh`: but for the multipart
     /// uploads that they have left it is forgotten. Blocks. The error is for whoever typed the command.
     pub(super) fn open(path: &Path, identity: &str, fresh: bool) -> Result<(State, Known), String> {
-        let words = |error: io::Error| format!("the state file {path:?}: {error}");
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(words)?;
-        }
-        let file = OpenOptions::new().read(true).append(true).create(true).open(path);
-        let mut file = file.map_err(words)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(format!("the state file {path:?} is another run's, which is not over"));
-            }
-            Err(TryLockError::Error(error)) => return Err(words(error)),
-        }
-        let (mut known, mut whole) = read(&mut file, path, identity)?;
+        let words = |error| in_words(path, error);
+        let folder = folder_of(path);
+        make_folders(folder).map_err(words)?;
+        let mut file = locked(path)?;
+        let (mut known, read) = read(&mut file, path, identity)?;
         if fresh {
             known.done.clear();
-            whole = 0;
-        }
-        file.set_len(whole).map_err(words)?;
-        if whole == 0 {
-            let mut lines =
-                to_bytes(&Line::MizuchiUpload { version: VERSION, identity: short(identity) });
-            for (file, begun) in &known.begun {
-                let Begun { key, upload_id, part_size, checksum, .. } = begun.clone();
-                let line = Line::Begun { file: *file, key, upload_id, part_size, checksum };
-                lines.extend(to_bytes(&line));
+            for begun in known.begun.values_mut().flatten() {
+                begun.parts.clear();
             }
-            for Creating { file, key, at } in known.creating.iter().cloned() {
-                lines.extend(to_bytes(&Line::Creating { file, key, at }));
-            }
-            file.write_all(&lines).map_err(words)?;
         }
-        let synced = file.sync_all().and_then(|()| match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => File::open(folder)?.sync_all(),
-            _ => File::open(".")?.sync_all(),
-        });
+        let needed = 1 + known.done.len() + known.unfinished().count();
+        if fresh || read.lines == 0 || read.lines > 2 * needed {
+            file = write_anew(path, identity, &known, &mut file).map_err(words)?;
+        } else {
+            file.set_len(read.whole).map_err(words)?;
+        }
+        let synced = file.sync_all().and_then(|()| File::open(folder)?.sync_all());
         synced.map_err(words)?;
         let (lines, requests) = mpsc::channel();
         let name = "upload state".to_owned();
-        let thread = std::thread::Builder::new().name(name).spawn(move || write(file, &requests));
-        let state = State {
-            path: path.to_owned(),
-            lines: Some(lines),
-            thread: Some(thread.map_err(words)?),
-        };
-        Ok((state, known))
+        let of_thread = file.try_clone().map_err(words)?;
+        let thread =
+            std::thread::Builder::new().name(name).spawn(move || write(of_thread, &requests));
+        let thread = Some(thread.map_err(words)?);
+        Ok((State { path: path.to_owned(), file, lines: Some(lines), thread }, known))
+    }
+
+    /// What earlier runs have done, without having the file: for a look. Blocks.
+    pub(super) fn look(path: &Path, identity: &str) -> Result<Known, String> {
+        match File::open(path) {
+            Ok(mut file) => Ok(read(&mut file, path, identity)?.0),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Known::default()),
+            Err(error) => Err(in_words(path, error)),
+        }
     }
 
     /// Whoever writes to it. At most one line a request under way waits to be written.
@@ -248,27 +117,31 @@ impl State {
     }
 
     /// Closes it; `done`: everything is there, and it is not needed any more. Every writer must be gone.
+    /// Errors: what is in it may be lost with the power.
     pub(super) fn close(mut self, done: bool) -> io::Result<()> {
-        self.end();
-        if done { std::fs::remove_file(&self.path) } else { Ok(()) }
+        let written = self.end();
+        if done {
+            std::fs::remove_file(&self.path)
+        } else {
+            written.and_then(|()| self.file.sync_data())
+        }
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    fn end(&mut self) {
+    fn end(&mut self) -> io::Result<()> {
         self.lines = None;
-        if let Some(thread) = self.thread.take() {
-            // A panic there has shown itself to every writer.
-            let _ = thread.join();
-        }
+        let Some(thread) = self.thread.take() else { return Ok(()) };
+        thread.join().unwrap_or_else(|_| Err(io::Error::other("its writer has died")))
     }
 }
 
 impl Drop for State {
     fn drop(&mut self) {
-        self.end();
+        // Whoever cares has closed it.
+        let _ = self.end();
     }
 }
 
@@ -281,59 +154,144 @@ impl StateWriter {
     pub(super) async fn write(&self, line: &Line, sync: bool) -> Result<(), String> {
         let gone = || "the state file's writer has died".to_owned();
         let (written, answer) = oneshot::channel();
-        let request = Request { line: to_bytes(line), sync, written };
+        let request = Request { line: line.to_bytes(), sync, written };
         self.0.send(request).map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 }
 
-fn to_bytes(line: &Line) -> Vec<u8> {
-    // No map with odd keys is in it: that cannot fail.
-    let mut bytes = serde_json::to_vec(line).unwrap_or_default();
-    bytes.push(b'\n');
-    bytes
+fn in_words(path: &Path, error: io::Error) -> String {
+    format!("the state file {path:?}: {error} (--resume=FILE names another)")
 }
 
-/// What is in the file, and its length without a torn end.
-fn read(file: &mut File, path: &Path, identity: &str) -> Result<(Known, u64), String> {
-    let words = |error: io::Error| format!("the state file {path:?}: {error}");
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// Makes a folder and those above it, so that a power loss does not take them.
+fn make_folders(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let above = folder_of(folder);
+    make_folders(above)?;
+    match std::fs::create_dir(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => File::open(above)?.sync_all(),
+    }
+}
+
+/// The file at this path, made where there is none, with its lock.
+fn locked(path: &Path) -> Result<File, String> {
+    let words = |error| in_words(path, error);
+    let theirs = || format!("the state file {path:?} is another run's, which is not over");
+    for _ in 0..OPENINGS {
+        let file = OpenOptions::new().read(true).append(true).create(true).open(path);
+        let file = file.map_err(words)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(theirs()),
+            Err(TryLockError::Error(error)) => return Err(words(error)),
+        }
+        let ours = file.metadata().map_err(words)?;
+        match std::fs::metadata(path) {
+            Ok(there) if (there.dev(), there.ino()) == (ours.dev(), ours.ino()) => return Ok(file),
+            // Its last owner has removed or replaced it between the opening and the lock.
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(words(error)),
+        }
+    }
+    Err(theirs())
+}
+
+/// Puts a file in the place of `old` that has what is known and no more, locked as well.
+fn write_anew(path: &Path, identity: &str, known: &Known, old: &mut File) -> io::Result<File> {
+    let mut name = path.file_name().map_or_else(OsString::new, OsString::from);
+    name.push(".new");
+    let beside = path.with_file_name(name);
+    // Whoever has the lock of `path` is alone with it.
+    let file = OpenOptions::new().read(true).append(true).create(true).open(&beside)?;
+    file.try_lock()?;
+    file.set_len(0)?;
+    let mut writer = BufWriter::with_capacity(1 << 20, file);
+    let first = Line::MizuchiUpload { version: VERSION, identity: short(identity) };
+    writer.write_all(&first.to_bytes())?;
+    old.seek(SeekFrom::Start(0))?;
+    let (mut reader, mut bytes) = (BufReader::with_capacity(1 << 20, old), Vec::new());
+    let mut left = known.done.clone();
+    while !left.is_empty() {
+        bytes.clear();
+        if reader.read_until(b'\n', &mut bytes)? == 0 {
+            break;
+        }
+        if let Ok(Line::Done { file, .. }) = serde_json::from_slice(&bytes)
+            && left.take(&file)
+        {
+            writer.write_all(&bytes)?;
+        }
+    }
+    for line in known.unfinished() {
+        writer.write_all(&line.to_bytes())?;
+    }
+    let file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
+    file.sync_all()?;
+    std::fs::rename(&beside, path)?;
+    Ok(file)
+}
+
+/// How much of a file was read.
+struct Read {
+    /// Whole lines.
+    lines: usize,
+    /// Their bytes: without a torn end.
+    whole: u64,
+}
+
+/// What is in the file.
+fn read(file: &mut File, path: &Path, identity: &str) -> Result<(Known, Read), String> {
     let foreign = |what: &str| format!("{path:?} is {what}: name another with --resume=FILE");
-    file.seek(SeekFrom::Start(0)).map_err(words)?;
-    let (mut known, mut whole, mut first) = (Known::default(), 0, true);
+    file.seek(SeekFrom::Start(0)).map_err(|error| in_words(path, error))?;
+    let (mut known, mut read) = (Known::default(), Read { lines: 0, whole: 0 });
     let mut reader = BufReader::with_capacity(1 << 20, file);
     let mut line = Vec::new();
     loop {
         line.clear();
-        let length = reader.read_until(b'\n', &mut line).map_err(words)?;
+        let length = reader.read_until(b'\n', &mut line).map_err(|error| in_words(path, error))?;
         if length == 0 || line.last() != Some(&b'\n') {
             break;
         }
         let parsed = serde_json::from_slice::<Line>(&line);
-        match (first, parsed) {
-            (true, Ok(Line::MizuchiUpload { version: VERSION, identity: whose })) => {
+        match (read.lines, parsed) {
+            (0, Ok(Line::MizuchiUpload { version: VERSION, identity: whose })) => {
                 if whose != short(identity) {
                     return Err(foreign("the state of another upload"));
                 }
             }
-            (true, _) => return Err(foreign("no state file of this version")),
-            (false, Ok(line)) => known.take(line),
+            (0, _) => return Err(foreign("no state file of this version")),
+            (_, Ok(line)) => known.take(line),
             // What a line that cannot be read was about is sent again.
-            (false, Err(_)) => {}
+            (_, Err(_)) => {}
         }
-        first = false;
-        whole += length as u64;
+        read.lines += 1;
+        read.whole += length as u64;
     }
     let begins = line.starts_with(BEGINNING) || BEGINNING.starts_with(&line);
-    if first && !begins {
+    if read.lines == 0 && !begins {
         return Err(foreign("no state file"));
     }
-    Ok((known, whole))
+    Ok((known, read))
 }
 
-/// Writes what comes until nobody is left. Blocks.
-fn write(mut file: File, requests: &mpsc::Receiver<Request>) {
+/// Writes what comes until nobody is left. After an error nothing is written any more, and whoever asks is
+/// told: what the kernel could not store once it forgets. Blocks.
+fn write(mut file: File, requests: &mpsc::Receiver<Request>) -> io::Result<()> {
     let mut unsynced: Option<Instant> = None;
     let mut batch = Vec::new();
+    let mut result = Ok(());
     loop {
         let wait = unsynced.map_or(SYNC, |since| SYNC.saturating_sub(since.elapsed()));
         match requests.recv_timeout(wait) {
@@ -348,32 +306,48 @@ fn write(mut file: File, requests: &mpsc::Receiver<Request>) {
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }
-        let bytes: Vec<u8> = batch.iter().flat_map(|request| &request.line).copied().collect();
-        let mut result = file.write_all(&bytes);
-        if !bytes.is_empty() && unsynced.is_none() {
-            unsynced = Some(Instant::now());
+        if result.is_ok() {
+            let bytes: Vec<u8> = batch.iter().flat_map(|request| &request.line).copied().collect();
+            result = file.write_all(&bytes);
+            if !bytes.is_empty() && unsynced.is_none() {
+                unsynced = Some(Instant::now());
+            }
+            let due = unsynced.is_some_and(|since| since.elapsed() >= SYNC);
+            if result.is_ok() && (due || batch.iter().any(|request| request.sync)) {
+                result = file.sync_data();
+                unsynced = None;
+            }
         }
-        let due = unsynced.is_some_and(|since| since.elapsed() >= SYNC);
-        if result.is_ok() && (due || batch.iter().any(|request| request.sync)) {
-            result = file.sync_data();
-            unsynced = None;
-        }
-        let result = result.map_err(|error| format!("the state file: {error}"));
         for request in batch.drain(..) {
+            let told = result.as_ref().map_err(|error| format!("the state file: {error}"));
             // Whoever asked may be gone.
-            let _ = request.written.send(result.clone());
+            let _ = request.written.send(told.copied());
         }
     }
-    let _ = file.sync_data();
+    result
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
+    use super::super::plan::{Item, Stamp};
     use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     fn print(key: &str) -> Fingerprint {
-        Fingerprint::of(key, Stamp { length: 1, modified: -5 }, &Headers::new())
+        version(key, 1)
+    }
+
+    /// A file under this key, of so many bytes.
+    fn version(key: &str, length: u64) -> Fingerprint {
+        let (path, key, headers) = (PathBuf::from("/f"), key.to_owned(), Arc::default());
+        let stamp = Stamp { length, modified: -5, changed: 7, inode: 9 };
+        Fingerprint::of(&Item { path, key, headers, no_link: false }, stamp)
+    }
+
+    fn done(file: Fingerprint) -> Line {
+        Line::Done { file, key: "k".to_owned(), etag: String::new(), upload_id: None }
     }
 
     async fn filled(path: &Path) {
@@ -382,7 +356,7 @@ mod tests {
         let writer = state.writer().unwrap();
         let key = "a".to_owned();
         let lines = [
-            Line::Done { file: print("a"), key: key.clone(), etag: String::new() },
+            done(print("a")),
             Line::Begun {
                 file: print("b"),
                 key: "b".to_owned(),
@@ -398,7 +372,7 @@ mod tests {
                 part_size: 7,
                 checksum: key,
             },
-            Line::Gone { file: print("c") },
+            Line::Gone { file: print("c"), upload_id: "x".to_owned() },
         ];
         for line in &lines {
             writer.write(line, false).await.unwrap();
@@ -423,12 +397,11 @@ mod tests {
             begun += known.begun.len();
             let writer = state.writer().unwrap();
             let file = print("z");
-            let line = Line::Done { file, key: "z".to_owned(), etag: String::new() };
-            writer.write(&line, true).await.unwrap();
+            writer.write(&done(file), true).await.unwrap();
             drop(writer);
             state.close(false).unwrap();
             let (_state, known) = State::open(&path, "me", false).unwrap();
-            assert!(known.done.contains(&file), "{length}");
+            assert!(known.done.has(&file), "{length}");
         }
         assert!(most_done == 1 && begun > 0);
     }
@@ -441,7 +414,7 @@ mod tests {
         let (_open, known) = State::open(&path, "me", false).unwrap();
         assert_eq!(known.done.len(), 1);
         assert_eq!(known.begun.keys().copied().collect::<Vec<_>>(), [print("b")]);
-        let begun = &known.begun[&print("b")];
+        let begun = &known.begun[&print("b")][0];
         assert_eq!((begun.upload_id.as_str(), begun.part_size), ("id", 7));
         assert_eq!(begun.parts[&2].etag, "e");
         assert!(State::open(&path, "me", false).err().unwrap().contains("not over"));
@@ -460,25 +433,73 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_fingerprint_tells_files_apart() {
-        let stamp = Stamp { length: 1, modified: 2 };
-        let of = |key: &str, stamp, headers: &[(&str, &str)]| {
-            let headers = headers.iter();
-            let headers = headers.map(|(n, v)| ((*n).to_owned(), v.as_bytes().to_vec())).collect();
-            Fingerprint::of(key, stamp, &headers)
-        };
-        let all = [
-            of("k", stamp, &[]),
-            of("l", stamp, &[]),
-            of("k", Stamp { length: 2, ..stamp }, &[]),
-            of("k", Stamp { modified: 3, ..stamp }, &[]),
-            of("k", stamp, &[("a", "bc")]),
-            of("k", stamp, &[("ab", "c")]),
-        ];
-        let different: HashSet<_> = all.iter().copied().collect();
-        assert_eq!(different.len(), all.len());
-        let text = String::from(all[0]);
-        assert_eq!(Fingerprint::try_from(text).unwrap(), all[0]);
+    /// A file that is opened once a day does not grow for ever; what it says stays the same.
+    #[tokio::test]
+    async fn what_is_not_true_any_more_is_left_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state");
+        filled(&path).await;
+        let lines = || std::fs::read_to_string(&path).unwrap().lines().count();
+        let mut most = 0;
+        for day in 0..100 {
+            let (state, known) = State::open(&path, "me", false).unwrap();
+            most = most.max(lines());
+            assert_eq!(known.done.len(), 1);
+            let begun = &known.begun[&print("b")];
+            assert_eq!((begun.len(), &*begun[0].parts[&2].etag), (1, "e"), "{day}");
+            let (file, before) = (version("a", day % 2), version("a", 1 - day % 2));
+            assert!(known.done.has(&before) && !known.done.has(&file), "{day}");
+            let writer = state.writer().unwrap();
+            writer.write(&Line::Replacing { file }, true).await.unwrap();
+            writer.write(&done(file), false).await.unwrap();
+            drop(writer);
+            state.close(false).unwrap();
+        }
+        assert!(most <= 8, "{most}");
+        let names = std::fs::read_dir(directory.path()).unwrap();
+        assert_eq!(names.count(), 1, "nothing is left beside it");
+    }
+
+    /// "fresh: but for the multipart uploads that they have left it is forgotten"
+    #[tokio::test]
+    async fn fresh_forgets_all_but_what_must_be_aborted() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state");
+        filled(&path).await;
+        drop(State::open(&path, "me", true).unwrap());
+        let known = State::look(&path, "me").unwrap();
+        assert!(known.done.is_empty());
+        let begun = &known.begun[&print("b")][0];
+        assert_eq!((&*begun.upload_id, begun.parts.len()), ("id", 0));
+    }
+
+    /// Whoever opened the file before it was removed, and gets its lock after, is not alone with it.
+    #[tokio::test]
+    async fn a_file_that_was_removed_is_nobody_s() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state");
+        filled(&path).await;
+        let (state, _) = State::open(&path, "me", false).unwrap();
+        state.close(true).unwrap();
+        assert!(!path.exists());
+        let running = AtomicBool::new(true);
+        std::thread::scope(|threads| {
+            let removing = threads.spawn(|| {
+                while running.load(Ordering::Relaxed) {
+                    if let Ok((state, _)) = State::open(&path, "me", false) {
+                        state.close(true).unwrap();
+                    }
+                }
+            });
+            let mut opened = 0;
+            while opened < 50 {
+                let Ok((state, _)) = State::open(&path, "me", false) else { continue };
+                assert!(path.exists() && State::open(&path, "me", false).is_err());
+                state.close(true).unwrap();
+                opened += 1;
+            }
+            running.store(false, Ordering::Relaxed);
+            removing.join().unwrap();
+        });
     }
 }

@@ -122,13 +122,27 @@ async fn ended_one(
 async fn leftovers(courier: &Courier) {
     let begun =
         std::mem::take(&mut *courier.upload.begun.lock().unwrap_or_else(PoisonError::into_inner));
-    let unwritten = |_| Stop::Failed("the state file cannot be written".to_owned());
+    let unwritten = || {
+        courier.upload.end(Stop::Failed("the state file cannot be written".to_owned()));
+    };
+    let begun = begun
+        .into_iter()
+        .flat_map(|(print, of_file)| of_file.into_iter().map(move |begun| (print, begun)));
     for (print, begun) in begun {
+        if courier.upload.is_stopped() {
+            return;
+        }
         let aborted = courier.abort_upload(print, &begun.key, &begun.upload_id).await;
-        aborted.map_err(unwritten).unwrap_or_else(|why| courier.upload.end(why));
+        if aborted.is_err() {
+            unwritten();
+        }
     }
     for creating in &courier.upload.creating {
-        let searched = courier.abort_unknown(creating).await;
-        searched.map_err(unwritten).unwrap_or_else(|why| courier.upload.end(why));
+        if courier.upload.is_stopped() {
+            return;
+        }
+        if courier.abort_unknown(creating).await.is_err() {
+            unwritten();
+        }
     }
 }

@@ -211,3 +211,135 @@ async fn what_is_there_is_sent_again_only_when_asked() {
     let ran = desk.run(&elsewhere).await;
     assert!(ran.assert(64).err.contains("the state of another upload"), "{}", ran.err);
 }
+
+/// "Of a key the latest counts": what was there once, and is not any more, is sent again.
+#[tokio::test]
+async fn what_was_overwritten_is_not_there_already() {
+    let s3 = LedgerS3::start(true).await;
+    let desk = Desk::new();
+    desk.file("a", b"1");
+    desk.file("b", b"2");
+    let endpoint = url(s3.address);
+    let arguments = ["--manifest", "list.csv", "s3://store", "--endpoint", &endpoint];
+    let arguments = [&arguments[..], &["--keep-state"]].concat();
+    let list = |name: &str| {
+        std::fs::write(desk.path("list.csv"), format!("path,key\nfiles/{name},k\n")).unwrap();
+    };
+    let mut etags = Vec::new();
+    for name in ["a", "b", "a", "a", "b"] {
+        list(name);
+        desk.run(&arguments).await.assert(0);
+        etags.push(s3.books(|books| books.objects["k"].etag.clone()));
+    }
+    assert_eq!(s3.books(|books| books.puts), 4, "the same twice is sent once");
+    assert!(etags[0] != etags[1] && etags[0] == etags[2] && etags[1] == etags[4], "{etags:?}");
+    // One that was under way at a kill may be there or not: neither is taken for granted.
+    s3.script([("Put", Twist::Hang)]);
+    list("a");
+    let mut child = desk.command(&arguments).spawn().unwrap();
+    eventually("it is under way", async || s3.script_done()).await;
+    child.kill().unwrap();
+    end(child).await;
+    list("b");
+    desk.run(&arguments).await.assert(0);
+    assert_eq!(s3.books(|books| books.puts), 5);
+}
+
+/// A file that takes another's place keeps its length and time (`cp -p`, `rsync -t`): the parts of the one
+/// are no parts of the other.
+#[tokio::test]
+async fn a_file_in_another_s_place_is_another() {
+    let s3 = LedgerS3::start(true).await;
+    let desk = Desk::new();
+    let path = desk.file("large", &payload(15 << 20));
+    let endpoint = url(s3.address);
+    let arguments = ["files", "s3://store", "--endpoint", &endpoint, "--part-size", "5MiB"];
+    let arguments = [&arguments[..], &["--concurrency", "1"]].concat();
+    s3.script([("Part", Twist::Trickle), ("Part", Twist::Answer(400, "InvalidArgument"))]);
+    desk.run(&arguments).await.assert(1);
+    assert_eq!(desk.state_lines("part"), 1);
+    let time = std::fs::metadata(&path).unwrap().modified().unwrap();
+    let mut other = payload(15 << 20);
+    other.reverse();
+    let beside = desk.path("other");
+    std::fs::write(&beside, &other).unwrap();
+    let file = std::fs::File::options().append(true).open(&beside).unwrap();
+    file.set_modified(time).unwrap();
+    std::fs::rename(&beside, &path).unwrap();
+    desk.run(&arguments).await.assert(0);
+    s3.books(|books| {
+        assert_eq!((books.created, books.completed, books.aborted), (2, 1, 1));
+        assert_eq!(books.part_requests, 4, "each of the other's, and one of the first's");
+    });
+}
+
+/// "one for the same paths and destination", however they are spelt.
+#[tokio::test]
+async fn a_slash_at_the_end_is_no_other_upload() {
+    let s3 = LedgerS3::start(true).await;
+    let desk = Desk::new();
+    desk.file("f", b"x");
+    let endpoint = url(s3.address);
+    for (path, to) in
+        [("files", "s3://store/p"), ("files/", "s3://store/p/"), ("./files/.", "s3://store/p")]
+    {
+        let arguments = [path, to, "--endpoint", &endpoint, "--keep-state"];
+        desk.run(&arguments).await.assert(0);
+    }
+    assert_eq!(s3.books(|books| books.puts), 1);
+}
+
+/// "One that cannot be aborted stays on record", and the next run tries again.
+#[tokio::test]
+async fn an_upload_that_is_not_aborted_is_not_forgotten() {
+    let s3 = LedgerS3::start(true).await;
+    let desk = Desk::new();
+    desk.file("large", &payload(15 << 20));
+    let endpoint = url(s3.address);
+    let arguments = ["files", "s3://store", "--endpoint", &endpoint, "--part-size", "5MiB"];
+    let arguments = [&arguments[..], &["--concurrency", "1"]].concat();
+    let refused = ("Part", Twist::Answer(400, "InvalidArgument"));
+    s3.script([("Part", Twist::Trickle), refused]);
+    desk.run(&arguments).await.assert(1);
+    let busy = ("Abort", Twist::Answer(503, "SlowDown"));
+    // What was begun with another checksum is to be aborted before all else.
+    s3.script([busy.clone()]);
+    let ran = desk.run(&[&arguments[..], &["--checksum", "crc32"]].concat()).await;
+    assert!(
+        ran.assert(0).err.contains("large: a multipart upload is not aborted: 503"),
+        "{}",
+        ran.err
+    );
+    assert!(ran.err.contains("the same command aborts what is left"), "{}", ran.err);
+    assert_eq!(s3.books(|books| (books.created, books.uploads.len())), (2, 1));
+    assert!(desk.state().is_some());
+    s3.script([busy]);
+    desk.run(&arguments).await.assert(0);
+    assert!(s3.script_done() && desk.state().is_some());
+    desk.run(&arguments).await.assert(0);
+    assert_eq!(s3.books(|books| (books.puts, books.completed, books.uploads.len())), (0, 1, 0));
+    assert_eq!(desk.state(), None);
+}
+
+/// "Ctrl-C": also while nothing but leftovers is dealt with.
+#[tokio::test]
+async fn ctrl_c_is_heard_when_all_files_are_sent() {
+    let s3 = LedgerS3::start(true).await;
+    let desk = Desk::new();
+    desk.file("large", &payload(15 << 20));
+    let endpoint = url(s3.address);
+    let arguments = ["files", "s3://store", "--endpoint", &endpoint, "--part-size", "5MiB"];
+    let arguments = [&arguments[..], &["--concurrency", "1"]].concat();
+    s3.script([("Part", Twist::Trickle), ("Part", Twist::Answer(400, "InvalidArgument"))]);
+    desk.run(&arguments).await.assert(1);
+    desk.file("large", b"small");
+    s3.script([("Abort", Twist::Hang)]);
+    let mut child = desk.command(&arguments).spawn().unwrap();
+    eventually("the abort hangs", async || s3.script_done()).await;
+    signal(&child, "INT");
+    until_it_says(&mut child, "once more ends at once").await;
+    signal(&child, "INT");
+    assert_eq!(end(child).await.code(), Some(130));
+    desk.run(&arguments).await.assert(0);
+    assert_eq!(s3.books(|books| (books.puts, books.uploads.len())), (1, 0));
+}
