@@ -33,7 +33,7 @@ pub(crate) struct UploadArgs {
     pub(super) places: Vec<PathBuf>,
     /// Upload what this CSV file lists, one file a line: the columns path and key, and headers such as
     /// content-type or x-amz-meta-NAME. It is validated whole before the first byte is sent
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["include", "exclude", "follow_links"])]
     pub(super) manifest: Option<PathBuf>,
     /// The S3 service: http[s]://host[:port]. By default what the environment or the profile says, else AWS
     #[arg(long, value_name = "URL")]
@@ -50,8 +50,9 @@ pub(crate) struct UploadArgs {
     /// Say https://bucket.host/key. The default on AWS
     #[arg(long)]
     pub(super) virtual_host: bool,
-    /// Trust these authorities (PEM) only, for an https:// endpoint
-    #[arg(long, value_name = "FILE", env = "AWS_CA_BUNDLE")]
+    /// Trust these authorities (PEM) only, for an https:// endpoint; by default what AWS_CA_BUNDLE names, else
+    /// the system's
+    #[arg(long, value_name = "FILE")]
     pub(super) ca_file: Option<PathBuf>,
     /// Requests at a time
     #[arg(long, value_name = "N", default_value = "32",

@@ -17,7 +17,7 @@ use mizuchi_actors::sigv4::BackendKeys;
 use mizuchi_actors::transfer::{PipeAllowance, ReplayBudget};
 use mizuchi_actors::upload::RestartPolicy;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,12 +76,15 @@ impl Destination {
         // A certificate for *.host does not cover a bucket's name with dots.
         let dots = endpoint.is_tls() && to.bucket.contains('.');
         let virtual_host = args.virtual_host || of_aws && !args.path_style && !dots;
-        let ca_file = args.ca_file.as_ref().filter(|path| !path.as_os_str().is_empty());
+        let ca_file = args.ca_file.clone().or_else(|| {
+            let set = std::env::var_os("AWS_CA_BUNDLE").filter(|set| !set.is_empty());
+            set.map(PathBuf::from)
+        });
         let authorities = match ca_file {
             _ if !endpoint.is_tls() => None,
             None => Some(Authorities::of_system()),
             Some(path) => {
-                let text = std::fs::read_to_string(path);
+                let text = std::fs::read_to_string(&path);
                 let text = text.map_err(|error| format!("--ca-file {path:?}: {error}"))?;
                 let mut authorities = Authorities::none();
                 Some(authorities.add_pem(&text).map(|()| authorities))

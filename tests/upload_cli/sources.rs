@@ -186,6 +186,8 @@ async fn profiles_and_tls_endpoints_work() {
     let arguments = ["files", "s3://uploads/p", "--profile", "mine", "--part-size", "5MiB"];
     let with_ca = [&arguments[..], &["--ca-file", ca.to_str().unwrap()]].concat();
     let mut command = desk.command(&with_ca);
+    // As good as none.
+    command.env("AWS_CA_BUNDLE", "");
     // The profile that was named wins over the environment.
     command.env("AWS_ACCESS_KEY_ID", "AKIDOTHER");
     ran(command).await.assert(0);
@@ -208,6 +210,8 @@ async fn a_wrong_command_is_64() {
         (&["files", "s3://x/p"], "no bucket's name"),
         (&["files", "s3://store", "--manifest", "m.csv"], "either --manifest or paths"),
         (&["--manifest", "none.csv", "s3://store"], "No such file"),
+        (&["--manifest", "none.csv", "s3://store", "--exclude", "*"], "cannot be used with"),
+        (&["--manifest", "none.csv", "s3://store", "--follow-links"], "cannot be used with"),
         (&["files", "s3://store", "--part-size", "1MiB"], "5MiB to 5GiB"),
         (&["files", "s3://store", "--endpoint", "http://h/path"], "must have no path"),
         (&["files", "s3://store", "--virtual-host"], "is an address"),
