@@ -58,8 +58,8 @@ pub(crate) struct UploadArgs {
     #[arg(long, value_name = "N", default_value = "32",
           value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(super) concurrency: u16,
-    /// Bytes of a part; a file of more than two parts goes in parts. At least 5 MiB, more where 10,000
-    /// parts would not suffice
+    /// Bytes of a part; a file of more than two parts, or 5 GiB, goes in parts. At least 5 MiB, more where
+    /// 10,000 parts would not suffice
     #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = part_size)]
     pub(super) part_size: u64,
     /// What the backend holds each body against
@@ -85,7 +85,7 @@ pub(crate) struct UploadArgs {
     /// Send what symbolic links in folders lead to; by default they are skipped
     #[arg(long)]
     pub(super) follow_links: bool,
-    /// Only print what would be sent
+    /// Only print what would be sent: what the state file does not have
     #[arg(long)]
     pub(super) dry_run: bool,
     /// For programs: an object a line on standard output, for each file that ended and for the whole

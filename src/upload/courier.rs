@@ -1,7 +1,7 @@
 //! One file on its way: opened, sent as an upload of the UploadSupervisor's like a gateway's, recorded.
 
 use super::digest::{Checksum, Sum};
-use super::failure::{Failure, Judgment, advice, judge};
+use super::failure::{self, Failure, Judgment, advice, in_words, judge};
 use super::local::{Local, changed};
 use super::plan::{Headers, Item};
 use super::progress::{Event, Shown};
@@ -31,6 +31,13 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// The longest.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// Where other clients are told of a proxy.
+const PROXIES: [&str; 6] =
+    ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HTTP_PROXY", "http_proxy"];
+
+/// Bytes of the largest PutObject (Amazon S3 User Guide, "Uploading objects").
+const MAX_PUT: u64 = 5 << 30;
 
 /// Files that may run out of tries one after another, before nothing is sent any more: what is the matter then
 /// is not the files.
@@ -145,7 +152,7 @@ pub(super) enum Refused {
 impl From<Refused> for Failure {
     fn from(refused: Refused) -> Failure {
         match refused {
-            Refused::By(error) => Failure::File(error.to_string()),
+            Refused::By(error) => Failure::Refused(error),
             Refused::Failure(failure) => failure,
         }
     }
@@ -164,9 +171,13 @@ impl Courier {
     /// Sends a file, and says what became of it.
     pub(super) async fn deliver(self, item: Item, lane: Lane) {
         let sent = self.send(&item, &lane).await;
-        drop(lane);
         let upload = &self.upload;
-        let why = match sent {
+        // Said once, at the end; before the lane is another file's.
+        if let Err(Failure::Run(why)) = &sent {
+            upload.end(Stop::Failed(why.clone()));
+        }
+        drop(lane);
+        let (code, why) = match sent {
             Ok(None) => return,
             Ok(Some(Sent { etag, bytes, resumed, .. })) => {
                 add(&upload.counts.sent, 1);
@@ -174,13 +185,13 @@ impl Courier {
                 let event = Event::Uploaded { path, key, bytes, etag, resumed_bytes: resumed };
                 return upload.say(event).await;
             }
-            Err(Failure::Stopped) => return,
-            Err(Failure::File(why)) => why,
-            // It is said once, at the end.
-            Err(Failure::Run(why)) => return upload.end(Stop::Failed(why)),
+            Err(Failure::Stopped | Failure::Run(_)) => return,
+            Err(Failure::File(why)) => (None, why),
+            Err(Failure::Refused(error)) => (failure::code(&error), in_words(&error)),
         };
         add(&upload.counts.failed, 1);
-        upload.say(Event::Failed { path: Shown::from(&*item.path), why }).await;
+        let (path, key) = (Shown::from(&*item.path), Some(item.key));
+        upload.say(Event::Failed { path, key, code, why }).await;
     }
 
     /// Sends a file. None: it was there already.
@@ -206,7 +217,7 @@ impl Courier {
                 add(&self.upload.counts.sent_bytes, length);
                 Sent { etag, bytes: length, resumed: 0, upload_id: None }
             }
-            None if length > 2 * self.upload.part_size || self.is_begun(&print) => {
+            None if length > self.most_in_one() || self.is_begun(&print) => {
                 self.send_parts(item, print, &local, lane).await?
             }
             None => {
@@ -224,6 +235,11 @@ impl Courier {
         let (key, etag, upload_id) = (item.key.clone(), sent.etag.clone(), sent.upload_id.clone());
         self.record(&Line::Done { file: print, key, etag, upload_id }, false).await?;
         Ok(Some(sent))
+    }
+
+    /// Bytes of the longest file that goes in one request.
+    fn most_in_one(&self) -> u64 {
+        self.upload.part_size.saturating_mul(2).min(MAX_PUT)
     }
 
     fn is_begun(&self, print: &Fingerprint) -> bool {
@@ -287,7 +303,7 @@ impl Courier {
             if let Some(local) = ask.local {
                 unchanged(local).await.map_err(Refused::Failure)?;
             }
-            let text = error.as_ref().map_or("it was not answered".to_owned(), S3Error::to_string);
+            let text = error.as_ref().map_or("it was not answered".to_owned(), in_words);
             match (judgment, error) {
                 (Judgment::Run, Some(error)) => {
                     let why = format!("{text} ({})", advice(&error));
@@ -330,8 +346,11 @@ impl Courier {
     fn give_up(&self, text: String, error: Option<S3Error>) -> Refused {
         let dry = self.upload.dry.fetch_add(1, Ordering::Relaxed) + 1;
         if !self.upload.any_success.load(Ordering::Relaxed) || dry >= MAX_DRY {
-            let why = format!("{text} (nothing gets through; check --endpoint, or try later)");
-            return Refused::Failure(Failure::Run(why));
+            let mut why = format!("{text} (nothing gets through: check --endpoint, or try later");
+            if let Some(name) = PROXIES.iter().find(|name| std::env::var_os(name).is_some()) {
+                why.push_str(&format!("; {name} is set, and proxies are not used"));
+            }
+            return Refused::Failure(Failure::Run(why + ")"));
         }
         match error {
             Some(error) => Refused::By(error),

@@ -1,6 +1,7 @@
 //! The bucket as the engine sees it, from the command line and the surroundings.
 
 use super::arguments::UploadArgs;
+use super::failure::own_words;
 use super::plan::Place;
 use super::surroundings::Surroundings;
 use crate::host::Facts;
@@ -93,7 +94,7 @@ impl Destination {
         let tls = authorities
             .map(|authorities| TlsClient::new(authorities?, None))
             .transpose()
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| own_words(&error.to_string()))?;
         let bucket = to.bucket.clone();
         Ok(Destination { endpoint, region, bucket, path_style: !virtual_host, tls })
     }

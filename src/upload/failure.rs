@@ -7,6 +7,8 @@ use mizuchi_actors::s3::error::{Fault, S3Error};
 pub(super) enum Failure {
     /// This file cannot be sent.
     File(String),
+    /// As the backend says.
+    Refused(S3Error),
     /// No file can: the run ends.
     Run(String),
     /// It was interrupted.
@@ -61,10 +63,13 @@ const MENDED_BY_TIME: [&str; 8] = [
     "XAmzContentSHA256Mismatch",
 ];
 
-/// Judges an answer. `any_success`: the backend has taken something in this run. `renewed`: the keys are ones
+/// Judges an answer. `may_write`: the backend has taken something of this upload. `renewed`: the keys are ones
 /// that expire, and are fetched anew.
-pub(super) fn judge(error: &S3Error, any_success: bool, renewed: bool) -> Judgment {
+pub(super) fn judge(error: &S3Error, may_write: bool, renewed: bool) -> Judgment {
     let code = &*error.code;
+    if error.cause.as_ref().is_some_and(|cause| cause.is_lasting()) {
+        return Judgment::Run;
+    }
     if renewed && ABOUT_TOKENS.contains(&code) {
         return Judgment::Again;
     }
@@ -73,7 +78,7 @@ pub(super) fn judge(error: &S3Error, any_success: bool, renewed: bool) -> Judgme
     }
     // A policy may be about single keys.
     if error.status == 403 {
-        return if any_success { Judgment::File } else { Judgment::Run };
+        return if may_write { Judgment::File } else { Judgment::Run };
     }
     // The backend has no such operation, or no such header.
     if error.status == 501 {
@@ -87,8 +92,35 @@ pub(super) fn judge(error: &S3Error, any_success: bool, renewed: bool) -> Judgme
     }
 }
 
+/// An error in words. Of one that no backend has answered the engine's status and code say nothing: what is
+/// behind it does.
+pub(super) fn in_words(error: &S3Error) -> String {
+    match &error.cause {
+        Some(cause) => {
+            let what = error.message.split(". ").next().unwrap_or_default();
+            format!("{}: {}", what.trim_end_matches('.'), own_words(cause.text()))
+        }
+        None => error.to_string(),
+    }
+}
+
+/// What the engine says to whoever has a gateway's settings, for whoever has a command line.
+pub(super) fn own_words(text: &str) -> String {
+    text.replace(", or set s3.tls.server_name", "")
+        .replace("s3.tls.ca_file", "--ca-file")
+        .replace("s3.endpoint", "--endpoint")
+}
+
+/// The code that the backend has answered.
+pub(super) fn code(error: &S3Error) -> Option<String> {
+    error.cause.is_none().then(|| error.code.to_string())
+}
+
 /// What helps, for whoever reads of an error that ends the run.
 pub(super) fn advice(error: &S3Error) -> &'static str {
+    if error.cause.is_some() {
+        return "check --endpoint, and --ca-file for a certificate of an authority of your own";
+    }
     match &*error.code {
         "NoSuchBucket" => "check the bucket's name, --region and --endpoint",
         "PermanentRedirect"
@@ -101,6 +133,9 @@ pub(super) fn advice(error: &S3Error) -> &'static str {
             "check the credentials, and --endpoint"
         }
         "MethodNotAllowed" => "check --endpoint: it takes no uploads",
+        "AccessDenied" => {
+            "check that these credentials may write there; --exclude leaves out what they may not"
+        }
         _ => "check that these credentials may write there",
     }
 }
@@ -108,11 +143,11 @@ pub(super) fn advice(error: &S3Error) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mizuchi_actors::s3::error::ErrorCode;
+    use mizuchi_actors::s3::error::{Cause, ErrorCode};
 
-    fn of(status: u16, code: &str, any_success: bool) -> Judgment {
+    fn of(status: u16, code: &str, may_write: bool) -> Judgment {
         let error = S3Error::from_backend(status, code.to_owned(), String::new());
-        judge(&error, any_success, false)
+        judge(&error, may_write, false)
     }
 
     /// "permanent errors (403, 404 NoSuchBucket) on the first file end the run early with what to do"
@@ -143,5 +178,12 @@ mod tests {
         assert_eq!(judge(&expired, true, false), Judgment::Run);
         let unreached = S3Error::new(ErrorCode::SlowDown, "").blamed_on(Fault::Backend);
         assert_eq!(judge(&unreached, false, false), Judgment::Again);
+        let refused = unreached.clone().because(Some(Cause::passing("connection refused")));
+        assert_eq!(judge(&refused, false, false), Judgment::Again);
+        assert!(in_words(&refused).contains("connection refused"));
+        assert!(!in_words(&refused).contains("503") && code(&refused).is_none());
+        let untrusted = unreached.because(Some(Cause::lasting("a certificate")));
+        assert_eq!(judge(&untrusted, true, false), Judgment::Run);
+        assert!(advice(&untrusted).contains("--ca-file"));
     }
 }

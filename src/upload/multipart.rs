@@ -7,7 +7,7 @@
 
 use super::courier::{Ask, Courier, Lane, Refused, Sent, object_headers, unchanged};
 use super::digest::{self, Sum};
-use super::failure::Failure;
+use super::failure::{Failure, in_words};
 use super::local::Local;
 use super::plan::{Headers, Item};
 use super::progress::Event;
@@ -436,7 +436,7 @@ fn lost(refused: Refused) -> Result<String, Failure> {
         Refused::By(error)
             if ["NoSuchUpload", "InvalidPart", "InvalidPartOrder"].contains(&&*error.code) =>
         {
-            Ok(error.to_string())
+            Ok(in_words(&error))
         }
         refused => Err(refused.into()),
     }

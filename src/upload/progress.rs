@@ -36,12 +36,25 @@ pub(super) enum Event {
         /// Bytes of it that an earlier run had sent.
         resumed_bytes: u64,
     },
-    /// With `--dry-run`: a file would be sent.
-    WouldUpload { path: Shown, key: String, bytes: u64 },
+    /// With `--dry-run`: a file would be sent; `bucket`: to this one.
+    WouldUpload {
+        path: Shown,
+        key: String,
+        bytes: u64,
+        #[serde(skip)]
+        bucket: String,
+    },
     /// Something is no file.
     Skipped { path: Shown, why: String },
-    /// Something could not be sent.
-    Failed { path: Shown, why: String },
+    /// Something could not be sent. `code`: S3's, where the backend has refused it.
+    Failed {
+        path: Shown,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        key: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        code: Option<String>,
+        why: String,
+    },
     /// For people.
     Note { text: String },
     /// The end.
@@ -63,6 +76,8 @@ impl From<&Path> for Shown {
 pub(super) struct Style {
     pub(super) json: bool,
     pub(super) quiet: bool,
+    /// How far it is, now and then.
+    pub(super) progress: bool,
 }
 
 /// The thread that writes; it ends when the last sender is gone.
@@ -102,7 +117,7 @@ struct Writer {
 
 impl Writer {
     fn new(style: Style, counts: Arc<Counts>) -> Writer {
-        let wanted = !style.quiet && io::stderr().is_terminal();
+        let wanted = style.progress && io::stderr().is_terminal();
         Writer { style, counts, bar: wanted.then(bar), before: 0 }
     }
 
@@ -133,15 +148,16 @@ impl Writer {
         }
         match event {
             Event::Uploaded { .. } => {}
-            Event::WouldUpload { path, key, bytes } => {
-                print(&format!("{} -> {} ({})", plain(&path.0), plain(&key), size(bytes)));
+            Event::WouldUpload { path, key, bytes, bucket } => {
+                let (path, key) = (plain(&path.0), plain(&key));
+                print(&format!("{path} -> s3://{bucket}/{key} ({})", size(bytes)));
             }
             Event::Skipped { path, why } => {
                 if !self.style.quiet {
                     self.line(&format!("skipped: {}: {}", plain(&path.0), plain(&why)));
                 }
             }
-            Event::Failed { path, why } => {
+            Event::Failed { path, why, .. } => {
                 self.line(&format!("FAILED: {}: {}", plain(&path.0), plain(&why)));
             }
             Event::Note { text } => self.line(&plain(&text)),
@@ -172,7 +188,7 @@ impl Writer {
 
     /// How far it is.
     fn show(&mut self, every: Duration) {
-        if self.style.quiet {
+        if !self.style.progress {
             return;
         }
         let counts = &self.counts;

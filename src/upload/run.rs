@@ -6,7 +6,7 @@ use super::destination::Destination;
 use super::manifest;
 use super::plan::{Found, Item, Plan, Sources};
 use super::progress::{Event, Reporter, Shown, Style};
-use super::state::{Fingerprint, State, default_path};
+use super::state::{Fingerprint, Known, State, default_path};
 use super::summary::{Counts, Summary, add};
 use super::walk;
 use super::worker::{self, Work};
@@ -15,6 +15,7 @@ use crate::host;
 use mizuchi_actors::metrics::Metrics;
 use std::io;
 use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -61,11 +62,28 @@ fn prepare(args: &UploadArgs) -> Result<Plan, String> {
 }
 
 fn style(args: &UploadArgs) -> Style {
-    Style { json: args.json, quiet: args.quiet }
+    Style { json: args.json, quiet: args.quiet, progress: !args.quiet }
 }
 
 fn threads(error: io::Error) -> String {
     format!("a thread cannot be had: {error}")
+}
+
+fn state_path(args: &UploadArgs, identity: &str) -> Result<PathBuf, String> {
+    match &args.resume {
+        Some(Some(path)) => Ok(path.clone()),
+        _ => default_path(identity),
+    }
+}
+
+fn skipped(counts: &Counts, path: &Path, why: String) -> Event {
+    add(&counts.skipped, 1);
+    Event::Skipped { path: Shown::from(path), why }
+}
+
+fn failed(counts: &Counts, path: &Path, why: String) -> Event {
+    add(&counts.failed, 1);
+    Event::Failed { path: Shown::from(path), key: None, code: None, why }
 }
 
 /// Shows `see` all that is to be sent.
@@ -77,31 +95,54 @@ fn find(plan: &Plan, see: impl FnMut(Found) -> ControlFlow<()>) -> ControlFlow<(
 }
 
 fn dry_run(args: &UploadArgs, plan: &Plan) -> Result<ExitCode, String> {
+    let began = Instant::now();
+    let destination = actix_web::rt::System::new().block_on(Destination::find(args, &plan.to))?;
+    let identity = plan.identity(&destination.endpoint.to_string());
+    let path = state_path(args, &identity)?;
+    let known = if args.fresh { Known::default() } else { State::look(&path, &identity)? };
     let counts = Arc::new(Counts::default());
-    let (reporter, events) =
-        Reporter::start(Style { quiet: true, ..style(args) }, counts).map_err(threads)?;
-    let mut failed = false;
+    let style = Style { progress: false, ..style(args) };
+    let (reporter, events) = Reporter::start(style, Arc::clone(&counts)).map_err(threads)?;
     let _ = find(plan, |found| {
         let event = match found {
-            Found::File(item, stamp) => {
-                let key = format!("s3://{}/{}", plan.to.bucket, item.key);
-                let path = Shown::from(&*item.path);
-                Event::WouldUpload { path, key, bytes: stamp.length }
+            Found::File(item, stamp) if known.done.has(&Fingerprint::of(&item, stamp)) => {
+                add(&counts.already, 1);
+                return ControlFlow::Continue(());
             }
-            Found::Skipped(path, why) => Event::Skipped { path: Shown::from(&*path), why },
-            Found::Failed(path, why) => {
-                failed = true;
-                Event::Failed { path: Shown::from(&*path), why }
+            Found::File(Item { path, key, .. }, stamp) => {
+                add(&counts.all, 1);
+                add(&counts.all_bytes, stamp.length);
+                let (path, bucket) = (Shown::from(&*path), plan.to.bucket.clone());
+                Event::WouldUpload { path, key, bytes: stamp.length, bucket }
             }
+            Found::Skipped(path, why) => skipped(&counts, &path, why),
+            Found::Failed(path, why) => failed(&counts, &path, why),
         };
         match events.blocking_send(event) {
             Ok(()) => ControlFlow::Continue(()),
             Err(_) => ControlFlow::Break(()),
         }
     });
+    let summary = Summary::dry(&counts, began.elapsed());
+    let code = if summary.failed == 0 { 0 } else { EXIT_FAILED };
+    // Nobody is left to tell that nobody reads.
+    let _ = events.blocking_send(Event::Summary(summary));
     drop(events);
     reporter.finish();
-    Ok(if failed { EXIT_FAILED.into() } else { ExitCode::SUCCESS })
+    Ok(code.into())
+}
+
+/// Why there are no credentials, and what helps where a profile has some that are not fetched here.
+fn with_advice(why: String) -> String {
+    // So aws-config names what it was built without.
+    if !why.contains("cargo feature") {
+        return why;
+    }
+    format!(
+        "{}; try `eval \"$(aws configure export-credentials --format env --profile NAME)\"`, then this \
+         command without --profile",
+        why.trim_end_matches('.')
+    )
 }
 
 fn upload(args: &UploadArgs, plan: Plan) -> Result<ExitCode, String> {
@@ -111,11 +152,9 @@ fn upload(args: &UploadArgs, plan: Plan) -> Result<ExitCode, String> {
         let identity = plan.identity(&destination.endpoint.to_string());
         let metrics = Metrics::new().map_err(|error| error.to_string())?;
         let mut credentials = BackendCredentials::new(None);
-        let keys = credentials.of_chain(args.profile.as_deref(), &destination.region).await?;
-        let path = match &args.resume {
-            Some(Some(path)) => path.clone(),
-            _ => default_path(&identity)?,
-        };
+        let keys = credentials.of_chain(args.profile.as_deref(), &destination.region).await;
+        let keys = keys.map_err(with_advice)?;
+        let path = state_path(args, &identity)?;
         let (state, known) = State::open(&path, &identity, args.fresh)?;
         let was_empty = known.is_empty();
         let taken_before = !known.done.is_empty()
@@ -287,14 +326,8 @@ fn feed(plan: &Plan, upload: &Upload, items: &mpsc::Sender<Item>) {
                     Err(_) => ControlFlow::Break(()),
                 };
             }
-            Found::Skipped(path, why) => {
-                add(&counts.skipped, 1);
-                Event::Skipped { path: Shown::from(&*path), why }
-            }
-            Found::Failed(path, why) => {
-                add(&counts.failed, 1);
-                Event::Failed { path: Shown::from(&*path), why }
-            }
+            Found::Skipped(path, why) => skipped(counts, &path, why),
+            Found::Failed(path, why) => failed(counts, &path, why),
         };
         match upload.events.blocking_send(event) {
             Ok(()) => ControlFlow::Continue(()),

@@ -41,6 +41,11 @@ pub(super) struct Summary {
     pub(super) skipped: u64,
     pub(super) seconds: f64,
     pub(super) interrupted: bool,
+    /// With `--dry-run`: files that would be sent, and their bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) would_upload: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) would_upload_bytes: Option<u64>,
     /// Why the run ended early.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) ended_by: Option<String>,
@@ -57,20 +62,37 @@ impl Summary {
             skipped: of(&counts.skipped),
             seconds: took.as_secs_f64(),
             interrupted: false,
+            would_upload: None,
+            would_upload_bytes: None,
             ended_by: None,
+        }
+    }
+
+    /// Of a run that sends nothing: `counts.all` is what would be sent.
+    pub(super) fn dry(counts: &Counts, took: Duration) -> Summary {
+        let of = |counter: &AtomicU64| Some(counter.load(Ordering::Relaxed));
+        Summary {
+            would_upload: of(&counts.all),
+            would_upload_bytes: of(&counts.all_bytes),
+            ..Summary::new(counts, took)
         }
     }
 
     /// For people.
     pub(super) fn text(&self) -> String {
         let rate = self.bytes as f64 / self.seconds.max(0.001);
-        let mut text = format!(
-            "{} uploaded, {} in {:.1} s ({}/s)",
-            files(self.uploaded),
-            size(self.bytes),
-            self.seconds,
-            size(rate as u64)
-        );
+        let mut text = match (self.would_upload, self.would_upload_bytes) {
+            (Some(count), Some(bytes)) => {
+                format!("{} would be uploaded, {}", files(count), size(bytes))
+            }
+            _ => format!(
+                "{} uploaded, {} in {:.1} s ({}/s)",
+                files(self.uploaded),
+                size(self.bytes),
+                self.seconds,
+                size(rate as u64)
+            ),
+        };
         for (count, what) in
             [(self.already, "there already"), (self.skipped, "skipped"), (self.failed, "FAILED")]
         {

@@ -73,10 +73,10 @@ async fn plant(upload: Arc<Upload>) -> (actix::Addr<Guardian>, Courier) {
 async fn files(courier: &Courier) {
     let upload = &courier.upload;
     let mut under_way = JoinSet::new();
-    let mut paths: HashMap<Id, PathBuf> = HashMap::new();
+    let mut names = HashMap::new();
     loop {
         while let Some(ended) = under_way.try_join_next_with_id() {
-            ended_one(upload, ended, &mut paths).await;
+            ended_one(upload, ended, &mut names).await;
         }
         let next = async {
             let item: Item = upload.queue.lock().await.recv().await?;
@@ -90,31 +90,32 @@ async fn files(courier: &Courier) {
             next = next => next,
         };
         let Some((item, lane)) = next else { break };
-        let path = item.path.clone();
+        let name = (item.path.clone(), item.key.clone());
         let task = under_way.spawn_local(courier.clone().deliver(item, lane));
-        paths.insert(task.id(), path);
+        names.insert(task.id(), name);
     }
     // Whoever fills the queue is told that nobody takes anything out.
     if upload.is_stopped() {
         upload.queue.lock().await.close();
     }
     while let Some(ended) = under_way.join_next_with_id().await {
-        ended_one(upload, ended, &mut paths).await;
+        ended_one(upload, ended, &mut names).await;
     }
 }
 
 async fn ended_one(
     upload: &Upload,
     ended: Result<(Id, ()), JoinError>,
-    paths: &mut HashMap<Id, PathBuf>,
+    names: &mut HashMap<Id, (PathBuf, String)>,
 ) {
     match ended {
-        Ok((id, ())) => drop(paths.remove(&id)),
+        Ok((id, ())) => drop(names.remove(&id)),
         Err(error) => {
-            let path = paths.remove(&error.id()).unwrap_or_default();
+            let (path, key) = names.remove(&error.id()).unwrap_or_default();
             add(&upload.counts.failed, 1);
             let why = format!("its task died: {error}");
-            upload.say(Event::Failed { path: Shown::from(&*path), why }).await;
+            let (path, key) = (Shown::from(&*path), Some(key));
+            upload.say(Event::Failed { path, key, code: None, why }).await;
         }
     }
 }

@@ -5,10 +5,10 @@ use crate::support::times;
 use std::io::Write as _;
 
 /// "`mizuchi upload` of a folder of 20,000 files and one of 5 GiB, killed three times and resumed: every
-/// object once and equal". The short form is of 100 files and 12 MiB.
+/// object once and equal". The short form is of 400 files and 12 MiB.
 #[tokio::test]
 async fn twenty_thousand_files_and_five_gib_survive_three_kills() {
-    let (files, mib) = (times(100, 20_000), times(12, 5 * 1024));
+    let (files, mib) = (times(400, 20_000), times(12, 5 * 1024));
     const LANES: usize = 32;
     let served = Served::start().await;
     let desk = Desk::new();
@@ -29,15 +29,14 @@ async fn twenty_thousand_files_and_five_gib_survive_three_kills() {
     for quarter in 1..=3 {
         let mut child = desk.command(&arguments).spawn().unwrap();
         loop {
-            if child.try_wait().unwrap().is_some()
-                || desk.state_lines("done") >= files * quarter / 4
-            {
+            assert!(child.try_wait().unwrap().is_none(), "it ended before it was killed");
+            if desk.state_lines("done") >= files * quarter / 4 {
                 break;
             }
             assert!(started.elapsed() < Duration::from_secs(1200));
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        let _ = child.kill();
+        child.kill().unwrap();
         end(child).await;
     }
     desk.run(&arguments).await.assert(0);

@@ -105,10 +105,16 @@ async fn programs_read_a_line_for_each_file() {
     let mut dry = desk.command(&[&arguments[..], &["--dry-run"]].concat());
     dry.env_remove("AWS_ACCESS_KEY_ID");
     let dry = ran(dry).await;
-    let of = |key: &str| format!("s3://store/{key}");
     let expected = ["p/a.txt", "p/keep.tmp", "p/sub/c.txt"];
-    assert_eq!(keys(dry.assert(0), "would_upload"), expected.map(of));
-    assert_eq!(s3.books(|books| books.puts), 0);
+    assert_eq!(keys(dry.assert(0), "would_upload"), expected);
+    let would = |ran: &Ran| {
+        let summary = ran.events().pop().unwrap();
+        assert_eq!(summary["event"], "summary");
+        ["uploaded", "already", "would_upload", "would_upload_bytes"]
+            .map(|name| summary[name].as_u64().unwrap())
+    };
+    assert_eq!(would(&dry), [0, 0, 3, 22]);
+    assert_eq!((s3.books(|books| books.puts), desk.state()), (0, None));
     let ran = desk.run(&arguments).await;
     assert_eq!(keys(ran.assert(0), "uploaded"), expected);
     let events = ran.events();
@@ -117,6 +123,19 @@ async fn programs_read_a_line_for_each_file() {
     let one = events.iter().find(|line| line["key"] == "p/a.txt").unwrap();
     assert_eq!((&one["path"], &one["bytes"]), (&"files/a.txt".into(), &5.into()));
     assert_eq!(one["etag"], s3.books(|books| books.objects["p/a.txt"].etag.replace('"', "")));
+    // What the state has is not sent, and is not said to be.
+    desk.run(&[&arguments[..], &["--keep-state"]].concat()).await.assert(0);
+    desk.file("new.txt", b"1");
+    let dry_again = [&arguments[..], &["--dry-run"]].concat();
+    let ran = desk.run(&dry_again).await;
+    assert_eq!(keys(ran.assert(0), "would_upload"), ["p/new.txt"]);
+    assert_eq!(would(&ran), [0, 3, 1, 1]);
+    let ran = desk.run(&[&dry_again[..], &["--fresh"]].concat()).await;
+    assert_eq!(would(&ran), [0, 0, 4, 23]);
+    let words: Vec<&str> = dry_again.into_iter().filter(|word| *word != "--json").collect();
+    let ran = desk.run(&words).await;
+    assert_eq!(ran.assert(0).out, "files/new.txt -> s3://store/p/new.txt (1 B)\n");
+    assert_eq!(ran.err, "1 file would be uploaded, 1 B, 3 there already\n");
 }
 
 /// Every checksum, of a small file, a larger one and one in parts, is one that a backend which looks at it
@@ -193,8 +212,17 @@ async fn profiles_and_tls_endpoints_work() {
     ran(command).await.assert(0);
     assert_eq!(backend.object("p/small").unwrap(), b"12345");
     assert!(backend.object("p/large").unwrap() == payload(11 << 20));
-    let untrusted = desk.run(&[&arguments[..], &["--retries", "0", "--fresh"]].concat()).await;
-    untrusted.assert(1);
+    let mut bundle = desk.command(&[&arguments[..], &["--fresh"]].concat());
+    bundle.env("AWS_CA_BUNDLE", &ca);
+    ran(bundle).await.assert(0);
+    // It ends at once: no try fares better.
+    let mut untrusted = desk.command(&[&arguments[..], &["--fresh"]].concat());
+    untrusted.env("AWS_CA_BUNDLE", "");
+    let untrusted = ran(untrusted).await;
+    assert!(!untrusted.assert(1).err.contains("FAILED"), "{}", untrusted.err);
+    for text in ["ended early: ", "certificate in --ca-file"] {
+        assert!(untrusted.err.contains(text), "{text}: {}", untrusted.err);
+    }
 }
 
 /// "64 the command or the manifest is wrong, nothing was sent"
@@ -225,9 +253,16 @@ async fn a_wrong_command_is_64() {
             .await;
         assert!(ran.assert(64).err.contains(problem), "{problem}: {}", ran.err);
     }
+    // What runs programs, or asks a browser, is left to whoever can.
+    std::fs::create_dir(desk.path(".aws")).unwrap();
+    let config = "[profile process]\ncredential_process = /bin/true\n";
+    std::fs::write(desk.path(".aws/config"), config).unwrap();
+    let process = [&["files", "s3://store", "--profile", "process"], &endpoint[..]].concat();
+    let ran = desk.run(&process).await;
+    assert!(ran.assert(64).err.contains("aws configure export-credentials"), "{}", ran.err);
     let mut command = desk.command(&[&["files", "s3://store"][..], &endpoint].concat());
     command.env_remove("AWS_ACCESS_KEY_ID");
-    let ran = ran(command).await;
+    let ran = super::ran(command).await;
     assert!(ran.assert(64).err.contains("no credentials from the environment"), "{}", ran.err);
     assert_eq!(desk.state(), None);
 }
