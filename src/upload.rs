@@ -18,6 +18,7 @@ mod plan;
 mod progress;
 mod run;
 mod state;
+mod stream;
 mod summary;
 mod surroundings;
 mod walk;

@@ -5,6 +5,7 @@ mod failures;
 mod interrupted;
 mod long;
 mod sources;
+mod stream;
 
 use crate::support::backend::Backend;
 use crate::support::gateway::{ACCESS_KEY, Gateway, SECRET_KEY, Setup};

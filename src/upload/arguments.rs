@@ -28,7 +28,7 @@ AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL.")]
 pub(crate) struct UploadArgs {
     /// Files and folders, then where they go: s3://bucket/prefix. A folder's contents go under the prefix;
     /// of several folders each goes under its own name there. One file goes to s3://bucket/key, or with its
-    /// own name under s3://bucket/prefix/
+    /// own name under s3://bucket/prefix/. `-` is standard input, to s3://bucket/key
     #[arg(required = true, value_name = "PATH… s3://BUCKET/PREFIX")]
     pub(super) places: Vec<PathBuf>,
     /// Upload what this CSV file lists, one file a line: the columns path and key, and headers such as

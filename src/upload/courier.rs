@@ -171,6 +171,11 @@ impl Courier {
     /// Sends a file, and says what became of it.
     pub(super) async fn deliver(self, item: Item, lane: Lane) {
         let sent = self.send(&item, &lane).await;
+        self.tell(item, lane, sent).await;
+    }
+
+    /// Says what became of a file.
+    pub(super) async fn tell(&self, item: Item, lane: Lane, sent: Result<Option<Sent>, Failure>) {
         let upload = &self.upload;
         // Said once, at the end; before the lane is another file's.
         if let Err(Failure::Run(why)) = &sent {
@@ -248,7 +253,7 @@ impl Courier {
     }
 
     /// A PutObject; the object's ETag.
-    async fn put(
+    pub(super) async fn put(
         &self,
         item: &Item,
         length: u64,

@@ -24,6 +24,10 @@ impl Filters {
         last.is_none_or(|rule| rule.include)
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether nothing in this folder is to be sent, however deep.
     pub(super) fn prunes(&self, folder: &str) -> bool {
         let inside = format!("{folder}/");

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 
 /// The most parts of an upload (Amazon S3 User Guide, "Multipart upload limits").
-const MAX_PARTS: u64 = 10_000;
+pub(super) const MAX_PARTS: u64 = 10_000;
 
 /// How often a file is begun anew whose upload, or a part of it, the backend has lost.
 const MAX_ANEW: u32 = 2;
@@ -37,7 +37,7 @@ const MAX_ANEW: u32 = 2;
 const CREATE_TAKES: u64 = 120_000;
 
 /// How an attempt with one upload ended.
-enum Came {
+pub(super) enum Came {
     /// It is there; the ETag.
     To(String),
     /// The backend has another upload than was taken for granted, or none.
@@ -64,19 +64,24 @@ impl Large {
         let offset = u64::from(number.saturating_sub(1)) * self.part_size;
         (offset, self.local.stamp.length.saturating_sub(offset).min(self.part_size))
     }
+}
 
-    fn request(&self, method: &'static str, query: &[(&str, String)]) -> UpstreamTemplate {
-        let mut query: Vec<(String, String)> =
-            query.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-        query.push(("uploadId".to_owned(), self.upload_id.to_string()));
-        UpstreamTemplate {
-            method,
-            key: self.item.key.clone(),
-            query,
-            headers: Headers::new(),
-            payload: PayloadHash::Empty,
-            length: None,
-        }
+/// A request to an upload: of this part, or of the whole.
+pub(super) fn request(
+    method: &'static str,
+    key: &str,
+    upload_id: &str,
+    part: Option<u16>,
+) -> UpstreamTemplate {
+    let part = part.map(|number| ("partNumber".to_owned(), number.to_string()));
+    let id = ("uploadId".to_owned(), upload_id.to_owned());
+    UpstreamTemplate {
+        method,
+        key: key.to_owned(),
+        query: part.into_iter().chain([id]).collect(),
+        headers: Headers::new(),
+        payload: PayloadHash::Empty,
+        length: None,
     }
 }
 
@@ -111,7 +116,12 @@ impl Courier {
                         }
                     }
                 }
-                None => (self.create(item, print, local, lane).await?, BTreeMap::new()),
+                None => {
+                    let part_size = part_size(bytes, self.upload.part_size);
+                    let upload_id = self.create(item, print, part_size, lane).await?.into();
+                    let (item, local) = (Arc::new(item.clone()), local.clone());
+                    (Large { item, print, local, upload_id, part_size }, BTreeMap::new())
+                }
             };
             let resumed = there.keys().map(|number| large.range(*number).1).sum();
             add(&self.upload.counts.already_bytes, resumed);
@@ -136,13 +146,14 @@ impl Courier {
         }
     }
 
-    async fn create(
+    /// Begins an upload; its id.
+    pub(super) async fn create(
         &self,
         item: &Item,
         print: Fingerprint,
-        local: &Local,
+        part_size: u64,
         lane: &Lane,
-    ) -> Result<Large, Failure> {
+    ) -> Result<String, Failure> {
         let mut headers = object_headers(item);
         headers.extend(self.upload.checksum.create_headers());
         let request = UpstreamTemplate {
@@ -170,13 +181,11 @@ impl Courier {
         };
         let upload_id = xml::parse_initiate(&answer.body)
             .map_err(|error| Failure::File(format!("CreateMultipartUpload: {error}")))?;
-        let part_size = part_size(local.stamp.length, self.upload.part_size);
         let (key, id) = (item.key.clone(), upload_id.clone());
         let checksum = self.upload.checksum.word();
         let line = Line::Begun { file: print, key, upload_id: id, part_size, checksum };
         self.record(&line, true).await?;
-        let (item, local) = (Arc::new(item.clone()), local.clone());
-        Ok(Large { item, print, local, upload_id: upload_id.into(), part_size })
+        Ok(upload_id)
     }
 
     /// What an earlier run has begun: the parts that the backend still has.
@@ -248,13 +257,24 @@ impl Courier {
             return Ok(Came::Astray(why));
         }
         unchanged(&large.local).await?;
+        self.complete(&large.item.key, &large.upload_id, &there, lane).await
+    }
+
+    /// Makes an object of all parts.
+    pub(super) async fn complete(
+        &self,
+        key: &str,
+        upload_id: &str,
+        there: &BTreeMap<u16, PartDone>,
+        lane: &Lane,
+    ) -> Result<Came, Failure> {
         let name = self.upload.checksum.name();
         let listed = there.iter().map(|(number, part)| {
             let sum = name.zip(part.sum.as_deref());
             (u32::from(*number), part.etag.as_str(), sum)
         });
         let document = bytes::Bytes::from(xml::checked_complete_request(listed));
-        let mut request = large.request("POST", &[]);
+        let mut request = request("POST", key, upload_id, None);
         request.headers = self.upload.checksum.type_headers();
         request.payload = PayloadHash::of(&document);
         request.length = Some(document.len() as u64);
@@ -332,24 +352,37 @@ impl Courier {
         let (offset, length) = large.range(number);
         let local = &large.local;
         let sum = self.sum(local, offset, length).await.map_err(Refused::Failure)?;
-        let mut request = large.request("PUT", &[("partNumber", number.to_string())]);
-        request.headers = sum.headers();
-        request.payload = sum.payload();
+        let mut request = request("PUT", &large.item.key, &large.upload_id, Some(number));
         request.length = Some(length);
         let content = || {
             let file = Arc::clone(&local.file);
             self.content(PartSource::stored(file, offset, length, self.replay()))
         };
-        let (kind, proof) = (Kind::UploadPart, Proof::None);
-        let ask = Ask { kind, request: &request, proof, content: &content, local: Some(local) };
-        let answer = self.ask(ask, lane).await?;
-        let fail = |why| Refused::Failure(Failure::File(why));
-        let etag = Sum::check(&sum, &answer).map_err(fail)?;
-        let part = PartDone { etag: etag.clone(), sum: sum.value() };
-        let line = Line::Part { file: large.print, number, etag, sum: sum.value() };
+        let part = self.put_part(request, &sum, &content, Some(local), lane).await?;
+        let PartDone { etag, sum } = part.clone();
+        let line = Line::Part { file: large.print, number, etag, sum };
         self.record(&line, false).await.map_err(Refused::Failure)?;
         add(&self.upload.counts.sent_bytes, length);
         Ok(part)
+    }
+
+    /// Sends a part; `request` says which.
+    pub(super) async fn put_part(
+        &self,
+        mut request: UpstreamTemplate,
+        sum: &Sum,
+        content: &dyn Fn() -> Content,
+        local: Option<&Local>,
+        lane: &Lane,
+    ) -> Result<PartDone, Refused> {
+        request.headers = sum.headers();
+        request.payload = sum.payload();
+        let (kind, proof) = (Kind::UploadPart, Proof::None);
+        let ask = Ask { kind, request: &request, proof, content, local };
+        let answer = self.ask(ask, lane).await?;
+        let fail = |why| Refused::Failure(Failure::File(why));
+        let etag = Sum::check(sum, &answer).map_err(fail)?;
+        Ok(PartDone { etag, sum: sum.value() })
     }
 
     /// Has an upload ended that nobody goes on with. One that cannot be stays on record.

@@ -9,6 +9,9 @@ use std::sync::Arc;
 /// Bytes of the longest key (Amazon S3 User Guide, "Naming Amazon S3 objects").
 pub(super) const MAX_KEY: usize = 1024;
 
+/// How standard input is named.
+pub(super) const STREAM: &str = "-";
+
 /// Headers of an object, names in lower case.
 pub(super) type Headers = Vec<(String, Vec<u8>)>;
 
@@ -51,6 +54,9 @@ pub(super) struct Stamp {
 }
 
 impl Stamp {
+    /// Of what is no file.
+    pub(super) const NONE: Stamp = Stamp { length: 0, modified: 0, changed: 0, inode: 0 };
+
     pub(super) fn of(metadata: &std::fs::Metadata) -> Stamp {
         let nanoseconds = |seconds: i64, rest: i64| {
             i128::from(seconds).saturating_mul(1_000_000_000).saturating_add(i128::from(rest))
@@ -108,6 +114,8 @@ pub(super) enum Sources {
     Roots(Vec<Root>),
     /// From a list; its keys go under the prefix.
     Manifest(PathBuf, String),
+    /// Standard input, to this key.
+    Stream(String),
 }
 
 /// All of it.
@@ -133,6 +141,16 @@ impl Plan {
             None if paths.is_empty() => {
                 return Err("name a file or a folder, then s3://bucket/prefix".to_owned());
             }
+            None if paths.iter().any(|path| path.as_os_str() == STREAM) => {
+                if paths.len() > 1 || to.key.is_empty() || to.key.ends_with('/') {
+                    return Err(format!("{STREAM:?} goes alone, and to a key: s3://bucket/key"));
+                }
+                if args.follow_links || !args.filters.is_empty() {
+                    return Err("--include, --exclude and --follow-links are for files".to_owned());
+                }
+                check_key(&to.key)?;
+                Sources::Stream(to.key.clone())
+            }
             None => Sources::Roots(roots(paths, &to)?),
         };
         let (filters, follow_links) = (args.filters.clone(), args.follow_links);
@@ -151,6 +169,7 @@ impl Plan {
             Sources::Manifest(path, prefix) => {
                 parts.extend(["manifest".to_owned(), prefix.clone(), text(path)]);
             }
+            Sources::Stream(key) => parts.extend([STREAM.to_owned(), key.clone()]),
         }
         parts.join("\0")
     }

@@ -4,7 +4,7 @@ use super::arguments::UploadArgs;
 use super::courier::{Stop, Upload};
 use super::destination::Destination;
 use super::manifest;
-use super::plan::{Found, Item, Plan, Sources};
+use super::plan::{Found, Item, Plan, STREAM, Sources};
 use super::progress::{Event, Reporter, Shown, Style};
 use super::state::{Fingerprint, Known, State, default_path};
 use super::summary::{Counts, Summary, add};
@@ -91,10 +91,14 @@ fn find(plan: &Plan, see: impl FnMut(Found) -> ControlFlow<()>) -> ControlFlow<(
     match &plan.sources {
         Sources::Roots(roots) => walk::walk(plan, roots, see),
         Sources::Manifest(list, prefix) => manifest::rows(list, prefix, see),
+        Sources::Stream(_) => ControlFlow::Continue(()),
     }
 }
 
 fn dry_run(args: &UploadArgs, plan: &Plan) -> Result<ExitCode, String> {
+    if matches!(plan.sources, Sources::Stream(_)) {
+        return Err("--dry-run: nothing is known of standard input".to_owned());
+    }
     let began = Instant::now();
     let destination = actix_web::rt::System::new().block_on(Destination::find(args, &plan.to))?;
     let identity = plan.identity(&destination.endpoint.to_string());
@@ -188,6 +192,7 @@ fn upload(args: &UploadArgs, plan: Plan) -> Result<ExitCode, String> {
             left_behind: AtomicU64::new(0),
         });
         let signals = heed(Arc::downgrade(&upload)).map_err(threads)?;
+        let stream = matches!(plan.sources, Sources::Stream(_));
         let summary = run_threads(args, plan, Arc::clone(&upload), items).await;
         let summary = summary.map_err(threads)?;
         let code = match (&summary.ended_by, summary.failed, summary.interrupted) {
@@ -196,7 +201,8 @@ fn upload(args: &UploadArgs, plan: Plan) -> Result<ExitCode, String> {
             (None, 0, false) => 0,
             (None, _, false) => EXIT_FAILED,
         };
-        let nothing = was_empty && !upload.any_success.load(Ordering::Relaxed);
+        // Nothing that the next run could go on with.
+        let nothing = was_empty && (stream || !upload.any_success.load(Ordering::Relaxed));
         let left_behind = upload.left_behind.load(Ordering::Relaxed) > 0;
         let remove = (code == 0 && !args.keep_state || nothing) && !left_behind;
         if (code != 0 || left_behind) && !args.quiet && !remove {
@@ -252,23 +258,17 @@ async fn run_threads(
     items: mpsc::Sender<Item>,
 ) -> io::Result<Summary> {
     let began = Instant::now();
-    let plan = Arc::new(plan);
-    let mut others = Vec::new();
-    if !args.quiet {
-        let (plan, upload) = (Arc::clone(&plan), Arc::clone(&upload));
-        others.push(named("upload count", move || count(&plan, &upload))?);
-    }
-    let (of_walk, feeding) = (Arc::clone(&upload), Arc::clone(&plan));
-    others.push(named("upload walk", move || feed(&feeding, &of_walk, &items))?);
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let fresh =
         args.fresh.then(|| upload.begun.lock().map(|mut begun| std::mem::take(&mut *begun)));
-    let mut workers = Vec::new();
-    for _ in 0..cores.min(MAX_WORKERS).min(usize::from(args.concurrency)) {
-        workers.push(worker::start(Arc::clone(&upload), Work::Files)?);
-    }
-    workers.extend(others);
-    if join(workers).await.is_err() {
+    let threads = if let Sources::Stream(key) = &plan.sources {
+        let (path, key) = (PathBuf::from(STREAM), key.clone());
+        let item = Item { path, key, headers: Arc::default(), no_link: false };
+        add(&upload.counts.all, 1);
+        vec![worker::start(Arc::clone(&upload), Work::Stream(item))?]
+    } else {
+        threads_for_files(args, plan, &upload, items)?
+    };
+    if join(threads).await.is_err() {
         upload.end(Stop::Failed("a thread died".to_owned()));
     }
     if let Some(Ok(left)) = fresh
@@ -291,6 +291,28 @@ async fn run_threads(
         Stop::Failed(why) => summary.ended_by = Some(why.clone()),
     }
     Ok(summary)
+}
+
+/// Starts those that find the files, and those that send them.
+fn threads_for_files(
+    args: &UploadArgs,
+    plan: Plan,
+    upload: &Arc<Upload>,
+    items: mpsc::Sender<Item>,
+) -> io::Result<Vec<JoinHandle<()>>> {
+    let plan = Arc::new(plan);
+    let mut threads = Vec::new();
+    if !args.quiet {
+        let (plan, upload) = (Arc::clone(&plan), Arc::clone(upload));
+        threads.push(named("upload count", move || count(&plan, &upload))?);
+    }
+    let of_walk = Arc::clone(upload);
+    threads.push(named("upload walk", move || feed(&plan, &of_walk, &items))?);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    for _ in 0..cores.min(MAX_WORKERS).min(usize::from(args.concurrency)) {
+        threads.push(worker::start(Arc::clone(upload), Work::Files)?);
+    }
+    Ok(threads)
 }
 
 fn named(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {

@@ -3,6 +3,7 @@
 use super::courier::{Courier, Stop, Upload};
 use super::plan::Item;
 use super::progress::{Event, Shown};
+use super::stream;
 use super::summary::add;
 use actix_web::rt::System;
 use mizuchi_actors::guardian::{ActorRef, Guardian};
@@ -18,10 +19,12 @@ use std::time::Instant;
 use tokio::task::{Id, JoinError, JoinSet};
 
 /// What a thread is for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) enum Work {
     /// The files in the queue.
     Files,
+    /// Standard input.
+    Stream(Item),
     /// What earlier runs have begun and nobody goes on with.
     Leftovers,
 }
@@ -33,6 +36,7 @@ pub(super) fn start(upload: Arc<Upload>, work: Work) -> io::Result<JoinHandle<()
             let (guardian, courier) = plant(upload).await;
             match work {
                 Work::Files => files(&courier).await,
+                Work::Stream(item) => stream::send(&courier, item).await,
                 Work::Leftovers => leftovers(&courier).await,
             }
             drop(guardian);
