@@ -75,6 +75,28 @@ fn entries() -> Vec<(String, Vec<u8>)> {
     entries
 }
 
+/// `overwrite: deny`, and the same batch again, without a key that says so: what is there already is its
+/// own; what another has put there stays, and only its entry fails.
+#[tokio::test]
+async fn a_batch_sent_twice_is_not_refused_for_itself() {
+    let allow = ALLOW.replace("upload:\n", "upload:\n      overwrite: deny\n");
+    let rig = Rig::with(&allow, |setup| setup).await;
+    let (first, other) = (form(&[("a".to_owned(), b"one".to_vec())]), b"another's".to_vec());
+    let (told, summary) = lines(&rig.post(&form_type(), &first).await);
+    assert_eq!((of(&told, "a")["status"].as_u64(), &summary["stored"]), (Some(200), &json!(1)));
+    let put = Request::put("b", other.len());
+    assert_eq!(Client::connect(&rig.gateway).await.send(put, &other).await.status, 200);
+    let both = [("a", "one"), ("b", "two"), ("c", "three")];
+    let both = both.map(|(name, body)| (name.to_owned(), body.as_bytes().to_vec()));
+    let (told, summary) = lines(&rig.post(&form_type(), &form(&both)).await);
+    assert_eq!((&summary["stored"], &summary["failed"]), (&json!(2), &json!(1)));
+    assert_eq!(of(&told, "a")["status"], 200);
+    assert_eq!(of(&told, "b")["status"], 412);
+    rig.assert_is("a", b"one");
+    rig.assert_is("b", &other);
+    rig.assert_is("c", b"three");
+}
+
 /// "one NDJSON result line per object, a summary last": of a form and of every tar.
 #[tokio::test]
 async fn each_object_has_its_line_and_the_summary_is_the_last() {
@@ -284,7 +306,7 @@ async fn what_is_no_batch_is_refused() {
 /// "streamed as it ends": a line is there while the next entry is still on its way. "A client that goes
 /// away in the middle stops the batch": what is on its way ends, nothing else is begun.
 #[tokio::test]
-async fn lines_are_streamed_and_a_client_that_goes_ends_the_batch() {
+async fn toldare_streamed_and_a_client_that_goes_ends_the_batch() {
     let slow = format!("{ALLOW}        concurrency: 1\n      restart:\n        max: 0\n");
     let rig =
         Rig::with(&slow, |setup| setup.env("MIZUCHI__BUCKETS__0__S3__TIMEOUTS__FIRST_BYTE", "3s"))

@@ -39,6 +39,8 @@ pub(super) struct Publication {
     pub(super) spool: Arc<Spool>,
     /// What each object is sent with.
     pub(super) headers: Vec<(String, Vec<u8>)>,
+    /// The condition among them is the gateway's own.
+    pub(super) guarded: bool,
     pub(super) write_back: bool,
     pub(super) witness: Witness,
 }
@@ -301,7 +303,7 @@ impl Publication {
         let job = Box::new(UploadJob {
             bucket_index: self.bucket_index,
             bucket: Arc::clone(bucket),
-            kind: Kind::PutObject { conditional },
+            kind: if self.guarded { Kind::GuardedPut } else { Kind::PutObject { conditional } },
             proof: prepare::proof(&request.headers),
             request,
             content: Content::Body { source: Box::new(source), before },

@@ -46,6 +46,7 @@ pub(super) struct Taking {
     spool: Arc<Spool>,
     identity: Identity,
     headers: Vec<(String, Vec<u8>)>,
+    guarded: bool,
     intake: Intake,
     length: Option<u64>,
     most: u64,
@@ -62,6 +63,7 @@ pub(super) struct Taken {
     pub(super) mode: Mode,
     /// What the entries' publication needs.
     pub(super) headers: Vec<(String, Vec<u8>)>,
+    guarded: bool,
     bucket_index: usize,
     spool: Arc<Spool>,
     _permit: OwnedSemaphorePermit,
@@ -86,6 +88,7 @@ impl Taking {
         }
         let hash = PayloadHash::Unsigned;
         let owner = Arc::clone(&authorized.owner);
+        let guarded = prepare::is_guarded(bucket, operation, &authorized.headers);
         let request = prepare::upstream(bucket, operation, &mut authorized, hash, length);
         authorized.headers.clone_from(&request.headers);
         let headers = of_each(&request.headers)?;
@@ -110,6 +113,7 @@ impl Taking {
             spool: Arc::clone(spool),
             identity: incoming.identity,
             headers,
+            guarded,
             intake,
             length,
             most,
@@ -135,6 +139,7 @@ impl Taking {
             sender: Sender { bucket, head, identity },
             mode: self.mode,
             headers: self.headers,
+            guarded: self.guarded,
             bucket_index: self.bucket_index,
             spool: self.spool,
             _permit: self.permit,
@@ -151,6 +156,7 @@ impl Taken {
             bucket: Arc::clone(&self.sender.bucket),
             spool: Arc::clone(&self.spool),
             headers: self.headers.clone(),
+            guarded: self.guarded,
             write_back: self.mode == Mode::WriteBack,
             witness,
         }
