@@ -18,8 +18,8 @@ async fn trio() -> (Backend, Proxy, Gateway) {
     let backend = Backend::start().await;
     let proxy = Proxy::start(backend.s3.address).await;
     let gateway = Setup::new(&backend, proxy.address)
-        .env("MIZUCHI__BUCKETS__0__S3__TIMEOUTS__FIRST_BYTE", "300ms")
-        .env("MIZUCHI__BUCKETS__0__S3__TIMEOUTS__PROGRESS", "300ms")
+        .env("MIZUCHI__BUCKETS__0__S3__TIMEOUTS__FIRST_BYTE", "800ms")
+        .env("MIZUCHI__BUCKETS__0__S3__TIMEOUTS__PROGRESS", "800ms")
         .env("MIZUCHI__BUCKETS__0__UPLOAD__RESTART__BACKOFF_BASE", "1ms")
         .start()
         .await;
@@ -57,7 +57,7 @@ async fn every_fault_of_a_put_is_right_bytes_or_the_right_error() {
     // More than a socket's buffers take: what the proxy has not read is then not delivered.
     let body = payload(2 << 20);
     for (name, fault) in faults(body.len()) {
-        for round in 0..crate::support::times(20, 200) {
+        for round in 0..crate::support::times(10, 200) {
             let mut client = Client::connect(&gateway).await;
             let key = format!("{name}/{round}").replace(' ', "-");
             proxy.script([fault.clone()]);
@@ -94,7 +94,7 @@ async fn every_fault_of_a_part_is_invisible() {
     let md5: String = md5::Md5::digest(&body).iter().map(|byte| format!("{byte:02x}")).collect();
     let mut number = 0;
     for (name, fault) in faults(body.len()) {
-        for _ in 0..crate::support::times(20, 200) {
+        for _ in 0..crate::support::times(10, 200) {
             number += 1;
             proxy.script([fault.clone()]);
             let request = Request::put("parts", body.len())

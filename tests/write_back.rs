@@ -249,7 +249,10 @@ async fn killed_at_any_moment_nothing_acknowledged_is_lost() {
             });
         }
         drop(told);
-        // From before the first acknowledgement to some way past it.
+        // From before the first acknowledgement to some way past it; every other time there is one.
+        if cycle % 2 == 0 {
+            acknowledged.extend(answers.recv().await);
+        }
         tokio::time::sleep(Duration::from_millis(rand::random_range(0..40))).await;
         rig.kill_and_restart().await;
         while let Some(ended) = clients.join_next().await {
@@ -262,7 +265,7 @@ async fn killed_at_any_moment_nothing_acknowledged_is_lost() {
     rig.proxy.set_away(false);
     rig.delivered().await;
     println!("{} were acknowledged", acknowledged.len());
-    assert!(acknowledged.len() > 50, "only {} were acknowledged", acknowledged.len());
+    assert!(acknowledged.len() >= times(25, 500), "only {}", acknowledged.len());
     for (key, size) in &acknowledged {
         let found = rig.backend.object(key).map(|bytes| Sha256::digest(&bytes));
         assert_eq!(found, Some(Sha256::digest(payload(*size))), "{key}");
