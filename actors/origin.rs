@@ -240,8 +240,8 @@ pub async fn has_upload(
 pub struct PartThere {
     /// Its bytes.
     pub length: u64,
-    /// Its ETag, without quotes.
-    pub etag: String,
+    /// Its ETag, without quotes; s3s over a folder tells none.
+    pub etag: Option<String>,
 }
 
 /// The parts that an upload has, by their numbers; None: there is no such upload.
@@ -275,7 +275,7 @@ pub async fn list_parts(
         found.extend(page.parts.unwrap_or_default().into_iter().filter_map(|part| {
             let there = PartThere {
                 length: u64::try_from(part.size?).ok()?,
-                etag: part.e_tag?.trim_matches('"').to_owned(),
+                etag: part.e_tag.map(|etag| etag.trim_matches('"').to_owned()),
             };
             Some((u16::try_from(part.part_number?).ok()?, there))
         }));

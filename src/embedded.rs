@@ -4,12 +4,16 @@
 
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
+use s3s::access::{S3Access, S3AccessContext};
 use s3s::auth::SimpleAuth;
+use s3s::path::S3Path;
 use s3s::service::S3ServiceBuilder;
+use s3s::{S3Result, s3_error};
 use s3s_fs::FileSystem;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Component, Path};
+use std::pin::Pin;
 use tokio::net::TcpListener;
 
 /// A running embedded backend.
@@ -37,6 +41,7 @@ pub async fn start(directory: &Path, buckets: &[String]) -> io::Result<Embedded>
     let secret_key = format!("{:032x}", rand::random::<u128>());
     let mut builder = S3ServiceBuilder::new(files);
     builder.set_auth(SimpleAuth::from_single(access_key.clone(), secret_key.clone()));
+    builder.set_access(Within);
     let service = builder.build();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;
@@ -62,4 +67,56 @@ pub async fn start(directory: &Path, buckets: &[String]) -> io::Result<Embedded>
         }
     });
     Ok(Embedded { address, access_key, secret_key })
+}
+
+/// Keys become file names: none leads out of its bucket's folder, where other buckets' objects are.
+struct Within;
+
+impl S3Access for Within {
+    fn check<'s, 'c, 'x, 'f>(
+        &'s self,
+        context: &'c mut S3AccessContext<'x>,
+    ) -> Pin<Box<dyn Future<Output = S3Result<()>> + Send + 'f>>
+    where
+        's: 'f,
+        'c: 'f,
+        'x: 'f,
+        Self: 'f,
+    {
+        let key = match context.s3_path() {
+            S3Path::Object { key, .. } => &**key,
+            S3Path::Bucket { .. } | S3Path::Root => "",
+        };
+        let checked = if context.credentials().is_none() {
+            Err(s3_error!(AccessDenied))
+        } else if leads_out(key) {
+            Err(s3_error!(
+                InvalidArgument,
+                "The embedded backend keeps objects in files, and has none for this key."
+            ))
+        } else {
+            Ok(())
+        };
+        Box::pin(std::future::ready(checked))
+    }
+}
+
+fn leads_out(key: &str) -> bool {
+    let mut components = Path::new(key).components();
+    components.any(|part| !matches!(part, Component::Normal(_) | Component::CurDir))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_key_leads_out_of_its_bucket() {
+        for key in ["..", "../b/k", "a/../../b", "a/..", "/abs", "//abs", "./../b"] {
+            assert!(leads_out(key), "{key}");
+        }
+        for key in ["", "a", "a/b", "a//b", "a/", "./a", "a/./b", "..a", "a..", "a/...", "..\\b"] {
+            assert!(!leads_out(key), "{key}");
+        }
+    }
 }

@@ -19,6 +19,7 @@ mod canary;
 mod cli;
 mod cors;
 mod documents;
+mod embedded;
 mod endpoints;
 mod faults;
 mod fuzz;

@@ -13,7 +13,7 @@ use super::plan::{Headers, Item};
 use super::progress::Event;
 use super::state::{Begun, Creating, Fingerprint, Line, PartDone};
 use super::summary::add;
-use mizuchi_actors::origin::{self, SweepError};
+use mizuchi_actors::origin::{self, PartThere, SweepError};
 use mizuchi_actors::orphans::{Window, lost_ones, wall_clock};
 use mizuchi_actors::s3::error::Fault;
 use mizuchi_actors::s3::etag::is_digest;
@@ -64,6 +64,13 @@ impl Large {
         let offset = u64::from(number.saturating_sub(1)) * self.part_size;
         (offset, self.local.stamp.length.saturating_sub(offset).min(self.part_size))
     }
+}
+
+/// Whether a part is there that was sent. Of one without an ETag the length must do: the Complete names the
+/// ETag that it was answered.
+fn is_still(found: &PartThere, part: &PartDone, length: u64) -> bool {
+    let is_it = found.etag.as_ref().is_none_or(|etag| is_digest(etag, &part.etag));
+    is_it && found.length == length
 }
 
 /// A request to an upload: of this part, or of the whole.
@@ -206,10 +213,8 @@ impl Courier {
             match origin::list_parts(bucket, client, &large.item.key, id).await {
                 Ok(Some(there)) => {
                     parts.retain(|number, part| {
-                        there.get(number).is_some_and(|there| {
-                            is_digest(&there.etag, &part.etag)
-                                && there.length == large.range(*number).1
-                        })
+                        let found = there.get(number);
+                        found.is_some_and(|found| is_still(found, part, large.range(*number).1))
                     });
                     return Ok(Resumed::With(large, parts));
                 }
@@ -484,6 +489,20 @@ fn part_size(length: u64, asked: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// "What is there is not sent again", of backends that list ETags and of one that lists none.
+    #[test]
+    fn a_part_is_there_unless_its_list_says_otherwise() {
+        let sent = PartDone { etag: "ab".to_owned(), sum: None };
+        let listed =
+            |length, etag: Option<&str>| PartThere { length, etag: etag.map(str::to_owned) };
+        assert!(is_still(&listed(5, Some("AB")), &sent, 5));
+        assert!(is_still(&listed(5, None), &sent, 5));
+        assert!(!is_still(&listed(5, Some("cd")), &sent, 5));
+        assert!(
+            !is_still(&listed(4, Some("ab")), &sent, 5) && !is_still(&listed(4, None), &sent, 5)
+        );
+    }
 
     #[test]
     fn ten_thousand_parts_suffice() {
