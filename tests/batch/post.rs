@@ -306,7 +306,7 @@ async fn what_is_no_batch_is_refused() {
 /// "streamed as it ends": a line is there while the next entry is still on its way. "A client that goes
 /// away in the middle stops the batch": what is on its way ends, nothing else is begun.
 #[tokio::test]
-async fn toldare_streamed_and_a_client_that_goes_ends_the_batch() {
+async fn lines_are_streamed_and_a_client_that_goes_ends_the_batch() {
     let slow = format!("{ALLOW}        concurrency: 1\n      restart:\n        max: 0\n");
     let rig =
         Rig::with(&slow, |setup| setup.env("MIZUCHI__BUCKETS__0__S3__TIMEOUTS__FIRST_BYTE", "3s"))
