@@ -38,7 +38,8 @@ pub async fn start(directory: &Path, buckets: &[String]) -> io::Result<Embedded>
     let files = FileSystem::new(directory)
         .map_err(|error| io::Error::other(format!("embedded backend: {error:?}")))?;
     let access_key = format!("EMBEDDED{:012X}", rand::random::<u64>() >> 16);
-    let secret_key = format!("{:032x}", rand::random::<u128>());
+    // Letters first: digits alone, with an `e` among them, are a number to a settings file.
+    let secret_key = format!("embedded{:032x}", rand::random::<u128>());
     let mut builder = S3ServiceBuilder::new(files);
     builder.set_auth(SimpleAuth::from_single(access_key.clone(), secret_key.clone()));
     builder.set_access(Within);
