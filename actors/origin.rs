@@ -194,6 +194,17 @@ pub async fn list_uploads(
     Ok((found, ahead))
 }
 
+/// Asks for so many parts of an upload at most.
+fn parts_of(bucket: &Bucket, key: &str, upload_id: &str, most: i64) -> ListPartsRequest {
+    ListPartsRequest {
+        bucket: bucket.backend.bucket.clone(),
+        key: key.to_owned(),
+        upload_id: upload_id.to_owned(),
+        max_parts: Some(most),
+        ..ListPartsRequest::default()
+    }
+}
+
 /// Whether an upload has parts.
 pub async fn has_parts(
     bucket: &Arc<Bucket>,
@@ -202,13 +213,7 @@ pub async fn has_parts(
     upload_id: &str,
 ) -> Result<bool, SweepError> {
     let (s3, _) = s3(bucket, client);
-    let request = ListPartsRequest {
-        bucket: bucket.backend.bucket.clone(),
-        key: key.to_owned(),
-        upload_id: upload_id.to_owned(),
-        max_parts: Some(1),
-        ..ListPartsRequest::default()
-    };
+    let request = parts_of(bucket, key, upload_id, 1);
     let parts = s3.list_parts(request).await.map_err(sweep_error)?.parts;
     Ok(parts.is_some_and(|parts| !parts.is_empty()))
 }
@@ -221,13 +226,7 @@ pub async fn has_upload(
     upload_id: &str,
 ) -> Result<bool, SweepError> {
     let (s3, _) = s3(bucket, client);
-    let request = ListPartsRequest {
-        bucket: bucket.backend.bucket.clone(),
-        key: key.to_owned(),
-        upload_id: upload_id.to_owned(),
-        max_parts: Some(1),
-        ..ListPartsRequest::default()
-    };
+    let request = parts_of(bucket, key, upload_id, 1);
     match s3.list_parts(request).await {
         Ok(_) => Ok(true),
         Err(RusotoError::Unknown(answer)) if is_no_such_upload(&answer.body) => Ok(false),
@@ -253,13 +252,7 @@ pub async fn list_parts(
 ) -> Result<Option<HashMap<u16, PartThere>>, SweepError> {
     let (s3, _) = s3(bucket, client);
     let mut found = HashMap::new();
-    let mut request = ListPartsRequest {
-        bucket: bucket.backend.bucket.clone(),
-        key: key.to_owned(),
-        upload_id: upload_id.to_owned(),
-        max_parts: Some(PAGE_OF_PARTS),
-        ..ListPartsRequest::default()
-    };
+    let mut request = parts_of(bucket, key, upload_id, PAGE_OF_PARTS);
     for _ in 0..MAX_PAGES_OF_PARTS {
         let page = match s3.list_parts(request.clone()).await {
             Ok(page) => page,
