@@ -15,6 +15,10 @@ const MIB: u64 = 1 << 20;
 /// `replay.memory` of these gateways.
 const REPLAY: u64 = 256 * MIB;
 
+/// What a gateway of this build holds beside the bodies: 50 to 53 MiB were seen where all of them
+/// were spliced.
+const BESIDE: u64 = 64 * MIB;
+
 /// Sends a PUT of `length` zeros.
 async fn put_zeros(gateway: &Gateway, key: &str, length: u64) -> u16 {
     let mut client = Client::connect(gateway).await;
@@ -81,8 +85,9 @@ async fn eight_uploads(zero_copy: bool, length: u64, rounds: usize) -> (u64, f64
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory_is_flat_against_the_size_of_an_object() {
     let large = times(256, 2048) as u64 * MIB;
-    let mut spliced = 0;
-    for zero_copy in [true, false] {
+    // The portable engine copies whatever the setting says.
+    let engines: &[bool] = if cfg!(feature = "portable") { &[false] } else { &[true, false] };
+    for &zero_copy in engines {
         let (small_rss, small_pages) =
             eight_uploads(zero_copy, 64 * MIB, (large / (64 * MIB)) as usize).await;
         let (large_rss, large_pages) = eight_uploads(zero_copy, large, 1).await;
@@ -102,10 +107,9 @@ async fn memory_is_flat_against_the_size_of_an_object() {
         let most = if zero_copy {
             small_rss as f64 * 1.1 + 2.0 * MIB as f64
         } else {
-            (spliced + REPLAY) as f64 * 1.3
+            (BESIDE + REPLAY) as f64 * 1.3
         };
         assert!(large_rss as f64 <= most, "{large_rss} bytes, against {most}");
-        spliced = spliced.max(large_rss);
     }
 }
 
