@@ -12,7 +12,7 @@ use s3s::{S3Result, s3_error};
 use s3s_fs::FileSystem;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 use std::pin::Pin;
 use tokio::net::TcpListener;
 
@@ -42,7 +42,7 @@ pub async fn start(directory: &Path, buckets: &[String]) -> io::Result<Embedded>
     let secret_key = format!("embedded{:032x}", rand::random::<u128>());
     let mut builder = S3ServiceBuilder::new(files);
     builder.set_auth(SimpleAuth::from_single(access_key.clone(), secret_key.clone()));
-    builder.set_access(Within);
+    builder.set_access(Rules { directory: directory.to_owned() });
     let service = builder.build();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;
@@ -70,10 +70,13 @@ pub async fn start(directory: &Path, buckets: &[String]) -> io::Result<Embedded>
     Ok(Embedded { address, access_key, secret_key })
 }
 
-/// Keys become file names: none leads out of its bucket's folder, where other buckets' objects are.
-struct Within;
+/// What s3s-fs leaves to others. Keys become file names: none leads out of its bucket's folder, where other
+/// buckets' objects are. An upload that has ended is NoSuchUpload, as at S3, and not AccessDenied.
+struct Rules {
+    directory: PathBuf,
+}
 
-impl S3Access for Within {
+impl S3Access for Rules {
     fn check<'s, 'c, 'x, 'f>(
         &'s self,
         context: &'c mut S3AccessContext<'x>,
@@ -88,18 +91,38 @@ impl S3Access for Within {
             S3Path::Object { key, .. } => &**key,
             S3Path::Bucket { .. } | S3Path::Root => "",
         };
-        let checked = if context.credentials().is_none() {
-            Err(s3_error!(AccessDenied))
-        } else if leads_out(key) {
-            Err(s3_error!(
-                InvalidArgument,
-                "The embedded backend keeps objects in files, and has none for this key."
-            ))
-        } else {
-            Ok(())
-        };
-        Box::pin(std::future::ready(checked))
+        let (leads_out, known) = (leads_out(key), context.credentials().is_some());
+        let upload = context.uri().query().and_then(upload_id).map(str::to_owned);
+        Box::pin(async move {
+            if !known {
+                return Err(s3_error!(AccessDenied));
+            }
+            if leads_out {
+                return Err(s3_error!(
+                    InvalidArgument,
+                    "The embedded backend keeps objects in files, and has none for this key."
+                ));
+            }
+            match upload {
+                Some(id) if !self.is_open(&id).await => Err(s3_error!(NoSuchUpload)),
+                _ => Ok(()),
+            }
+        })
     }
+}
+
+impl Rules {
+    /// Whether a multipart upload has begun and not ended: s3s-fs keeps a file of its own for each.
+    async fn is_open(&self, id: &str) -> bool {
+        let is_uuid = id.len() == 36 && id.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+        let file = self.directory.join(format!(".upload-{id}.json"));
+        is_uuid && tokio::fs::try_exists(file).await.unwrap_or(false)
+    }
+}
+
+/// The `uploadId` of a query.
+fn upload_id(query: &str) -> Option<&str> {
+    query.split('&').find_map(|pair| pair.strip_prefix("uploadId="))
 }
 
 fn leads_out(key: &str) -> bool {

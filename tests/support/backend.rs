@@ -28,9 +28,22 @@ impl Backend {
 
     /// Multipart uploads that are open: s3s-fs keeps a file for each.
     pub fn open_uploads(&self) -> usize {
+        self.upload_files().len()
+    }
+
+    /// Ends them, and leaves their parts, as a Complete does before it writes the object; how many there were.
+    pub fn end_uploads(&self) -> usize {
+        let files = self.upload_files();
+        files.iter().for_each(|file| std::fs::remove_file(file).unwrap());
+        files.len()
+    }
+
+    fn upload_files(&self) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(self.directory.path()).unwrap().flatten();
-        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-        names.filter(|name| name.starts_with(".upload-")).count()
+        entries
+            .filter(|entry| entry.file_name().to_string_lossy().starts_with(".upload-"))
+            .map(|entry| entry.path())
+            .collect()
     }
 
     /// The names in the bucket's folder but for s3s-fs's own files.
