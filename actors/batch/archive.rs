@@ -130,11 +130,17 @@ pub fn scan(
         return Err(match (input.stopped(), error) {
             (Some(Stopped::TooLarge), _) => S3Error::new(
                 ErrorCode::EntityTooLarge,
-                "The archive is larger, unpacked, than one may be here.",
+                format!(
+                    "The archive is larger, unpacked, than the {} bytes that one may have here.",
+                    limits.total_size
+                ),
             ),
             (Some(Stopped::Bomb), _) => S3Error::new(
                 ErrorCode::EntityTooLarge,
-                "The archive unpacks to more times its size than one may here.",
+                format!(
+                    "The archive unpacks to more than {} times its size, the most that one may here.",
+                    limits.ratio
+                ),
             ),
             (Some(Stopped::Disk | Stopped::Unwanted), _) => unreadable(&"stopped"),
             (None, tar::WalkError::Damaged(how)) => damaged(how),
@@ -176,7 +182,9 @@ impl Scan<'_> {
     fn member(&mut self, member: &Member<'_>, body: &mut dyn Read) -> Result<(), tar::WalkError> {
         self.seen += 1;
         if self.seen > self.limits.entries {
-            let message = "The archive has more entries than one may have here.";
+            let most = self.limits.entries;
+            let message =
+                format!("The archive has more entries than the {most} that one may have.");
             return Err(S3Error::new(ErrorCode::InvalidRequest, message).into());
         }
         let folder = member.kind == Kind::Folder;

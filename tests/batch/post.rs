@@ -333,6 +333,24 @@ async fn lines_are_streamed_and_a_client_that_goes_ends_the_batch() {
     assert!(stored < 100, "{stored} of 400 were stored for nobody");
 }
 
+/// "supervision restarts failed parts without the client noticing"; what nobody can restart, as an entry's own
+/// task that dies, is an answer of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_whose_task_dies_has_its_line() {
+    let dies = |setup: Setup| setup.env("FAILPOINTS", "batch::entry=1*panic");
+    let rig = Rig::with(ALLOW, dies).await;
+    let entries: Vec<_> = (0..5).map(|i| (format!("k{i}"), payload(10))).collect();
+    let answer = rig.post(&form_type(), &form(&entries)).await;
+    let (lines, summary) = lines(&answer);
+    assert_eq!(lines.len(), 5, "{lines:?}");
+    let failed: Vec<_> = lines.iter().filter(|line| line["status"] == 500).collect();
+    assert_eq!(failed.len(), 1, "{lines:?}");
+    assert_eq!(failed[0]["error"]["code"], "InternalError");
+    assert!(entries.iter().any(|(key, _)| failed[0]["key"] == **key), "{failed:?}");
+    assert_eq!((&summary["stored"], &summary["failed"]), (&json!(4), &json!(1)));
+    rig.left_nothing().await;
+}
+
 /// "One bad entry does not hurt the rest": larger entries of a packed archive stand in the spool while they
 /// are sent, and wait where it has no room for more of them; one that never finds room is its own error.
 #[tokio::test]

@@ -22,10 +22,11 @@ use mizuchi_actors::upload::job::{Before, Content, UploadJob};
 use mizuchi_actors::upload::machine::Kind;
 use mizuchi_actors::upload::prepare;
 use mizuchi_actors::upload_supervisor::BeginUpload;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
 
 /// Bodies that are unpacked ahead of the uploads: one of each is being read while others wait for their
 /// turn. Each is at most [`mizuchi_actors::batch::MEMORY`] bytes of memory.
@@ -88,6 +89,7 @@ impl Publication {
         let mut totals = Totals::default();
         // Dropped in the middle, what is on its way ends by itself, and nothing else is begun.
         let mut under_way: JoinSet<EntryEnd> = JoinSet::new();
+        let mut numbers: HashMap<Id, usize> = HashMap::new();
         let mut reading = true;
         // The reader has not come to the entries from `next` on.
         let (mut next, mut gone) = (0, false);
@@ -95,10 +97,18 @@ impl Publication {
             let has_place = under_way.len() < this.bucket.upload.batch.concurrency;
             let ended = tokio::select! {
                 biased;
-                Some(ended) = under_way.join_next() => ended.unwrap_or_else(|error| {
-                    log::error!("an entry of a batch died: {error}");
-                    EntryEnd { number: index.len(), size: 0, restarts: 0, result: Err(internal()) }
-                }),
+                Some(ended) = under_way.join_next_with_id() => match ended {
+                    Ok((id, ended)) => {
+                        numbers.remove(&id);
+                        ended
+                    }
+                    Err(error) => {
+                        log::error!("an entry of a batch died: {error}");
+                        // Each was noted when it was begun.
+                        let number = numbers.remove(&error.id()).unwrap_or(index.len());
+                        this.without(&index, number, internal()).await
+                    }
+                },
                 read = produced.recv(), if reading && has_place => {
                     let Some((number, body)) = read else {
                         reading = false;
@@ -108,10 +118,11 @@ impl Publication {
                     match body {
                         Ok(body) => {
                             let (this, index) = (Arc::clone(&this), Arc::clone(&index));
-                            under_way.spawn_local(this.entry(index, number, body));
+                            let task = under_way.spawn_local(this.entry(index, number, body));
+                            numbers.insert(task.id(), number);
                             continue;
                         }
-                        Err(error) => this.unread(&index, number, error).await,
+                        Err(error) => this.without(&index, number, error).await,
                     }
                 }
             };
@@ -128,7 +139,7 @@ impl Publication {
                 break;
             }
             if index.get(number).is_some_and(|entry| entry.refused.is_none()) {
-                let ended = this.unread(&index, number, unavailable()).await;
+                let ended = this.without(&index, number, unavailable()).await;
                 gone |= !on_end(&ended).await;
                 this.count(&mut totals, ended);
             }
@@ -157,8 +168,8 @@ impl Publication {
         }
     }
 
-    /// The end of an entry that there are no bytes of.
-    async fn unread(&self, index: &Index, number: usize, error: S3Error) -> EntryEnd {
+    /// The end of an entry that there are no bytes of, or no task.
+    async fn without(&self, index: &Index, number: usize, error: S3Error) -> EntryEnd {
         let (key, size) = index.get(number).map_or(("", 0), |entry| (entry.key, entry.size));
         let end = EntryEnd { number, size, restarts: 0, result: Err(error) };
         self.witness.end(&self.route, key, &end, Duration::ZERO).await;
@@ -181,6 +192,7 @@ impl Publication {
     }
 
     async fn entry(self: Arc<Self>, index: Arc<Index>, number: usize, body: EntryBody) -> EntryEnd {
+        fail::fail_point!("batch::entry");
         let started = Instant::now();
         let permit = Arc::clone(&self.bucket.upload.batch.uploads).acquire_owned().await;
         // Never closed; without a permit nothing is sent.
