@@ -1,6 +1,7 @@
 //! `mizuchi upload`, the real command: against a gateway over the embedded backend, and against an S3 that
 //! keeps the books.
 
+mod credentials;
 mod failures;
 mod interrupted;
 mod long;

@@ -152,15 +152,20 @@ impl Source {
 /// What begins an answer that an error shows in its `Debug` form, body and all.
 const WHOLE_ANSWER: &str = "Response {";
 
+/// What `aws-config` says of each source, once for each way that an error has come by.
+const SAYS_NOTHING: &str = "an error occurred while loading credentials";
+
 /// An error and what it came of, on one line, without the answers that came.
 fn words(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
+    let mut texts = vec![error.to_string()];
     let mut cause = error.source();
     while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        texts.push(error.to_string());
         cause = error.source();
     }
+    let (last, before) = texts.split_last().map_or(("", &[][..]), |(last, before)| (last, before));
+    let telling = before.iter().map(String::as_str).filter(|text| *text != SAYS_NOTHING);
+    let text = telling.chain([last]).collect::<Vec<_>>().join(": ");
     let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let text = text.split(WHOLE_ANSWER).next().unwrap_or_default().trim_end();
     let end = text.char_indices().map(|(at, _)| at).find(|at| *at >= MAX_PROBLEM);

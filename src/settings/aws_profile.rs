@@ -6,6 +6,7 @@
 //! of files are arguments: what was read goes to the parser as a file system in memory.
 
 use super::backend::Surroundings;
+use aws_config::profile::{Profile, ProfileSet};
 use aws_types::os_shim_internal::{Env, Fs};
 use std::collections::HashMap;
 use std::future::Future;
@@ -13,7 +14,8 @@ use std::path::PathBuf;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-/// Ways to get credentials that this program has not: what a profile says, and what it stands for.
+/// Ways to get credentials that a gateway does not go: what a profile says, and what it stands for. (`mizuchi
+/// upload`, which somebody sits before, goes all but the last.)
 const NOT_HERE: [(&str, &str); 5] = [
     ("credential_process", "runs another program"),
     ("sso_session", "signs in through a browser"),
@@ -58,8 +60,11 @@ pub(super) fn look(name: &str, surroundings: &Surroundings<'_>) -> Result<Option
     let Some(profile) = parsed.get_profile(name) else { return Ok(None) };
     let has = |key: &str| profile.get(key).is_some_and(|value| !value.is_empty());
     let set = |keys: &[&'static str]| keys.iter().copied().find(|key| has(key));
-    if let Some((key, what)) = NOT_HERE.iter().find(|(key, _)| has(key)) {
-        return Err(format!("profile {name} has {key}, which {what}: mizuchi does not"));
+    for (name, profile) in sources(&parsed, name) {
+        let has = |key: &str| profile.get(key).is_some_and(|value| !value.is_empty());
+        if let Some((key, what)) = NOT_HERE.iter().find(|(key, _)| has(key)) {
+            return Err(format!("profile {name} has {key}, which {what}: a gateway does not"));
+        }
     }
     match (set(&["aws_access_key_id"]), set(&["aws_secret_access_key"])) {
         (Some(one), None) => {
@@ -86,4 +91,18 @@ pub(super) fn look(name: &str, surroundings: &Surroundings<'_>) -> Result<Option
         }
         (role, _) => Ok(Some(role.is_some() || has("aws_access_key_id"))),
     }
+}
+
+/// The profile `name` and those that it takes its credentials from, each once.
+fn sources<'p>(parsed: &'p ProfileSet, name: &'p str) -> Vec<(&'p str, &'p Profile)> {
+    let mut found: Vec<(&str, &Profile)> = Vec::new();
+    let mut next = Some(name);
+    while let Some(name) = next
+        && !found.iter().any(|(known, _)| *known == name)
+        && let Some(profile) = parsed.get_profile(name)
+    {
+        found.push((name, profile));
+        next = profile.get("source_profile");
+    }
+    found
 }

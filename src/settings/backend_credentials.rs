@@ -151,7 +151,8 @@ mod tests {
     const CONFIG: &str = "[profile role]\nrole_arn = arn:aws:iam::1:role/r\n\
         source_profile = work\n[profile lost]\nrole_arn = arn:aws:iam::1:role/r\n\
         source_profile = nowhere\n[profile empty]\nregion = eu-west-1\n[profile run]\n\
-        credential_process = /bin/canary\n[profile sourceless]\nrole_arn = a\n";
+        credential_process = /bin/canary\n[profile behind]\nrole_arn = arn:aws:iam::1:role/r\n\
+        source_profile = run\n[profile sourceless]\nrole_arn = a\n";
 
     fn chain_of(
         chosen: Option<&str>,
@@ -250,7 +251,8 @@ mod tests {
             (profile("none"), "no profile none"),
             (profile("lost"), "source_profile that is not there"),
             (profile("sourceless"), "without source_profile"),
-            (profile("run"), "credential_process"),
+            (profile("run"), "profile run has credential_process"),
+            (profile("behind"), "profile run has credential_process"),
             (vec![("AWS_SHARED_CREDENTIALS_FILE", "/none")], "cannot be read"),
         ] {
             let error = chain(&environment).unwrap_err();

@@ -311,7 +311,12 @@ impl Courier {
             let text = error.as_ref().map_or("it was not answered".to_owned(), in_words);
             match (judgment, error) {
                 (Judgment::Run, Some(error)) => {
-                    let why = format!("{text} ({})", advice(&error));
+                    // Another key may fare better.
+                    let of = match &*error.code {
+                        "AccessDenied" => format!(", for {:?}", ask.request.key),
+                        _ => String::new(),
+                    };
+                    let why = format!("{text}{of} ({})", advice(&error));
                     return Err(Refused::Failure(Failure::Run(why)));
                 }
                 (Judgment::File, Some(error)) => return Err(Refused::By(error)),

@@ -134,7 +134,7 @@ pub(super) fn advice(error: &S3Error) -> &'static str {
         }
         "MethodNotAllowed" => "check --endpoint: it takes no uploads",
         "AccessDenied" => {
-            "check that these credentials may write there; --exclude leaves out what they may not"
+            "check that these credentials may write there, and leave out what they may not"
         }
         _ => "check that these credentials may write there",
     }

@@ -220,7 +220,8 @@ fn in_words(error: &csv::Error) -> String {
         csv::ErrorKind::Io(error) => error.to_string(),
         csv::ErrorKind::Utf8 { .. } => "it is not UTF-8".to_owned(),
         csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
-            format!("it has {len} fields, the first line {expected_len}")
+            let s = if *len == 1 { "" } else { "s" };
+            format!("it has {len} field{s}, the first line {expected_len}")
         }
         _ => error.to_string(),
     }

@@ -86,7 +86,9 @@ impl Place {
         let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
         let letter = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
         if bucket.len() < 3 || bucket.len() > 255 || !bucket.chars().all(letter) {
-            return Err(format!("{text:?}: {bucket:?} is no bucket's name"));
+            return Err(format!(
+                "{text:?}: {bucket:?} is no bucket's name: those have 3 to 255 letters, digits, dots and hyphens"
+            ));
         }
         Ok(Place { bucket: bucket.to_owned(), key: key.to_owned() })
     }

@@ -136,17 +136,26 @@ fn dry_run(args: &UploadArgs, plan: &Plan) -> Result<ExitCode, String> {
     Ok(code.into())
 }
 
-/// Why there are no credentials, and what helps where a profile has some that are not fetched here.
-fn with_advice(why: String) -> String {
+/// Why there are no credentials, and what helps where somebody has to sign in first, or a profile has some
+/// that are not fetched here.
+fn with_advice(why: &str, profile: Option<&str>) -> String {
+    let why = why.trim_end_matches('.');
+    let of_profile = profile.map(|name| format!(" --profile {name}")).unwrap_or_default();
     // So aws-config names what it was built without.
-    if !why.contains("cargo feature") {
-        return why;
+    if why.contains("cargo feature") {
+        return format!(
+            "{why}; try `eval \"$(aws configure export-credentials --format env{of_profile})\"`, then this \
+             command without --profile"
+        );
     }
-    format!(
-        "{}; try `eval \"$(aws configure export-credentials --format env --profile NAME)\"`, then this \
-         command without --profile",
-        why.trim_end_matches('.')
-    )
+    // And so what it keeps of those who have signed in.
+    if why.to_lowercase().contains("sso") {
+        return format!("{why}; try `aws sso login{of_profile}`");
+    }
+    match profile {
+        Some(_) => why.to_owned(),
+        None => format!("{why}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or say --profile"),
+    }
 }
 
 fn upload(args: &UploadArgs, plan: Plan) -> Result<ExitCode, String> {
@@ -157,7 +166,7 @@ fn upload(args: &UploadArgs, plan: Plan) -> Result<ExitCode, String> {
         let metrics = Metrics::new().map_err(|error| error.to_string())?;
         let mut credentials = BackendCredentials::new(None);
         let keys = credentials.of_chain(args.profile.as_deref(), &destination.region).await;
-        let keys = keys.map_err(with_advice)?;
+        let keys = keys.map_err(|why| with_advice(&why, args.profile.as_deref()))?;
         let path = state_path(args, &identity)?;
         let (state, known) = State::open(&path, &identity, args.fresh)?;
         let was_empty = known.is_empty();

@@ -1,5 +1,5 @@
 //! Short-lived credentials, and the S3 that takes them: an issuer that speaks IMDSv2, the container
-//! endpoint's protocol and STS, and an S3 server (s3s) that knows each key until it expires and wants
+//! endpoint's protocol, STS and IAM Identity Center's GetRoleCredentials, and an S3 server (s3s) that knows each key until it expires and wants
 //! its session token along with it.
 
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -23,6 +23,8 @@ use tokio::net::{TcpListener, TcpStream};
 const METADATA_TOKEN: &str = "canary-metadata-token";
 /// What the container endpoint wants in Authorization.
 pub const CONTAINER_TOKEN: &str = "canary-container-token";
+/// What IAM Identity Center wants of somebody who has signed in.
+pub const SSO_TOKEN: &str = "canary-sso-token";
 /// What STS wants for a web identity.
 pub const WEB_TOKEN: &str = "canary-web-identity";
 
@@ -199,6 +201,12 @@ impl Issuer {
                 Some(CONTAINER_TOKEN) => (200, self.json()),
                 _ => (403, String::new()),
             },
+            ("GET", "/federation/credentials?role_name=Uploader&account_id=123456789012") => {
+                match header("x-amz-sso_bearer_token").as_deref() {
+                    Some(SSO_TOKEN) => (200, self.role_credentials()),
+                    _ => (401, String::new()),
+                }
+            }
             ("POST", _) if body.contains("Action=AssumeRoleWithWebIdentity") => {
                 if !body.contains(&format!("WebIdentityToken={WEB_TOKEN}")) {
                     return (403, String::new());
@@ -222,6 +230,25 @@ impl Issuer {
             "{{\"Code\":\"Success\",\"Type\":\"AWS-HMAC\",\"AccessKeyId\":\"{id}\",\
              \"SecretAccessKey\":\"{secret}\",\"Token\":\"{token}\",\"Expiration\":\"{end}\",\
              \"LastUpdated\":\"2026-01-01T00:00:00Z\"}}"
+        )
+    }
+
+    /// GetRoleCredentials's answer (IAM Identity Center Portal API Reference).
+    fn role_credentials(&self) -> String {
+        let (id, secret, token, end) = self.issue();
+        let end = OffsetDateTime::parse(&end, &Rfc3339).unwrap().unix_timestamp() * 1000;
+        format!(
+            "{{\"roleCredentials\":{{\"accessKeyId\":\"{id}\",\"secretAccessKey\":\"{secret}\",\
+             \"sessionToken\":\"{token}\",\"expiration\":{end}}}}}"
+        )
+    }
+
+    /// What a `credential_process` prints (AWS SDKs and Tools Reference Guide, "Process credential provider").
+    pub fn printed(&self) -> String {
+        let (id, secret, token, end) = self.issue();
+        format!(
+            "{{\"Version\":1,\"AccessKeyId\":\"{id}\",\"SecretAccessKey\":\"{secret}\",\
+             \"SessionToken\":\"{token}\",\"Expiration\":\"{end}\"}}"
         )
     }
 
