@@ -6,7 +6,7 @@
 # All three send to one gateway over its embedded backend, which stores what comes on the same disk; the order
 # changes from round to round, and each finds the files in the page cache. Wall time and the client's own CPU
 # time are printed for each; what was stored is compared with what was sent, once for each client.
-# MIZUCHI, AWS, RCLONE: the programs; GATEWAY: the one that serves, MIZUCHI by default. WORK: a folder with room for twice the job.
+# MIZUCHI, AWS, RCLONE: the programs; AWS2: a second aws-cli, of another version; GATEWAY: the one that serves, MIZUCHI by default. WORK: a folder with room for twice the job.
 set -euo pipefail
 
 files=${1:-20000} mib=${2:-5120} rounds=${3:-3}
@@ -84,7 +84,8 @@ export AWS_CONFIG_FILE=$work/aws
 # Each as its documentation says for many files: 32 requests at a time, parts of 16 MiB. The gateway serves no
 # listings and no HEAD, so rclone is told not to ask.
 run_mizuchi() { "$mizuchi" upload "$work/job" "s3://compare/$1" --endpoint "$endpoint" --quiet; }
-run_aws() { "$aws" s3 cp --recursive --only-show-errors --endpoint-url "$endpoint" "$work/job" "s3://compare/$1"; }
+run_aws() { "${2:-$aws}" s3 cp --recursive --only-show-errors --endpoint-url "$endpoint" "$work/job" "s3://compare/$1"; }
+run_aws2() { run_aws "$1" "$AWS2"; }
 run_rclone() {
   "$rclone" copy --config /dev/null --transfers 32 --checkers 32 --no-check-dest --no-traverse --retries 1 \
     --s3-provider Other --s3-env-auth --s3-endpoint "$endpoint" --s3-region us-east-1 --s3-no-check-bucket \
@@ -100,11 +101,12 @@ same() {
 
 echo "$files files of 1 to 16 KiB and one of $mib MiB; $(nproc) processors, load $(cut -d' ' -f1 /proc/loadavg)"
 "$aws" --version
+[ -z "${AWS2:-}" ] || "$AWS2" --version
 "$rclone" version | head -1
 echo
 echo "| round | client | wall s | client's CPU s |"
 echo "|---:|---|---:|---:|"
-clients=(mizuchi aws rclone)
+clients=(mizuchi aws rclone ${AWS2:+aws2})
 find "$work/job" -type f -print0 | xargs -0 cat >/dev/null
 for round in $(seq "$rounds"); do
   for client in "${clients[@]}"; do
