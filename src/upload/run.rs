@@ -136,6 +136,10 @@ fn dry_run(args: &UploadArgs, plan: &Plan) -> Result<ExitCode, String> {
     Ok(code.into())
 }
 
+/// So aws-config says that nobody has signed in to IAM Identity Center: there is nothing in its cache, or it
+/// has ended, or Identity Center has ended it.
+const SIGNED_OUT: [&str; 3] = ["/sso/cache/", "SSO token", "UnauthorizedException"];
+
 /// Why there are no credentials, and what helps where somebody has to sign in first, or a profile has some
 /// that are not fetched here.
 fn with_advice(why: &str, profile: Option<&str>) -> String {
@@ -148,8 +152,7 @@ fn with_advice(why: &str, profile: Option<&str>) -> String {
              command without --profile"
         );
     }
-    // And so what it keeps of those who have signed in.
-    if why.to_lowercase().contains("sso") {
+    if SIGNED_OUT.iter().any(|words| why.contains(words)) {
         return format!("{why}; try `aws sso login{of_profile}`");
     }
     match profile {

@@ -204,7 +204,13 @@ impl Issuer {
             ("GET", "/federation/credentials?role_name=Uploader&account_id=123456789012") => {
                 match header("x-amz-sso_bearer_token").as_deref() {
                     Some(SSO_TOKEN) => (200, self.role_credentials()),
-                    _ => (401, String::new()),
+                    _ => {
+                        let why = "Session token not found or invalid";
+                        let error = format!(
+                            "{{\"__type\":\"UnauthorizedException\",\"message\":\"{why}\"}}"
+                        );
+                        (401, error)
+                    }
                 }
             }
             ("POST", _) if body.contains("Action=AssumeRoleWithWebIdentity") => {

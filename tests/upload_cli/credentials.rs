@@ -46,23 +46,29 @@ async fn whoever_has_signed_in_may_upload() {
     let session = format!("[profile sso]\nsso_session = me\n{account}[sso-session me]\n{place}");
     let old_form = format!("[profile old]\n{account}{place}");
     // The cache's file has the SHA-1 of the session's name, or of the start URL, for its name.
-    let cached = |name: &str, end: &str| {
+    let cached = |name: &str, token: &str, end: &str| {
         std::fs::create_dir_all(desk.path(".aws/sso/cache")).unwrap();
-        let text = format!("{{\"accessToken\":\"{SSO_TOKEN}\",\"expiresAt\":\"{end}\"}}");
+        let text = format!("{{\"accessToken\":\"{token}\",\"expiresAt\":\"{end}\"}}");
         std::fs::write(desk.path(".aws/sso/cache").join(name), text).unwrap();
     };
     let of_session = "b1c1d8736f20db3fb6c1c66bb1455ed43909f0d8.json";
-    cached(of_session, "2999-01-01T00:00:00Z");
+    cached(of_session, SSO_TOKEN, "2999-01-01T00:00:00Z");
     upload_as(&desk, &issuer, "sso", &session).await.assert(0);
     assert_eq!(issuer.object("sso").unwrap(), b"sso");
 
-    cached(of_session, "2020-01-01T00:00:00Z");
+    cached(of_session, SSO_TOKEN, "2020-01-01T00:00:00Z");
     let ended = upload_as(&desk, &issuer, "sso", &session).await;
     assert!(ended.assert(64).err.contains("aws sso login --profile sso"), "{}", ended.err);
 
     let never = upload_as(&desk, &issuer, "old", &old_form).await;
     assert!(never.assert(64).err.contains("aws sso login --profile old"), "{}", never.err);
-    cached("3947de8b16688092197fa616c34e01335f21d256.json", "2999-01-01T00:00:00Z");
+    // Signed out since, or elsewhere.
+    let of_url = "3947de8b16688092197fa616c34e01335f21d256.json";
+    cached(of_url, "canary-other", "2999-01-01T00:00:00Z");
+    let out = upload_as(&desk, &issuer, "old", &old_form).await;
+    assert!(out.assert(64).err.contains("aws sso login --profile old"), "{}", out.err);
+    assert!(!out.err.contains("canary"), "{}", out.err);
+    cached(of_url, SSO_TOKEN, "2999-01-01T00:00:00Z");
     upload_as(&desk, &issuer, "old", &old_form).await.assert(0);
     assert_eq!(issuer.object("old").unwrap(), b"old");
 }
