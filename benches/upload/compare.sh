@@ -3,7 +3,7 @@
 #
 #   benches/upload/compare.sh [FILES [MIB [ROUNDS]]]      20000 files of 1 to 16 KiB, one of 5120 MiB, 3 rounds
 #
-# All three send to one gateway over its embedded backend, which stores what comes on the same disk; the order
+# All of them send to one gateway over its embedded backend, which stores what comes on the same disk; the order
 # changes from round to round, and each finds the files in the page cache. Wall time and the client's own CPU
 # time are printed for each; what was stored is compared with what was sent, once for each client.
 # MIZUCHI, AWS, RCLONE: the programs; AWS2: a second aws-cli, of another version; GATEWAY: the one that serves, MIZUCHI by default. WORK: a folder with room for twice the job.
