@@ -58,11 +58,10 @@ pub(super) fn look(name: &str, surroundings: &Surroundings<'_>) -> Result<Option
     };
     let parsed = parsed.map_err(|error| format!("the profile files do not parse: {error}"))?;
     let Some(profile) = parsed.get_profile(name) else { return Ok(None) };
-    let has = |key: &str| profile.get(key).is_some_and(|value| !value.is_empty());
+    let has = |key: &str| says(profile, key);
     let set = |keys: &[&'static str]| keys.iter().copied().find(|key| has(key));
     for (name, profile) in sources(&parsed, name) {
-        let has = |key: &str| profile.get(key).is_some_and(|value| !value.is_empty());
-        if let Some((key, what)) = NOT_HERE.iter().find(|(key, _)| has(key)) {
+        if let Some((key, what)) = NOT_HERE.iter().find(|(key, _)| says(profile, key)) {
             return Err(format!("profile {name} has {key}, which {what}: a gateway does not"));
         }
     }
@@ -91,6 +90,11 @@ pub(super) fn look(name: &str, surroundings: &Surroundings<'_>) -> Result<Option
         }
         (role, _) => Ok(Some(role.is_some() || has("aws_access_key_id"))),
     }
+}
+
+/// Whether the profile has this key, and something in it.
+fn says(profile: &Profile, key: &str) -> bool {
+    profile.get(key).is_some_and(|value| !value.is_empty())
 }
 
 /// The profile `name` and those that it takes its credentials from, each once.

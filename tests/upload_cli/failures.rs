@@ -154,6 +154,7 @@ async fn refusals_without_end_end_the_run() {
     ran.assert(1);
     assert_eq!(ran.err.matches("FAILED: ").count(), 31, "{}", ran.err);
     assert!(ran.err.contains("ended early: 403 AccessDenied"), "{}", ran.err);
+    assert!(ran.err.contains(", for \"f"), "{}", ran.err);
 }
 
 /// "Where the gateway's bucket has `overwrite: deny`": what is there already is that file's failure.

@@ -48,6 +48,28 @@ async fn killed_three_times_every_object_is_there_once() {
     assert_eq!(desk.state(), None, "it is removed at full success");
 }
 
+/// A Complete that is killed on the embedded backend before it writes the object has ended the upload: its parts
+/// are good for nothing, and the file is sent anew.
+#[tokio::test]
+async fn an_upload_that_ended_without_its_object_is_begun_anew() {
+    let served = Served::start().await;
+    let desk = Desk::new();
+    desk.file("large", &payload(60 << 20));
+    let endpoint = url(served.gateway.address);
+    let arguments = ["files", "s3://uploads/p", "--endpoint", &endpoint, "--concurrency", "1"];
+    let arguments = [&arguments[..], &["--part-size", "5MiB", "--quiet"]].concat();
+    let mut child = desk.command(&arguments).spawn().unwrap();
+    eventually("a part is there", async || desk.state_lines("part") > 0).await;
+    child.kill().unwrap();
+    end(child).await;
+    assert_eq!(served.backend.end_uploads(), 1);
+    desk.run(&arguments).await.assert(0);
+    served.assert_same(&desk.path("files"), "p");
+    assert_eq!(served.requests("CreateMultipartUpload").await, 2);
+    assert_eq!(served.backend.open_uploads(), 0);
+    assert_eq!(desk.state(), None);
+}
+
 /// "Ctrl-C: stops taking new files, in-flight single PUTs finish, multipart stays resumable"
 #[tokio::test]
 async fn after_ctrl_c_nothing_is_sent_twice() {
